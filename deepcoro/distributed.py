@@ -1,0 +1,136 @@
+"""What the ranks of the default process group tell each other. Without a process group there is one rank and every call is local.
+
+Every function that talks is collective: all ranks call it, in the same order, each with its own rows.
+"""
+
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from einops import rearrange
+from jaxtyping import Float, Shaped
+from torch import Tensor
+from torch.nn import functional
+
+Object = TypeVar("Object")
+
+
+def rank() -> int:
+    return dist.get_rank() if _is_distributed() else 0
+
+
+def world_size() -> int:
+    return dist.get_world_size() if _is_distributed() else 1
+
+
+def barrier() -> None:
+    """Returns once every rank has come here."""
+    if world_size() > 1:
+        dist.barrier()
+
+
+def broadcast_object(obj: Object, source: int = 0) -> Object:
+    """Rank `source`'s picklable object, on every rank."""
+    if world_size() == 1:
+        return obj
+    box = [obj]
+    dist.broadcast_object_list(box, src=source)
+    return box[0]
+
+
+def any_rank(flag: bool) -> bool:
+    """True on every rank if it is true on one. Waits for the device."""
+    if world_size() == 1:
+        return flag
+    raised = torch.tensor([int(flag)], device=_talking_device())
+    dist.all_reduce(raised, op=dist.ReduceOp.MAX)
+    return bool(raised.item())
+
+
+@torch.no_grad()
+def sum_over_ranks(values: Shaped[Tensor, "*shape"]) -> Shaped[Tensor, "*shape"]:
+    """Sum of equally shaped tensors; a new tensor, without gradient."""
+    total = values.detach().clone()
+    if world_size() > 1:
+        dist.all_reduce(total)
+    return total
+
+
+def counts_of_ranks(*counts: int) -> list[list[int]]:
+    """`[rank][i]`: the i-th count of every rank. Waits for the device: gathers of one step share one call."""
+    if world_size() == 1:
+        return [list(counts)]
+    mine = torch.tensor(counts, dtype=torch.int64, device=_talking_device())
+    everyones = mine.new_empty(world_size() * len(counts))
+    dist.all_gather_into_tensor(everyones, mine)
+    return rearrange(everyones, "(rank count) -> rank count", count=len(counts)).tolist()
+
+
+@torch.no_grad()
+def gather_rows(
+    rows: Shaped[Tensor, "mine *rest"], counts: list[int] | None = None
+) -> Shaped[Tensor, "all *rest"]:
+    """The rows of all ranks in the order of ranks, without gradient; ranks may hold different numbers of rows, also none.
+
+    `counts` is the number of rows of each rank; None asks the other ranks for it.
+    """
+    if world_size() == 1:
+        return rows.detach()
+    return _gather(rows.detach(), counts or _rows_of_ranks(rows))
+
+
+def gather_rows_with_gradient(
+    rows: Float[Tensor, "mine *rest"], counts: list[int] | None = None
+) -> tuple[Float[Tensor, "all *rest"], int]:
+    """The rows of all ranks and the place of my first row among them.
+
+    Backward sums the gradient of the gathered rows over the ranks and hands each rank its own slice, so every rank has to
+    run backward through it. Sums are taken in fp32 at least.
+    """
+    if world_size() == 1:
+        return rows, 0
+    counts = counts or _rows_of_ranks(rows)
+    return _GatherWithGradient.apply(rows, counts), sum(counts[: rank()])
+
+
+class _GatherWithGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(context: Any, rows: Tensor, counts: list[int]) -> Tensor:
+        context.counts = counts
+        return _gather(rows, counts)
+
+    @staticmethod
+    def backward(context: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        start = sum(context.counts[: rank()])
+        total = gradient.to(torch.promote_types(gradient.dtype, torch.float32), copy=True).contiguous()
+        dist.all_reduce(total)
+        return total[start : start + context.counts[rank()]].to(gradient.dtype), None
+
+
+def _gather(rows: Tensor, counts: list[int]) -> Tensor:
+    if len(counts) != world_size() or counts[rank()] != len(rows):
+        raise ValueError(f"rank {rank()} holds {len(rows)} rows, the counts of the ranks say {counts}")
+    longest = max(counts)
+    sendable = rows.to(torch.uint8) if rows.dtype == torch.bool else rows
+    padding = [0, 0] * (rows.ndim - 1) + [0, longest - len(rows)]
+    padded = functional.pad(sendable, padding).contiguous()
+    gathered = padded.new_empty(world_size() * longest, *rows.shape[1:])
+    if gathered.numel():
+        dist.all_gather_into_tensor(gathered, padded)
+    blocks = rearrange(gathered, "(rank row) ... -> rank row ...", rank=world_size())
+    return torch.cat([block[:count] for block, count in zip(blocks, counts, strict=True)]).to(rows.dtype)
+
+
+def _rows_of_ranks(rows: Tensor) -> list[int]:
+    return [count for (count,) in counts_of_ranks(len(rows))]
+
+
+def _is_distributed() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
+def _talking_device() -> torch.device:
+    """NCCL moves only what lies on the GPU; a group with a gloo half takes host tensors."""
+    if dist.get_backend() == "nccl":
+        return torch.device("cuda", torch.cuda.current_device())
+    return torch.device("cpu")
