@@ -36,8 +36,21 @@ def talk(rank: int) -> dict:
     }
 
 
-def test_three_ranks_with_uneven_rows_hear_the_same():
-    for rank, heard in enumerate(run_on_ranks(talk, 3)):
+@pytest.fixture(scope="module")
+def of_ranks() -> list[dict]:
+    return run_on_ranks(everything, 3)
+
+
+def everything(rank: int) -> dict:
+    return {
+        "talk": talk(rank),
+        "descent": gather_and_descend(rank),
+        "refusal": gather_with_wrong_counts(rank),
+    }
+
+
+def test_three_ranks_with_uneven_rows_hear_the_same(of_ranks):
+    for rank, heard in enumerate(result["talk"] for result in of_ranks):
         assert heard["rank"] == (rank, 3)
         for dtype in (torch.float64, torch.float32, torch.bfloat16, torch.int64, torch.bool):
             gathered = heard["gathered"][str(dtype)]
@@ -66,10 +79,10 @@ def gather_and_descend(rank: int) -> tuple:
     return everyone.detach(), start, rows.grad, low.grad
 
 
-def test_backward_of_the_gather_is_the_sum_of_all_ranks_gradients():
+def test_backward_of_the_gather_is_the_sum_of_all_ranks_gradients(of_ranks):
     rows = everyones_rows().requires_grad_()
     sum(loss_of(rows, rank) for rank in range(3)).backward()
-    for rank, (everyone, start, gradient, low) in enumerate(run_on_ranks(gather_and_descend, 3)):
+    for rank, (everyone, start, gradient, low) in enumerate(result["descent"] for result in of_ranks):
         first = sum(ROWS_OF_RANK[:rank])
         assert torch.equal(everyone, everyones_rows())
         assert start == first
@@ -82,12 +95,12 @@ def test_backward_of_the_gather_is_the_sum_of_all_ranks_gradients():
 
 def gather_with_wrong_counts(rank: int) -> str:
     with pytest.raises(ValueError, match="the counts of the ranks say") as caught:
-        distributed.gather_rows(torch.zeros(2, 1), [1, 1])
+        distributed.gather_rows(torch.zeros(2, 1), [2, 1, 1] if rank else [1, 1, 1])
     return str(caught.value)
 
 
-def test_counts_that_do_not_fit_the_rows_are_refused():
-    assert run_on_ranks(gather_with_wrong_counts, 2)[1].startswith("rank 1 holds 2 rows")
+def test_counts_that_do_not_fit_the_rows_are_refused(of_ranks):
+    assert of_ranks[1]["refusal"] == "rank 1 holds 2 rows, the counts of the ranks say [2, 1, 1]"
 
 
 def test_without_a_process_group_every_call_is_local():
