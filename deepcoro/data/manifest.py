@@ -1,0 +1,257 @@
+"""What lies beside the tars of a shard folder: the manifest, one index a shard, the table of splits. `shards/README.md` is the format."""
+
+import csv
+import hashlib
+import io
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+import pydantic
+
+from deepcoro.config import Block, DataError
+
+SCHEMA_VERSION = 1
+MANIFEST, SPLITS, REJECTED = "manifest.json", "splits.csv", "rejected.csv"
+Split = Literal["train", "val", "test", "inference"]
+SPLIT_NAMES: tuple[str, ...] = ("train", "val", "test", "inference")
+
+
+class Encoding(Block):
+    """How the frames of a film are stored."""
+
+    type: Literal["jpeg", "lossless"] = "jpeg"
+    """`jpeg`: concatenated JPEG frames; `lossless`: one zstd block of raw bytes a frame."""
+    quality: int = pydantic.Field(95, ge=1, le=100)
+    """JPEG quality; not used when lossless."""
+    short_side_px: int = pydantic.Field(512, ge=16)
+    """The stored shorter side is min(source, this); films are never enlarged."""
+
+    @property
+    def extension(self) -> str:
+        return "mjpg" if self.type == "jpeg" else "zst"
+
+
+class StudyColumns(Block):
+    """One entry per study, in tar order; offsets are those of the JSON member's payload."""
+
+    key: list[str] = []
+    """Keyed id of the study: the tar key."""
+    patient: list[str | None] = []
+    """Keyed id of the patient; None where the source names none."""
+    offset: list[int] = []
+    """Byte offset of the payload in the tar."""
+    size: list[int] = []
+    """Payload bytes."""
+    crc32: list[int] = []
+    """zlib.crc32 of the payload."""
+
+
+class ClipColumns(Block):
+    """One entry per film, in tar order."""
+
+    study: list[int] = []
+    """Row in the study columns of this index."""
+    clip: list[int] = []
+    """Index of the film in its study."""
+    offset: list[int] = []
+    """Byte offset of the payload in the tar."""
+    size: list[int] = []
+    """Payload bytes."""
+    crc32: list[int] = []
+    """zlib.crc32 of the payload."""
+
+
+class Index(Block):
+    """`shard-%06d.index.json`: where every member of one tar lies and how to verify it."""
+
+    schema_version: Literal[1] = 1
+    """Version of the format."""
+    studies: StudyColumns = StudyColumns()
+    """JSON members."""
+    clips: ClipColumns = ClipColumns()
+    """Film members."""
+
+
+class ShardEntry(Block):
+    """One tar of the folder."""
+
+    name: str
+    """File name of the tar."""
+    studies: int
+    """Studies inside."""
+    clips: int
+    """Films inside."""
+    bytes: int
+    """Size of the tar."""
+    sha256: str
+    """Digest of the tar."""
+    index_sha256: str
+    """Digest of its index."""
+
+
+class SplitCounts(Block):
+    """How much of the data one split holds."""
+
+    studies: int = 0
+    """Studies."""
+    clips: int = 0
+    """Films."""
+    patients: int = 0
+    """Distinct patients among those named."""
+
+
+class Counts(Block):
+    """How much the folder holds, and how much of the table it does not."""
+
+    studies: int
+    """Studies written."""
+    clips: int
+    """Films written."""
+    frames: int
+    """Frames written."""
+    patients: int
+    """Distinct patients among those named."""
+    rejected_clips: int
+    """Rows of the table that gave no film; `rejected.csv` says why."""
+    splits: dict[Split, SplitCounts]
+    """The same by split; splits without a study are absent."""
+
+
+class Manifest(Block):
+    """`manifest.json`: written last, so a folder that has one is complete."""
+
+    schema_version: Literal[1] = 1
+    """Version of the format."""
+    encoding: Encoding
+    """How frames are stored."""
+    pixel_mean: float | None
+    """Mean of the stored training pixels, 0-255; None when no film is in the train split."""
+    pixel_std: float | None
+    """Their standard deviation, 0-255."""
+    patient_split: Literal["verified", "unverifiable"]
+    """`verified`: every study names its patient and no patient is in two splits."""
+    report_scope: Literal["clip", "side", "study"] = "clip"
+    """What one text of the source table speaks of."""
+    label_columns: list[str]
+    """Columns kept in `labels` of every film."""
+    counts: Counts
+    """Totals."""
+    shards: list[ShardEntry]
+    """The tars in order."""
+    splits_sha256: str
+    """Digest of `splits.csv` as written at sharding."""
+    fingerprint: str
+    """Identity of the pixels and records: sha256 over the shards' digests."""
+
+
+class SplitRow(NamedTuple):
+    """One line of `splits.csv`."""
+
+    study: str
+    patient: str | None
+    split: str
+
+
+def shard_name(number: int) -> str:
+    return f"shard-{number:06d}.tar"
+
+
+def index_name(shard: str) -> str:
+    return shard.removesuffix(".tar") + ".index.json"
+
+
+def fingerprint(shards: Sequence[ShardEntry]) -> str:
+    return sha256("\n".join(shard.sha256 for shard in shards).encode())
+
+
+def sha256(payload: bytes) -> str:
+    return hashlib.sha256(payload).hexdigest()
+
+
+def write_atomically(path: Path, payload: bytes) -> None:
+    """All of the file or none of it, also after a power cut: temporary file, fsync, rename, fsync of the folder."""
+    temporary = path.with_name(path.name + ".tmp")
+    with temporary.open("wb") as file:
+        file.write(payload)
+        file.flush()
+        os.fsync(file.fileno())
+    publish(temporary, path)
+
+
+def publish(temporary: Path, path: Path) -> None:
+    """Gives a finished, synced file its name."""
+    temporary.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def write_block(path: Path, block: Block, indent: int | None = None) -> str:
+    """Writes the block as JSON; returns the sha256 of the file."""
+    payload = (block.model_dump_json(indent=indent) + "\n").encode()
+    write_atomically(path, payload)
+    return sha256(payload)
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """DataError when the folder has no manifest (an unfinished run) or one of another version."""
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise DataError(
+            f"{folder} holds no {MANIFEST}: not a shard folder, or tools/shard_dataset.py was interrupted; run it again"
+        )
+    return _read(Manifest, path)
+
+
+def read_index(folder: Path, shard: ShardEntry) -> Index:
+    """The index of one shard. DataError when it is absent or is not the one the manifest names."""
+    path = folder / index_name(shard.name)
+    if not path.is_file():
+        raise DataError(f"{path.name} is missing; copy the folder again or run tools/shard_dataset.py again")
+    if sha256(path.read_bytes()) != shard.index_sha256:
+        raise DataError(f"{path.name} differs from the manifest's digest; copy the folder again")
+    return _read(Index, path)
+
+
+def _read(block: type[Block], path: Path) -> Block:
+    try:
+        return block.model_validate_json(path.read_bytes())
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(step) for step in first["loc"])
+        raise DataError(
+            f"{path.name} is not a {block.__name__} of schema version {SCHEMA_VERSION} ({where}: {first['msg']})"
+        ) from error
+
+
+def write_splits(folder: Path, rows: Sequence[SplitRow]) -> str:
+    """Writes `splits.csv` sorted by study; returns its sha256."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(SplitRow._fields)
+    writer.writerows((row.study, row.patient or "", row.split) for row in sorted(rows, key=lambda row: row.study))
+    payload = text.getvalue().encode()
+    write_atomically(folder / SPLITS, payload)
+    return sha256(payload)
+
+
+def read_splits(folder: Path) -> list[SplitRow]:
+    """Rows of `splits.csv`. DataError on a missing file, an unknown split or a study listed twice."""
+    path = folder / SPLITS
+    if not path.is_file():
+        raise DataError(f"{path.name} is missing from the shard folder; run tools/shard_dataset.py again")
+    with path.open(newline="") as file:
+        table = list(csv.reader(file))
+    if not table or tuple(table[0]) != SplitRow._fields or any(len(line) != 3 for line in table):
+        raise DataError(f"{path.name} must have the columns {','.join(SplitRow._fields)}")
+    rows = [SplitRow(study, patient or None, split) for study, patient, split in table[1:]]
+    for row in rows:
+        if row.split not in SPLIT_NAMES:
+            raise DataError(f"{path.name}: study {row.study} has split '{row.split}'; allowed: {list(SPLIT_NAMES)}")
+    if len({row.study for row in rows}) != len(rows):
+        raise DataError(f"{path.name} lists a study twice; keep one line a study")
+    return rows
