@@ -1,0 +1,255 @@
+"""Retrieval between films and reports, scored so that chance, ties and shared reports are exact.
+
+A query is a distinct text (text to video) or a film (video to text); a hit is any positive among the first k. Similarities
+closer than 1e-6 are a tie, and a tie takes its expected value over all orders, so an embedding that tells nothing scores
+chance exactly. A film without a report is unknown, not negative: it is neither query nor candidate, and it is counted.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pydantic
+from jaxtyping import Float, Int
+
+from deepcoro.bootstrap import HIGH, LOW, mean_intervals, patient_rows
+from deepcoro.config import Block
+from deepcoro.kernels.tied_ranks import Places, chance_places, film_places, permuted_hits, text_places
+
+_CONTROL_QUERIES = 2000
+"""The control searches at most this many texts (drawn by seed); it needs a sorted row for each."""
+
+_CONTROL_PERMUTATIONS = 200
+
+
+class Config(Block):
+    """Which film belongs to which report: R@k, MRR and median rank, both ways, beside chance and a shuffled control."""
+
+    type: Literal["retrieval"] = "retrieval"
+    recall_at: tuple[pydantic.PositiveInt, ...] = pydantic.Field((1, 5, 10), min_length=1)
+    """The k of R@k: a search counts as found when a matching item is among the first k."""
+    strata: list[str] = []
+    """Labels (`side`, `dominance`, `cto`) whose common value bounds a second, harder search: only films that agree with the
+    query on all of them compete, so that telling left from right earns nothing. Empty = no such search."""
+    bootstrap_samples: pydantic.NonNegativeInt = 1000
+    """Resamples of patients behind each 95 % interval; 0 = no intervals."""
+    seed: int = 0
+    """Seed of resamples and of the shuffled control."""
+
+    def build(self) -> "Retrieval":
+        return Retrieval(self)
+
+
+def stratum_keys(labels: Mapping[str, Sequence | np.ndarray], names: Sequence[str]) -> np.ndarray | None:
+    """One key per film out of its labels; None where a label is not assessed. None for all when no label is named.
+
+    Raises ValueError for a label that no film has.
+    """
+    if not names:
+        return None
+    missing = [name for name in names if name not in labels]
+    if missing:
+        raise ValueError(f"strata {missing} are not among the labels {sorted(labels)}")
+    rows = list(zip(*(labels[name] for name in names), strict=True))
+    keys = [None if any(_is_missing(value) for value in row) else "|".join(map(str, row)) for row in rows]
+    return np.array(keys, dtype=object)
+
+
+def _is_missing(value: object) -> bool:
+    return value is None or value == "" or (isinstance(value, float) and math.isnan(value))
+
+
+@dataclass(frozen=True)
+class _Gallery:
+    """Films and texts that search each other: all of them, or those of one stratum. Every film has a text."""
+
+    films: Float[np.ndarray, "film dim"]
+    texts: Float[np.ndarray, "text dim"]
+    text_of_film: Int[np.ndarray, "film"]
+    patient_of_film: Int[np.ndarray, "film"]
+
+    def only(self, chosen: np.ndarray, keep_idle_texts: bool = False) -> "_Gallery":
+        """The chosen films; their texts too, unless texts without a film are kept as candidates."""
+        if keep_idle_texts:
+            return _Gallery(
+                self.films[chosen], self.texts, self.text_of_film[chosen], self.patient_of_film[chosen]
+            )
+        kept, renumbered = np.unique(self.text_of_film[chosen], return_inverse=True)
+        return _Gallery(
+            self.films[chosen], self.texts[kept], renumbered.reshape(-1), self.patient_of_film[chosen]
+        )
+
+
+class Retrieval:
+    """Numbers in, numbers out: embeddings and who belongs to whom -> flat metrics under `retrieval/`."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+
+    def compute(
+        self,
+        films: Float[np.ndarray, "film dim"],
+        texts: Float[np.ndarray, "text dim"],
+        text_of_film: Int[np.ndarray, "film"],
+        patients: Sequence[str | None] | np.ndarray | None = None,
+        strata: Sequence[str | None] | np.ndarray | None = None,
+    ) -> dict[str, float]:
+        """Metrics of L2-normalised embeddings; `texts` are distinct, `text_of_film` is −1 for a film without one.
+
+        Without a single film that has a text only the counts come back. Intervals resample patients (deepcoro.bootstrap)
+        with the films and texts searched left as they are: copies of a film in the search would only make ties.
+        """
+        everything = _Gallery(films, texts, text_of_film, patient_rows(patients, len(films)))
+        known = text_of_film >= 0
+        paired = everything.only(known)
+        metrics = {
+            "retrieval/num_films": float(known.sum()),
+            "retrieval/num_films_without_report": float((~known).sum()),
+            "retrieval/num_distinct_reports": float(len(texts)),
+            "retrieval/num_patients": float(len(np.unique(paired.patient_of_film))),
+            "retrieval/text_to_video/num_queries": float(len(paired.texts)),
+            "retrieval/text_to_video/num_queries_excluded": float(len(texts) - len(paired.texts)),
+            "retrieval/video_to_text/num_queries": float(known.sum()),
+            "retrieval/video_to_text/num_queries_excluded": float((~known).sum()),
+        }
+        if not known.any():
+            return metrics
+        metrics |= self._scores("text_to_video", [_text_queries(paired)])
+        metrics |= self._scores(
+            "video_to_text", [_film_queries(everything.only(known, keep_idle_texts=True))]
+        )
+        metrics |= self._control("text_to_video", [paired])
+        if strata is not None:
+            metrics |= self._within_strata(everything, known, strata)
+        return metrics
+
+    def _within_strata(
+        self, everything: _Gallery, known: np.ndarray, strata: Sequence | np.ndarray
+    ) -> dict[str, float]:
+        keys = np.array([None if _is_missing(key) else str(key) for key in strata], dtype=object)
+        names = sorted({key for key in keys[known] if key is not None})
+        galleries = [everything.only(known & (keys == name)) for name in names]
+        counts = {
+            "retrieval/num_strata": float(len(names)),
+            "retrieval/num_films_without_stratum": float(sum(key is None for key in keys[known])),
+        }
+        if not galleries:
+            return counts
+        return (
+            counts
+            | self._scores("text_to_video/within_stratum", [_text_queries(each) for each in galleries])
+            | self._scores("video_to_text/within_stratum", [_film_queries(each) for each in galleries])
+            | self._control("text_to_video/within_stratum", galleries)
+        )
+
+    def _scores(self, name: str, searches: list["_Search"]) -> dict[str, float]:
+        """Recall, MRR and median rank over the queries of all searches together, with chance and intervals."""
+        prefix = f"retrieval/{name}"
+        got = np.concatenate([self._columns(search.places) for search in searches])
+        chance = np.concatenate([self._columns(search.chance) for search in searches])
+        metrics = {
+            f"{prefix}/num_queries": float(len(got)),
+            f"{prefix}/median_rank": float(np.median(got[:, -1])),
+            f"{prefix}/median_rank_chance": float(np.median(chance[:, -1])),
+        }
+        bounds = self._intervals(got[:, :-1], searches) if self.config.bootstrap_samples else None
+        for column, each in enumerate([*(f"R@{k}" for k in self.config.recall_at), "MRR"]):
+            metrics[f"{prefix}/{each}"] = float(got[:, column].mean())
+            metrics[f"{prefix}/{each}_chance"] = float(chance[:, column].mean())
+            if bounds is not None:
+                metrics[f"{prefix}/{each}_ci_low"], metrics[f"{prefix}/{each}_ci_high"] = map(
+                    float, bounds[column]
+                )
+        return metrics
+
+    def _columns(self, places: Places) -> Float[np.ndarray, "query metric"]:
+        recalls = [places.hit_probability(k) for k in self.config.recall_at]
+        return np.stack([*recalls, places.expected_reciprocal_rank(), places.expected_rank()], axis=1)
+
+    def _intervals(self, values: np.ndarray, searches: list["_Search"]) -> np.ndarray:
+        offsets = np.cumsum([0, *(search.num_queries for search in searches)])
+        queries = [search.query_of_film + start for search, start in zip(searches, offsets, strict=False)]
+        patients = np.concatenate([search.patient_of_film for search in searches])
+        _, patients = np.unique(patients, return_inverse=True)
+        return mean_intervals(
+            values,
+            np.concatenate(queries),
+            patients.reshape(-1),
+            self.config.bootstrap_samples,
+            self.config.seed,
+        )
+
+    def _control(self, name: str, galleries: list[_Gallery]) -> dict[str, float]:
+        """The same search with reports dealt out to films at random: mean and 2.5-97.5 % range over the permutations.
+
+        Its expectation is chance whatever the embedding, so a range that misses chance means a fault in the metric.
+        """
+        generator = np.random.default_rng([self.config.seed, 1])
+        share = min(1.0, _CONTROL_QUERIES / sum(len(each.texts) for each in galleries))
+        hits, chances = [], []
+        for gallery in galleries:
+            orders = np.stack(
+                [generator.permutation(len(gallery.films)) for _ in range(_CONTROL_PERMUTATIONS)]
+            )
+            num_chosen = max(1, round(share * len(gallery.texts)))
+            chosen = np.sort(generator.permutation(len(gallery.texts))[:num_chosen])
+            hits.append(_control_hits(gallery, chosen, self.config.recall_at, orders))
+            counts = np.bincount(gallery.text_of_film)[chosen]
+            places = chance_places(counts, len(gallery.films))
+            chances.append(np.stack([places.hit_probability(k) for k in self.config.recall_at]))
+        means = np.concatenate(hits, axis=2).mean(axis=2)
+        chance = np.concatenate(chances, axis=1).mean(axis=1)
+        low, high = np.percentile(means, [LOW, HIGH], axis=0)
+        metrics = {}
+        for row, k in enumerate(self.config.recall_at):
+            key = f"retrieval/control/{name}/R@{k}"
+            metrics |= {key: float(means[:, row].mean()), f"{key}_chance": float(chance[row])}
+            metrics |= {f"{key}_ci_low": float(low[row]), f"{key}_ci_high": float(high[row])}
+        return metrics
+
+
+def _control_hits(
+    gallery: _Gallery, chosen: np.ndarray, recall_at: Sequence[int], orders: np.ndarray
+) -> np.ndarray:
+    """Permuted hits of the chosen texts; the films of the others still take part as candidates."""
+    number = np.full(len(gallery.texts), len(chosen))
+    number[chosen] = np.arange(len(chosen))
+    return permuted_hits(
+        gallery.films, gallery.texts[chosen], number[gallery.text_of_film], recall_at, orders
+    )
+
+
+@dataclass(frozen=True)
+class _Search:
+    """Queries of one gallery, and which films stand behind each of them."""
+
+    places: Places
+    chance: Places
+    query_of_film: Int[np.ndarray, "film"]
+    patient_of_film: Int[np.ndarray, "film"]
+
+    @property
+    def num_queries(self) -> int:
+        return len(self.places.above)
+
+
+def _text_queries(gallery: _Gallery) -> _Search:
+    counts = np.bincount(gallery.text_of_film, minlength=len(gallery.texts))
+    return _Search(
+        text_places(gallery.films, gallery.texts, gallery.text_of_film),
+        chance_places(counts, len(gallery.films)),
+        gallery.text_of_film,
+        gallery.patient_of_film,
+    )
+
+
+def _film_queries(gallery: _Gallery) -> _Search:
+    ones = np.ones(len(gallery.films), np.int64)
+    return _Search(
+        film_places(gallery.films, gallery.texts, gallery.text_of_film),
+        chance_places(ones, len(gallery.texts)),
+        np.arange(len(gallery.films)),
+        gallery.patient_of_film,
+    )
