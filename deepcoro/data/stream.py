@@ -1,0 +1,218 @@
+"""Batches in the plan's order: workers only fetch rows, so any number of them gives the same batches.
+
+A sample that cannot be read keeps its row with `valid` false and is masked everywhere; its key and reason enter the quarantine.
+"""
+
+import logging
+import os
+import signal
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from deepcoro.config import DataError
+from deepcoro.data.plan import Plan, Row, chosen_clips, evaluation_rows, rows_from
+from deepcoro.data.shards import Shards, Units
+from deepcoro.sample import StudyRecord
+
+logger = logging.getLogger(__name__)
+
+Batch = dict[str, Any]
+_BATCHES_AHEAD = 2
+
+
+class BuiltField(Protocol):
+    """What `Config.build` of a field gives."""
+
+    def decode(
+        self,
+        study: StudyRecord,
+        clip_indices: tuple[int, ...],
+        read_clip: Callable[[int], bytes],
+        draw: np.random.Generator | None,
+    ) -> Any: ...
+
+    def collate(self, values: list[Any], num_videos: int) -> Batch: ...
+
+
+class Fetched(NamedTuple):
+    """A batch and, for each of its samples that could not be read, key and reason."""
+
+    batch: Batch
+    bad: list[tuple[str, str]]
+
+
+class Fetch(Dataset):
+    """Maps the rows of a batch to the batch. Runs in the workers; holds no state that a batch could depend on."""
+
+    def __init__(self, shards: Shards, units: Units, fields: dict[str, BuiltField], seed: int | None) -> None:
+        """`seed` None = evaluation: nothing is drawn."""
+        self._shards = shards
+        self._units = units
+        self._fields = fields
+        self._seed = seed
+
+    def __getitem__(self, rows: list[Row]) -> Fetched:
+        samples, bad = [], []
+        for row in rows:
+            try:
+                samples.append(self._sample(row) if row.unit >= 0 else None)
+            except DataError as error:
+                samples.append(None)
+                bad.append((self._units.name(row.unit), str(error)))
+        batch: Batch = {
+            "valid": torch.tensor([sample is not None for sample in samples]),
+            "unit": torch.tensor([row.unit for row in rows], dtype=torch.int64),
+            "position": torch.tensor([row.position for row in rows], dtype=torch.int64),
+        }
+        for name, field in self._fields.items():
+            values = [None if sample is None else sample[name] for sample in samples]
+            batch.update(field.collate(values, self._units.num_videos))
+        return Fetched(batch, bad)
+
+    def _sample(self, row: Row) -> dict[str, Any]:
+        study_row, clip = int(self._units.study_row[row.unit]), int(self._units.clip[row.unit])
+        study = self._shards.study(study_row)
+        clips = (
+            (clip,) if clip >= 0 else chosen_clips(len(study.clips), self._units.num_videos, self._draw(row))
+        )
+        return {
+            name: field.decode(
+                study, clips, lambda each: self._shards.read_clip(study_row, each), self._draw(row, name)
+            )
+            for name, field in self._fields.items()
+        }
+
+    def _draw(self, row: Row, field: str = "") -> np.random.Generator | None:
+        """A generator of the row's own; one a field, so that a further field does not change what the others draw."""
+        if self._seed is None:
+            return None
+        name = [int.from_bytes(field.encode(), "big")] if field else []
+        return np.random.default_rng([self._seed, row.epoch, row.position, *name])
+
+
+class TrainingStream:
+    """Endless batches of one rank, one per micro-step, in the plan's order from `start_position` on."""
+
+    def __init__(
+        self,
+        shards: Shards,
+        units: Units,
+        fields: dict[str, BuiltField],
+        plan: Plan,
+        num_workers: int = 0,
+        max_bad_fraction: float = 0.01,
+        start_position: int = 0,
+    ) -> None:
+        self.quarantine: dict[str, str] = {}
+        """Key of each unit that could not be read, and why; only of batches that were handed out."""
+        self.start_position = start_position
+        self._plan = plan
+        self._fetch = Fetch(shards, units, fields, plan.seed)
+        self._fingerprint = shards.fingerprint
+        self._num_workers = num_workers
+        self._max_bad_fraction = max_bad_fraction
+
+    def __iter__(self) -> Iterator[Batch]:
+        """DataError as soon as more than `max_bad_fraction` of this rank's samples are bad."""
+        loader = _loader(self._fetch, _PlannedRows(self._plan, self.start_position), self._num_workers)
+        end = self.start_position
+        for batch, bad in loader:
+            end += self._plan.rows_per_micro_step
+            self._record(bad, end)
+            yield batch
+
+    def state(self, position: int) -> dict[str, Any]:
+        """What goes into a checkpoint taken when the positions below `position` have been trained on; plain JSON values."""
+        return {
+            "epoch": position // self._plan.num_units,
+            "position": position,
+            "seed": self._plan.seed,
+            "fingerprint": self._fingerprint,
+            "quarantine": dict(self.quarantine),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Goes on where `state` was taken. DataError when order or data are not the ones it speaks of."""
+        for name, now in (("seed", self._plan.seed), ("fingerprint", self._fingerprint)):
+            if state[name] != now:
+                raise DataError(
+                    f"the checkpoint was trained with {name} {state[name]}, this run has {now}: its position means nothing"
+                    " here; restore the data, or start a new run from its weights"
+                )
+        self.start_position = state["position"]
+        self.quarantine = dict(state["quarantine"])
+
+    def _record(self, bad: list[tuple[str, str]], end: int) -> None:
+        _log(bad)
+        self.quarantine.update(bad)
+        num_units, world_size = self._plan.num_units, self._plan.world_size
+        # One rank sees a share of the units in the first epoch and all of them in time.
+        seen = min(max(end, num_units) / world_size, num_units)
+        if bad and len(self.quarantine) > self._max_bad_fraction * seen:
+            raise DataError(
+                f"{len(self.quarantine)} of about {seen:.0f} samples cannot be read, more than max_bad_fraction"
+                f" {self._max_bad_fraction} allows; the last: {bad[-1][1]}. Restore the shards or raise data.max_bad_fraction"
+            )
+
+
+def evaluation_batches(
+    shards: Shards,
+    units: Units,
+    fields: dict[str, BuiltField],
+    batch_size: int,
+    rank: int = 0,
+    world_size: int = 1,
+    num_workers: int = 0,
+) -> Iterator[Batch]:
+    """Every unit once over all ranks, as many batches on each; rows of padding have `unit` -1. Nothing is drawn.
+
+    A unit that cannot be read is logged and keeps its row: `unit` >= 0 and `valid` false.
+    """
+    batches = evaluation_rows(len(units), batch_size, world_size, rank)
+    for batch, bad in _loader(Fetch(shards, units, fields, None), batches, num_workers):
+        _log(bad)
+        yield batch
+
+
+class _PlannedRows(Sampler):
+    """Rows of one micro-step after another, for ever."""
+
+    def __init__(self, plan: Plan, start_position: int) -> None:
+        self._plan = plan
+        self._start_position = start_position
+
+    def __iter__(self) -> Iterator[list[Row]]:
+        micro_step = 0
+        while True:
+            yield rows_from(self._plan, self._start_position, micro_step)
+            micro_step += 1
+
+
+def _loader(fetch: Fetch, rows: Any, num_workers: int) -> DataLoader:
+    ahead = {"prefetch_factor": _BATCHES_AHEAD, "worker_init_fn": _start_worker} if num_workers else {}
+    return DataLoader(
+        fetch,
+        sampler=rows,
+        batch_size=None,
+        num_workers=num_workers,
+        pin_memory=torch.cuda.is_available(),
+        persistent_workers=num_workers > 0,
+        **ahead,
+    )
+
+
+def _start_worker(worker: int) -> None:
+    # A scheduler's SIGTERM reaches the whole process group: workers must outlive it, or the emergency save never runs.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(1)
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+
+def _log(bad: list[tuple[str, str]]) -> None:
+    for key, reason in bad:
+        logger.warning("sample %s is masked: %s", key, reason)
