@@ -4,7 +4,7 @@ import csv
 import hashlib
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -228,13 +228,24 @@ def _read(block: type[Block], path: Path) -> Block:
         ) from error
 
 
-def write_splits(folder: Path, rows: Sequence[SplitRow]) -> str:
-    """Writes `splits.csv` sorted by study; returns its sha256."""
+def write_rejected(folder: Path, rows: Sequence[tuple[int, str | None, str]]) -> None:
+    """Writes `rejected.csv` sorted by row: row of the source table (1 = first under the header), keyed id, reason."""
+    lines = [(row, clip or "", reason) for row, clip, reason in sorted(rows, key=lambda each: each[0])]
+    write_atomically(folder / REJECTED, _table(("row", "clip", "reason"), lines))
+
+
+def _table(header: Sequence[str], lines: Iterable[Sequence]) -> bytes:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(SplitRow._fields)
-    writer.writerows((row.study, row.patient or "", row.split) for row in sorted(rows, key=lambda row: row.study))
-    payload = text.getvalue().encode()
+    writer.writerow(header)
+    writer.writerows(lines)
+    return text.getvalue().encode()
+
+
+def write_splits(folder: Path, rows: Sequence[SplitRow]) -> str:
+    """Writes `splits.csv` sorted by study; returns its sha256."""
+    lines = [(row.study, row.patient or "", row.split) for row in sorted(rows, key=lambda row: row.study)]
+    payload = _table(SplitRow._fields, lines)
     write_atomically(folder / SPLITS, payload)
     return sha256(payload)
 
@@ -251,7 +262,9 @@ def read_splits(folder: Path) -> list[SplitRow]:
     rows = [SplitRow(study, patient or None, split) for study, patient, split in table[1:]]
     for row in rows:
         if row.split not in SPLIT_NAMES:
-            raise DataError(f"{path.name}: study {row.study} has split '{row.split}'; allowed: {list(SPLIT_NAMES)}")
+            raise DataError(
+                f"{path.name}: study {row.study} has split '{row.split}'; allowed: {list(SPLIT_NAMES)}"
+            )
     if len({row.study for row in rows}) != len(rows):
         raise DataError(f"{path.name} lists a study twice; keep one line a study")
     return rows

@@ -60,12 +60,16 @@ def _encode_as(channels: int, frames: Iterable[np.ndarray], encoding: Encoding) 
 
 def _with_channels(frame: np.ndarray, channels: int) -> np.ndarray:
     if frame.dtype != np.uint8 or not (frame.ndim == 2 or (frame.ndim == 3 and frame.shape[2] in (1, 3))):
-        raise ValueError(f"a frame is {frame.dtype} {frame.shape}; uint8 [height width] or [height width 3] is expected")
+        raise ValueError(
+            f"a frame is {frame.dtype} {frame.shape}; uint8 [height width] or [height width 3] is expected"
+        )
     grey = frame if frame.ndim == 2 else frame[:, :, 0]
     if channels == 3:
         return frame if frame.ndim == 3 and frame.shape[2] == 3 else np.repeat(grey[:, :, None], 3, axis=2)
-    if frame.ndim == 3 and frame.shape[2] == 3 and not (
-        np.array_equal(grey, frame[:, :, 1]) and np.array_equal(grey, frame[:, :, 2])
+    if (
+        frame.ndim == 3
+        and frame.shape[2] == 3
+        and not (np.array_equal(grey, frame[:, :, 1]) and np.array_equal(grey, frame[:, :, 2]))
     ):
         raise _ColourFound
     return grey

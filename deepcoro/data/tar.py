@@ -1,0 +1,237 @@
+"""One tar of the data set: decode, encode and lay down the studies that the plan gives it, with the index of where they lie."""
+
+import hashlib
+import io
+import logging
+import os
+import tarfile
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+
+from deepcoro.angiography.vocabulary import view_of
+from deepcoro.config import Block
+from deepcoro.data import manifest as schema
+from deepcoro.data.manifest import ClipColumns, Index, ShardEntry, Split, StudyColumns
+from deepcoro.data.member import Member, encode
+from deepcoro.data.sharding import Plan, Settings
+from deepcoro.ingest.film import Film, FilmSource, RejectedFilm, Rejection, StudySource
+from deepcoro.ingest.open import open_film
+from deepcoro.sample import ClipRecord, Report, Scope, StudyRecord
+
+logger = logging.getLogger(__name__)
+
+
+class WrittenStudy(Block):
+    """What the tables say of one study in the tar."""
+
+    study: str
+    """Keyed id."""
+    patient: str | None
+    """Keyed id."""
+    split: Split
+    """Where its patient was put."""
+    clips: int
+    """Films written."""
+    frames: int
+    """Frames written."""
+
+
+class ShardRecord(Block):
+    """What a finished shard adds to the manifest; kept in `.progress/` so that a second run need not redo it."""
+
+    name: str
+    """File name of the tar."""
+    digest: str
+    """Of the films, rows and settings that made it."""
+    entry: ShardEntry | None
+    """None when every film of the shard was refused: there is no tar then."""
+    studies: list[WrittenStudy]
+    """Studies in tar order."""
+    rejections: list[tuple[int, str | None, str]]
+    """Row, clip, reason of the films refused."""
+    train_histogram: list[int]
+    """256 counts: stored pixel values of the training films."""
+
+
+class _Encoded(NamedTuple):
+    source: FilmSource
+    film: Film
+    member: Member
+
+
+def write_shard(plan: Plan, output: Path, settings: Settings, on_films: Callable[[int], None]) -> ShardRecord:
+    """Writes one tar and its index, under temporary names until they are whole; calls `on_films` as films are settled."""
+    refused: list[Rejection] = []
+    written: list[WrittenStudy] = []
+    histogram = np.zeros(256, dtype=np.int64)
+    temporary = output / f"{plan.name}.tmp"
+    with temporary.open("wb") as file:
+        shard = _Tar(file)
+        for study in plan.studies:
+            films = _encode_study(study, settings, refused, on_films)
+            if not films:
+                continue
+            record = _record(study, films, settings)
+            shard.add_study(record, [each.member.payload for each in films])
+            written.append(_summary(study, films))
+            if study.split == "train":
+                histogram += sum(each.member.histogram for each in films)
+        shard.close()
+    entry = _publish(temporary, output / plan.name, shard) if written else temporary.unlink()
+    return ShardRecord(
+        name=plan.name,
+        digest=plan.digest,
+        entry=entry,
+        studies=written,
+        rejections=[(each.row, each.clip, each.reason) for each in refused],
+        train_histogram=histogram.tolist(),
+    )
+
+
+def _encode_study(
+    study: StudySource, settings: Settings, refused: list[Rejection], on_films: Callable[[int], None]
+) -> list[_Encoded]:
+    """The usable films in acquisition order: by their headers when all tell it, else as the table lists them."""
+    encoded = []
+    for source in study.films:
+        try:
+            film = open_film(source.path, settings.accept_burned_in)
+            encoded.append(_Encoded(source, film, encode(film.frames, settings.encoding)))
+        except RejectedFilm as error:
+            refused.append(Rejection(source.row, source.clip, str(error)))
+            logger.info("row %d, film %s refused: %s", source.row, source.clip, error)
+        on_films(1)
+    if all(each.film.order is not None for each in encoded):
+        encoded.sort(key=lambda each: each.film.order or ())
+    return encoded
+
+
+def _record(study: StudySource, films: Sequence[_Encoded], settings: Settings) -> StudyRecord:
+    """All that the shard will know of the study: every field is named here, nothing else of a header or a row passes."""
+    extension = settings.encoding.extension
+    clips = [_clip(each, f"{number:03d}.{extension}") for number, each in enumerate(films)]
+    return StudyRecord(
+        study=study.study,
+        patient=study.patient,
+        clips=clips,
+        reports=list(_reports(films, settings.report_scope)),
+    )
+
+
+def _clip(encoded: _Encoded, member: str) -> ClipRecord:
+    source, film, stored = encoded
+    primary = _first_known(source.primary_angle_deg, film.primary_angle_deg)
+    secondary = _first_known(source.secondary_angle_deg, film.secondary_angle_deg)
+    known = primary is not None and secondary is not None
+    fps, fps_source = film.frame_rate_fps, film.frame_rate_source
+    if fps is None and source.frame_rate_fps is not None:
+        fps, fps_source = source.frame_rate_fps, "table"
+    return ClipRecord(
+        clip=source.clip,
+        member=member,
+        frame_offsets=stored.frame_offsets,
+        height=stored.height,
+        width=stored.width,
+        channels=stored.channels,
+        frame_rate_fps=fps,
+        frame_rate_source=fps_source,
+        side=source.side,
+        view=source.view or (view_of(primary, secondary) if known else None),
+        primary_angle_deg=primary,
+        secondary_angle_deg=secondary,
+        labels=dict(source.labels),
+    )
+
+
+def _first_known(table: float | None, header: float | None) -> float | None:
+    return header if table is None else table
+
+
+def _reports(films: Sequence[_Encoded], scope: Scope) -> Iterator[Report]:
+    """Texts of one scope, each once. A film whose tree is not known keeps its text to itself under scope `side`."""
+    seen = set()
+    for clip, each in enumerate(films):
+        text, side = each.source.text, each.source.side
+        if text is None:
+            continue
+        if scope == "clip" or (scope == "side" and side is None):
+            yield Report(scope="clip", text=text, clip=clip)
+        elif (key := side if scope == "side" else None) not in seen:
+            seen.add(key)
+            yield Report(scope=scope, text=text, side=key)
+
+
+def _summary(study: StudySource, films: Sequence[_Encoded]) -> WrittenStudy:
+    frames = sum(each.member.num_frames for each in films)
+    return WrittenStudy(
+        study=study.study, patient=study.patient, split=study.split, clips=len(films), frames=frames
+    )
+
+
+class _Tar:
+    """A POSIX tar (USTAR) whose bytes depend on its content alone, hashed while it is written, and its index."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._digest = hashlib.sha256()
+        self._studies, self._clips = StudyColumns(), ClipColumns()
+        self._tar = tarfile.open(fileobj=self, mode="w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115
+
+    def write(self, payload: bytes) -> int:
+        """What tarfile calls."""
+        self._digest.update(payload)
+        return self._file.write(payload)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def add_study(self, record: StudyRecord, payloads: Sequence[bytes]) -> None:
+        """The JSON member, then the films, without a gap between them."""
+        row = len(self._studies.key)
+        self._studies.key.append(record.study)
+        self._studies.patient.append(record.patient)
+        self._add(f"{record.study}.json", record.model_dump_json().encode(), self._studies)
+        for number, (clip, payload) in enumerate(zip(record.clips, payloads, strict=True)):
+            self._clips.study.append(row)
+            self._clips.clip.append(number)
+            self._add(f"{record.study}.{clip.member}", payload, self._clips)
+
+    def _add(self, name: str, payload: bytes, columns: StudyColumns | ClipColumns) -> None:
+        member = tarfile.TarInfo(name)
+        member.size, member.mode = len(payload), 0o644
+        columns.offset.append(self._tar.offset + tarfile.BLOCKSIZE)
+        columns.size.append(len(payload))
+        columns.crc32.append(zlib.crc32(payload))
+        self._tar.addfile(member, io.BytesIO(payload))
+
+    def close(self) -> None:
+        """Ends the archive and forces it to disk."""
+        self._tar.close()
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    @property
+    def sha256(self) -> str:
+        return self._digest.hexdigest()
+
+    @property
+    def index(self) -> Index:
+        return Index(studies=self._studies, clips=self._clips)
+
+
+def _publish(temporary: Path, path: Path, shard: _Tar) -> ShardEntry:
+    """The index first: a tar that has its name also has its index."""
+    index_digest = schema.write_block(path.parent / schema.index_name(path.name), shard.index)
+    schema.publish(temporary, path)
+    return ShardEntry(
+        name=path.name,
+        studies=len(shard.index.studies.key),
+        clips=len(shard.index.clips.clip),
+        bytes=path.stat().st_size,
+        sha256=shard.sha256,
+        index_sha256=index_digest,
+    )

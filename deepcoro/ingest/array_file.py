@@ -1,0 +1,45 @@
+"""Films stored as numpy arrays: `.npy` or the one array of an `.npz`, [frame height width] with 0, 1 or 3 channels last."""
+
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from deepcoro.ingest.film import Film, RejectedFilm, check_complete
+
+
+def open_array(path: Path) -> Film:
+    """uint8 is taken as it is; float in 0..1 or 0..255 and integers in 0..255 are rounded. Anything else is refused: a scale is never guessed."""
+    frames = _as_uint8(_load(path))
+    check_complete(len(frames), None)
+    return Film(frames)
+
+
+def _load(path: Path) -> np.ndarray:
+    try:
+        if path.suffix.lower() == ".npy":
+            return np.load(path, mmap_mode="r", allow_pickle=False)
+        with np.load(path, allow_pickle=False) as archive:
+            if len(archive.files) != 1:
+                raise RejectedFilm(f"unreadable: the npz holds {len(archive.files)} arrays, one is expected")
+            return archive[archive.files[0]]
+    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise RejectedFilm("truncated: the array file is damaged or shorter than its header says") from error
+
+
+def _as_uint8(array: np.ndarray) -> np.ndarray:
+    if array.ndim == 4 and array.shape[3] == 1:
+        array = array[:, :, :, 0]
+    if not (array.ndim == 3 or (array.ndim == 4 and array.shape[3] == 3)) or 0 in array.shape:
+        raise RejectedFilm(
+            f"array_shape: {'x'.join(map(str, array.shape))}; [frame height width] or [frame height width 3] is expected"
+        )
+    if array.dtype == np.uint8:
+        return array
+    if array.dtype.kind not in "fiu":
+        raise RejectedFilm(f"array_type: {array.dtype}; uint8 is expected")
+    low, high = float(np.min(array)), float(np.max(array))
+    if not (low >= 0 and high <= 255):  # also NaN
+        raise RejectedFilm(f"array_range: values of {array.dtype} lie outside 0..255; write uint8")
+    scale = 255.0 if array.dtype.kind == "f" and high <= 1 else 1.0
+    return np.rint(np.asarray(array, dtype=np.float32) * scale).astype(np.uint8)

@@ -1,0 +1,35 @@
+"""Which reader opens which file."""
+
+from pathlib import Path
+
+from deepcoro.ingest.array_file import open_array
+from deepcoro.ingest.film import Film, RejectedFilm
+
+ARRAY_SUFFIXES = (".npy", ".npz")
+VIDEO_SUFFIXES = (".avi", ".mp4", ".mkv", ".mov", ".m4v", ".webm", ".mpg", ".mpeg", ".wmv")
+
+
+def open_film(path: Path, accept_burned_in: bool = False) -> Film:
+    """Opens a film of any kind; its frames are decoded when iterated. RejectedFilm with a reason otherwise.
+
+    DICOM is known by its preamble, whatever the name: exports carry `.dcm`, `.IMA` or a bare UID.
+    """
+    if not path.is_file():
+        raise RejectedFilm("missing_file")
+    suffix = path.suffix.lower()
+    if suffix in ARRAY_SUFFIXES:
+        return open_array(path)
+    if suffix in VIDEO_SUFFIXES:
+        from deepcoro.ingest.video_file import open_video
+
+        return open_video(path)
+    if suffix not in (".dcm", ".dicom", ".ima") and not _has_dicom_preamble(path):
+        raise RejectedFilm("unsupported_format: neither DICOM, nor a video, nor npy/npz")
+    from deepcoro.ingest.dicom import open_dicom
+
+    return open_dicom(path, accept_burned_in)
+
+
+def _has_dicom_preamble(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(132)[128:] == b"DICM"
