@@ -1,0 +1,129 @@
+"""Videos and the reports written about them, drawn together in one space; equal reports are positives of each other."""
+
+import math
+from collections.abc import Mapping
+from typing import Any, Literal, Self
+
+import torch
+from jaxtyping import Float, Int
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+from torch.nn import functional
+
+from deepcoro.config import Block
+from deepcoro.losses import Loss
+from deepcoro.losses.clip import Config as ClipConfig
+from deepcoro.pairing import EXCLUDED, Side, is_query, pair_up, positives
+
+
+class Contrastive(nn.Module):
+    """Projects both towers' features to one space and compares them there; owns projections, scale and bias.
+
+    Neither projection is ever frozen. `logit_scale` holds the logarithm of the multiplier, `logit_bias` the number added.
+    """
+
+    name = "contrastive"
+
+    def __init__(self, config: "Config", video_dim: int, text_dim: int):
+        super().__init__()
+        self.loss = config.loss.build()
+        self.max_log_scale = math.log(config.max_logit_scale)
+        self.video_projection = nn.Linear(video_dim, config.embed_dim, bias=False)
+        self.text_projection = nn.Linear(text_dim, config.embed_dim, bias=False)
+        # shape [1]: DeepSpeed cannot broadcast a 0-dim parameter
+        self.logit_scale = nn.Parameter(torch.tensor([math.log(self.loss.init_logit_scale)]))
+        self.logit_bias = None
+        if self.loss.init_logit_bias is not None:
+            self.logit_bias = nn.Parameter(torch.tensor([float(self.loss.init_logit_bias)]))
+
+    def forward(
+        self, features: Mapping[str, Tensor], batch: Mapping[str, Any]
+    ) -> dict[str, Float[Tensor, "1"]]:
+        """`features["video"]` holds a row a study, `features["text"]` a row a distinct text of this rank's batch.
+
+        `sum` is this rank's share; over ranks and micro-batches sum of `sum` / sum of `count` is the loss. Texts that several
+        ranks hold count once, so that the loss does not depend on how the global batch lies on ranks.
+        """
+        videos, texts = pair_up(
+            self.embed_video(features["video"]),
+            self.embed_text(features["text"]),
+            video_ids(batch),
+            text_ids(batch, num_texts=len(features["text"])),
+            distinct_texts=True,
+        )
+        scale = self._multiplier(videos.rows.dtype)
+        metrics = {"logit_scale": scale.detach(), "in_batch_accuracy": in_batch_accuracy(videos, texts)}
+        if self.logit_bias is not None:
+            metrics["logit_bias"] = self.logit_bias.detach().clone()
+        return {"sum": self.loss.share(videos, texts, scale, self.logit_bias).reshape(1), **metrics}
+
+    def count(self, batch: Mapping[str, Any]) -> Int[Tensor, "1"]:
+        """Studies of this rank's batch that have a report, from the batch alone."""
+        return self.loss.count(video_ids(batch))
+
+    def embed_video(self, study: Float[Tensor, "study dim"]) -> Float[Tensor, "study embedding"]:
+        """Unit vectors in fp32 at least."""
+        return _embed(self.video_projection, study)
+
+    def embed_text(self, text: Float[Tensor, "text dim"]) -> Float[Tensor, "text embedding"]:
+        """Unit vectors in fp32 at least."""
+        return _embed(self.text_projection, text)
+
+    def _multiplier(self, dtype: torch.dtype) -> Float[Tensor, "1"]:
+        """Bounded in the value and not in the gradient: past the bound the parameter can still come back."""
+        log_scale = self.logit_scale.to(dtype)
+        bounded = log_scale.clamp(max=self.max_log_scale)
+        return (log_scale + (bounded - log_scale).detach()).exp()
+
+
+def video_ids(batch: Mapping[str, Any]) -> Int[Tensor, "row"]:
+    """Report ids of the rows; EXCLUDED where the sample is invalid or has no report."""
+    return batch["report_id"].masked_fill(~batch["valid"], EXCLUDED)
+
+
+def text_ids(batch: Mapping[str, Any], num_texts: int) -> Int[Tensor, "text"]:
+    """Report ids of the distinct texts; EXCLUDED where no valid row refers to the text (the stand-in of an empty batch)."""
+    ids = video_ids(batch)
+    nobody = ids.new_full((num_texts,), EXCLUDED)
+    return nobody.scatter_reduce(0, batch["report"]["index"], ids, "amax")
+
+
+@torch.no_grad()
+def in_batch_accuracy(videos: Side, texts: Side) -> Float[Tensor, "1"]:
+    """Fraction of this rank's videos whose nearest text of the global batch is theirs; ties share; 0 when no video has one."""
+    similarity = videos.rows @ texts.all_rows.T
+    similarity = similarity.masked_fill(texts.all_ids == EXCLUDED, -2)  # below every cosine
+    nearest = similarity == similarity.amax(dim=1, keepdim=True)
+    hits = (nearest & positives(videos.ids, texts.all_ids)).sum(dim=1) / nearest.sum(dim=1)
+    queries = is_query(videos.ids, texts.all_ids)
+    return (torch.where(queries, hits, 0).sum() / queries.sum().clamp(min=1)).reshape(1)
+
+
+def _embed(projection: nn.Linear, features: Tensor) -> Tensor:
+    with torch.autocast(features.device.type, enabled=False):
+        projected = projection(features.to(projection.weight.dtype))
+        wide = projected.to(torch.promote_types(projected.dtype, torch.float32))
+        return functional.normalize(wide, dim=-1, eps=1e-6)
+
+
+class Config(Block):
+    """Contrastive learning of videos and reports."""
+
+    type: Literal["contrastive"] = "contrastive"
+    loss: Loss = ClipConfig()
+    """`clip` (softmax over the batch) or `siglip` (sigmoid of every pair), with the scale and bias they start from."""
+    embed_dim: int = Field(512, gt=0)
+    """Width of the common space, which retrieval and zero-shot classification search."""
+    max_logit_scale: float = Field(100, gt=0)
+    """The multiplier of the cosine similarities is kept at or below it."""
+
+    @model_validator(mode="after")
+    def _starts_within_its_bound(self) -> Self:
+        if self.loss.init_logit_scale > self.max_logit_scale:
+            raise ValueError(
+                f"loss.init_logit_scale {self.loss.init_logit_scale} is above max_logit_scale {self.max_logit_scale}"
+            )
+        return self
+
+    def build(self, video_dim: int, text_dim: int) -> Contrastive:
+        return Contrastive(self, video_dim, text_dim)
