@@ -1,0 +1,201 @@
+"""DICOM films: X-ray angiography and multi-frame ultrasound, as 8-bit display values, with rate and angles. Nothing else leaves the header."""
+
+import io
+import logging
+import struct
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from deepcoro.ingest.display import display_table, to_display
+from deepcoro.ingest.film import Film, RejectedFilm, check_complete
+from deepcoro.ingest.header import acquisition_order, angle_of, find, frame_rate_of, number_of
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+logger = logging.getLogger(__name__)
+
+_FILMS = "1.2.840.10008.5.1.4.1.1."
+_ACCEPTED = {
+    "12.1": "XA",
+    "12.1.1": "Enhanced XA",
+    "12.2": "XRF",
+    "12.2.1": "Enhanced XRF",
+    "3": "US multi-frame (retired)",
+    "3.1": "US multi-frame",
+}
+_REFUSED = {
+    "12.3": "biplane: the retired bi-plane object; export its planes as two XA films",
+    "6": "single_frame: ultrasound image",
+    "6.1": "single_frame: ultrasound image",
+    "7": "secondary_capture",
+    "7.1": "secondary_capture",
+    "7.2": "secondary_capture",
+    "7.3": "secondary_capture",
+    "7.4": "secondary_capture",
+    "104.1": "document",
+}
+_REFUSED_FAMILIES = {"88.": "structured_report", "9.": "waveform", "11.": "presentation_state"}
+_ACCEPTED_MODALITIES = ("XA", "RF", "US")
+
+# Pinned, because decoders differ by 1-3 grey levels and the shards must not depend on what else is installed.
+_PLUGINS = {
+    **dict.fromkeys(("50", "51", "57", "70", "80", "81"), "gdcm"),
+    **dict.fromkeys(("90", "91", "201", "202", "203"), "pylibjpeg"),
+}
+_JPEG_FAMILY = "1.2.840.10008.1.2.4."
+_RLE = "1.2.840.10008.1.2.5"
+_DEFLATED = "1.2.840.10008.1.2.1.99"
+_FIRST_VIDEO_SYNTAX, _LAST_VIDEO_SYNTAX = 100, 108
+
+_DAMAGE = (
+    ValueError, RuntimeError, AttributeError, NotImplementedError, KeyError, IndexError, TypeError,
+    EOFError, OSError, struct.error,
+)  # fmt: skip
+"""What pydicom and its decoders raise on files that are cut, mislabelled or of an unknown syntax."""
+
+
+def open_dicom(path: Path, accept_burned_in: bool = False) -> Film:
+    """Refuses (RejectedFilm, by kind) what is not a film, and films that declare burnt-in annotation unless accepted."""
+    header = _read_header(path)
+    _check_kind(header, accept_burned_in)
+    announced = int(number_of(header, "NumberOfFrames") or 1)
+    if announced < 2:
+        raise RejectedFilm("single_frame: a film has two frames or more")
+    rate, source = frame_rate_of(header, announced)
+    return Film(
+        frames=_Frames(path, header, announced),
+        frame_rate_fps=rate,
+        frame_rate_source=source,
+        primary_angle_deg=angle_of(header, "PositionerPrimaryAngle", 180.0),
+        secondary_angle_deg=angle_of(header, "PositionerSecondaryAngle", 90.0),
+        order=acquisition_order(header),
+    )
+
+
+def _read_header(path: Path) -> "Dataset":
+    import pydicom
+
+    try:
+        header = pydicom.dcmread(path, stop_before_pixels=True, force=True)
+    except (pydicom.errors.InvalidDicomError, *_DAMAGE) as error:
+        raise RejectedFilm("unreadable: the DICOM header is damaged") from error
+    if not getattr(header, "file_meta", None) or "TransferSyntaxUID" not in header.file_meta:
+        raise RejectedFilm("unreadable: no DICOM file meta information (transfer syntax)")
+    return header
+
+
+def _check_kind(header: "Dataset", accept_burned_in: bool) -> None:
+    reason = _refusal(str(header.get("SOPClassUID", "") or ""), str(header.get("Modality", "") or ""))
+    if reason:
+        raise RejectedFilm(reason)
+    if header.get("Rows") is None or header.get("Columns") is None:
+        raise RejectedFilm("no_pixels: the file describes no image")
+    if str(header.get("BurnedInAnnotation", "")).upper() == "YES" and not accept_burned_in:
+        raise RejectedFilm("burned_in_annotation: the header declares names or dates in the pixels")
+
+
+def _refusal(sop_class: str, modality: str) -> str | None:
+    """Why an object of this kind is not a film; None when it is one. Files without a class are judged by modality."""
+    kind = sop_class.removeprefix(_FILMS)
+    if kind in _ACCEPTED or (not sop_class and modality in _ACCEPTED_MODALITIES):
+        return None
+    if kind in _REFUSED:
+        return _REFUSED[kind]
+    for family, reason in _REFUSED_FAMILIES.items():
+        if kind.startswith(family):
+            return reason
+    return "unsupported_kind: neither X-ray angiography nor multi-frame ultrasound"
+
+
+class _Frames:
+    """The frames in display values. Each iteration decodes the file anew, one frame at a time."""
+
+    def __init__(self, path: Path, header: "Dataset", announced: int) -> None:
+        self._path = path
+        self._header = header
+        self._announced = announced
+        self._syntax = str(header.file_meta.TransferSyntaxUID)
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        if self._is_video():
+            from deepcoro.ingest.video_file import StreamFrames
+
+            yield from StreamFrames(self._open_video, self._announced)
+            return
+        if int(find(self._header, "SamplesPerPixel") or 1) == 3 or self._photometric == "PALETTE COLOR":
+            yield from self._counted(self._colour_frames())
+            return
+        yield from self._grey_frames()
+
+    @property
+    def _photometric(self) -> str:
+        return str(self._header.get("PhotometricInterpretation", "MONOCHROME2"))
+
+    def _grey_frames(self) -> Iterator[np.ndarray]:
+        """A table of the display value of every stored value, made once: the film keeps one grey scale throughout."""
+        try:
+            table = display_table(self._header, self._sample)
+        except _DAMAGE as error:
+            raise RejectedFilm("unreadable: the grey scale (window or look-up table) is damaged") from error
+        for frame in self._counted(self._decoded()):
+            yield to_display(frame, table)
+
+    def _sample(self) -> np.ndarray:
+        """Every 8th part of the film, every second row and column: enough for a percentile."""
+        step = max(1, self._announced // 8)
+        frames = [
+            frame[::2, ::2]
+            for number, frame in enumerate(self._counted(self._decoded()))
+            if number % step == 0
+        ]
+        return np.stack(frames)
+
+    def _colour_frames(self) -> Iterator[np.ndarray]:
+        from pydicom.pixels import apply_color_lut
+
+        shift = max(0, int(self._header.get("BitsStored", 8)) - 8)
+        for frame in self._decoded():
+            if self._photometric == "PALETTE COLOR":
+                frame = apply_color_lut(frame, self._header)
+                shift = 8 * (frame.dtype.itemsize - 1)
+            yield (frame >> shift).astype(np.uint8)
+
+    def _counted(self, frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        """Passes frames on until they end or cannot be decoded, then checks that enough of the film was there."""
+        decoded = 0
+        try:
+            for frame in frames:
+                yield frame
+                decoded += 1
+        except _DAMAGE as error:
+            logger.debug("decoding stopped after %d frames: %s", decoded, type(error).__name__)
+        check_complete(decoded, self._announced)
+        if decoded != self._announced:
+            logger.info("a film holds %d frames, its header says %d", decoded, self._announced)
+
+    def _decoded(self) -> Iterator[np.ndarray]:
+        from pydicom import dcmread
+        from pydicom.pixels import iter_pixels
+
+        suffix = self._syntax.removeprefix(_JPEG_FAMILY)
+        plugin = "pylibjpeg" if self._syntax == _RLE else _PLUGINS.get(suffix, "")
+        if self._syntax == _DEFLATED:
+            yield from iter_pixels(dcmread(self._path))
+            return
+        yield from iter_pixels(self._path, decoding_plugin=plugin)
+
+    def _is_video(self) -> bool:
+        number = self._syntax.removeprefix(_JPEG_FAMILY).split(".")[0]
+        return number.isdigit() and _FIRST_VIDEO_SYNTAX <= int(number) <= _LAST_VIDEO_SYNTAX
+
+    def _open_video(self) -> Any:
+        import av
+        from pydicom import dcmread
+        from pydicom.encaps import generate_fragments
+
+        stream = b"".join(list(generate_fragments(dcmread(self._path).PixelData))[1:])
+        return av.open(io.BytesIO(stream))

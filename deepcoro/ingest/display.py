@@ -1,0 +1,102 @@
+"""From stored DICOM values to the grey a physician sees: modality table, window or VOI table, inversion, 8 bits (PS3.4 N.2)."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from deepcoro.ingest.film import RejectedFilm
+from deepcoro.ingest.header import find
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+_KEYWORDS = (
+    "BitsStored", "PixelRepresentation", "RescaleSlope", "RescaleIntercept", "ModalityLUTSequence",
+    "VOILUTSequence", "WindowCenter", "WindowWidth", "VOILUTFunction",
+)  # fmt: skip
+_PERCENTILES = (0.5, 99.5)
+
+
+def display_table(header: "Dataset", sample: Callable[[], np.ndarray]) -> np.ndarray:
+    """uint8 display value of every stored value of BitsStored bits, in the order of their unsigned bit pattern.
+
+    The first window or VOI table counts. Without one, 8-bit films are display values already, and deeper ones are
+    stretched between the 0.5 and 99.5 percentile of `sample()` (stored values from the whole film, called only then):
+    one scale a film, because a scale per frame would flicker with the contrast.
+    """
+    from pydicom.pixels import apply_modality_lut
+
+    scale = _scale_elements(header)
+    bits = int(find(header, "BitsStored") or 8)
+    if not 1 <= bits <= 16:
+        raise RejectedFilm(f"bit_depth: {bits} bits stored; 1 to 16 can be read")
+    stored = np.arange(2**bits, dtype=np.int64)
+    if int(find(header, "PixelRepresentation") or 0) == 1:
+        stored[2 ** (bits - 1) :] -= 2**bits
+    values = np.asarray(apply_modality_lut(stored, scale), dtype=np.float64)
+    unit = _unit_interval(values, scale, bits, sample)
+    inverse = find(header, "PhotometricInterpretation") == "MONOCHROME1"
+    if inverse or find(header, "PresentationLUTShape") == "INVERSE":
+        unit = 1.0 - unit
+    return np.rint(unit * 255.0).astype(np.uint8)
+
+
+def to_display(frame: np.ndarray, table: np.ndarray) -> np.ndarray:
+    """Looks the values up. Bits above BitsStored are cut off: old files keep overlays there."""
+    bit_pattern = frame.view(f"u{frame.dtype.itemsize}")
+    return table[bit_pattern & (len(table) - 1)]
+
+
+def _scale_elements(header: "Dataset") -> "Dataset":
+    from pydicom import Dataset
+
+    scale = Dataset()
+    for keyword in _KEYWORDS:
+        value = find(header, keyword)
+        if value is not None:
+            setattr(scale, keyword, value)
+    return scale
+
+
+def _unit_interval(
+    values: np.ndarray, scale: "Dataset", bits: int, sample: Callable[[], np.ndarray]
+) -> np.ndarray:
+    """Display intensity 0..1 of each modality value."""
+    if scale.get("VOILUTSequence"):
+        return _voi_table(values, scale)
+    center, width = _first(scale.get("WindowCenter")), _first(scale.get("WindowWidth"))
+    if center is not None and width is not None and width > 0:
+        return _window(values, center, width, str(scale.get("VOILUTFunction", "LINEAR") or "LINEAR"))
+    if bits <= 8:
+        low, high = values.min(), values.max()
+    else:
+        patterns = sample()
+        patterns = patterns.view(f"u{patterns.dtype.itemsize}") & (len(values) - 1)
+        low, high = np.percentile(values[patterns], _PERCENTILES)
+    return np.clip((values - low) / max(high - low, 1.0), 0.0, 1.0)
+
+
+def _first(value: object) -> float | None:
+    if value is None:
+        return None
+    many = value if hasattr(value, "__iter__") and not isinstance(value, str) else [value]
+    return float(next(iter(many), float("nan")))
+
+
+def _voi_table(values: np.ndarray, scale: "Dataset") -> np.ndarray:
+    from pydicom.pixels import apply_voi
+
+    bits = int(scale.VOILUTSequence[0].LUTDescriptor[2])
+    return np.clip(apply_voi(np.rint(values).astype(np.int64), scale, index=0) / (2.0**bits - 1.0), 0.0, 1.0)
+
+
+def _window(values: np.ndarray, center: float, width: float, function: str) -> np.ndarray:
+    """PS3.3 C.11.2.1.2 and C.11.2.1.3, with the output range 0..1."""
+    if function == "SIGMOID":
+        return 1.0 / (1.0 + np.exp(np.clip(-4.0 * (values - center) / width, -700.0, 700.0)))
+    if function == "LINEAR_EXACT":
+        return np.clip((values - center) / width + 0.5, 0.0, 1.0)
+    if width <= 1:
+        return (values > center - 0.5).astype(np.float64)
+    return np.clip((values - (center - 0.5)) / (width - 1.0) + 0.5, 0.0, 1.0)

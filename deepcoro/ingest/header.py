@@ -1,0 +1,85 @@
+"""The few facts that a DICOM header may tell: frame rate, angles, order of acquisition. Each is read here and nowhere else."""
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+_FASTEST_FPS = 1000.0
+
+
+def find(header: "Dataset", keyword: str) -> Any:
+    """Value of an element, at the top or (enhanced objects) in the functional groups of all frames or of the first; None if empty."""
+    for place in _places(header):
+        value = place.get(keyword)
+        if value is not None and value != "":
+            return value
+    return None
+
+
+def _places(header: "Dataset") -> Iterator["Dataset"]:
+    yield header
+    for groups in ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"):
+        for group in list(header.get(groups) or [])[:1]:
+            yield from (element.value[0] for element in group if element.VR == "SQ" and element.value)
+
+
+def number_of(header: "Dataset", keyword: str) -> float | None:
+    """First value of a numeric element; None when it is absent, empty or not a finite number."""
+    value = find(header, keyword)
+    values = _numbers(value)
+    return values[0] if values and np.isfinite(values[0]) else None
+
+
+def _numbers(value: Any) -> list[float]:
+    if value is None:
+        return []
+    many = value if hasattr(value, "__iter__") and not isinstance(value, str | bytes) else [value]
+    try:
+        return [float(each) for each in many]
+    except (TypeError, ValueError):
+        return []
+
+
+def angle_of(header: "Dataset", keyword: str, limit_deg: float) -> float | None:
+    """A positioner angle in degrees; None when empty (type 2) or outside its range."""
+    angle = number_of(header, keyword)
+    return angle if angle is not None and abs(angle) <= limit_deg else None
+
+
+def frame_rate_of(header: "Dataset", num_frames: int) -> tuple[float | None, str | None]:
+    """Frames per second and the tag that gave it, most trustworthy first (PS3.3 C.7.6.5); (None, None) when no tag does."""
+    for keyword, rate in _rates(header, num_frames):
+        if rate is not None and 0 < rate < _FASTEST_FPS:
+            return round(rate, 4), keyword
+    return None, None
+
+
+def _rates(header: "Dataset", num_frames: int) -> Iterator[tuple[str, float | None]]:
+    intervals = _numbers(find(header, "FrameTimeVector"))[1:]  # its first entry is 0
+    vector = ("FrameTimeVector", _per_second(float(np.median(intervals)) if intervals else None, 1000.0))
+    constant = ("FrameTime", _per_second(number_of(header, "FrameTime"), 1000.0))
+    pointed_at = find(header, "FrameIncrementPointer")
+    yield from (constant, vector) if pointed_at == 0x00181063 else (vector, constant)
+    yield "CineRate", number_of(header, "CineRate")
+    yield "ActualFrameDuration", _per_second(number_of(header, "ActualFrameDuration"), 1000.0)
+    yield "RecommendedDisplayFrameRate", number_of(header, "RecommendedDisplayFrameRate")
+    yield "EffectiveDuration", _per_second(number_of(header, "EffectiveDuration"), float(num_frames))
+
+
+def _per_second(interval: float | None, unit: float) -> float | None:
+    return unit / interval if interval else None
+
+
+def acquisition_order(header: "Dataset") -> tuple[str, ...] | None:
+    """Sorts the films of one study; None when the header tells neither a time nor a number. Used for sorting, never stored."""
+    date = find(header, "AcquisitionDate") or find(header, "ContentDate") or find(header, "SeriesDate") or ""
+    time = find(header, "AcquisitionTime") or find(header, "ContentTime") or find(header, "SeriesTime") or ""
+    moment = str(find(header, "AcquisitionDateTime") or f"{date}{time}")
+    series, instance = number_of(header, "SeriesNumber"), number_of(header, "InstanceNumber")
+    if not moment and instance is None:
+        return None
+    return (moment, f"{int(series or 0):012d}", f"{int(instance or 0):012d}")

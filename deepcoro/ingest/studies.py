@@ -1,0 +1,187 @@
+"""From the rows of a table to studies: ids keyed, splits kept or drawn, texts checked against their scope."""
+
+import logging
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from deepcoro.config import DataError
+from deepcoro.ingest.columns import Roles, label_of, number_of_cell, side_of, view_of_cell
+from deepcoro.ingest.film import FilmSource, Rejection, StudySource
+from deepcoro.ingest.identity import Identity
+from deepcoro.ingest.table import Table
+from deepcoro.sample import Scope, canonical_text
+
+logger = logging.getLogger(__name__)
+
+_SPLITS = ("train", "val", "test", "inference")
+_SHARES = (("train", 0.8), ("val", 0.9), ("test", 1.0))
+Cells = dict[str, str | None]
+
+
+class _Row(NamedTuple):
+    study: str
+    patient: str | None
+    split: str
+    film: FilmSource
+
+
+def read_studies(
+    table: Table, roles: Roles, folder: Path, identity: Identity, scope: Scope
+) -> tuple[list[StudySource], list[Rejection]]:
+    """Studies in the order of the table, and the rows that give no film. Paths are relative to `folder` unless absolute.
+
+    Without a split column patients (studies, where no patient is named) are drawn 80/10/10 by keyed hash. DataError when
+    a study has two patients or two splits, when a split has another name, or when texts disagree within their scope.
+    """
+    reader = _RowReader(roles, folder, identity)
+    rows, rejections = [], []
+    for number, cells in enumerate(table.rows, start=1):
+        result = reader.read(number, cells)
+        (rows if isinstance(result, _Row) else rejections).append(result)
+    if not rows:
+        raise DataError(f"none of the {len(table.rows)} rows can be used; {_reasons(rejections)}")
+    studies = [_study(key, group) for key, group in _by_study(rows).items()]
+    for study in studies:
+        _check_texts(study, scope)
+    _warn(studies, roles, scope)
+    return studies, rejections
+
+
+def _reasons(rejections: Sequence[Rejection]) -> str:
+    reasons: dict[str, int] = {}
+    for each in rejections:
+        reasons[each.reason] = reasons.get(each.reason, 0) + 1
+    return "; ".join(f"{count} x {reason}" for reason, count in reasons.items())
+
+
+class _RowReader:
+    """Reads one row at a time; remembers the films seen, to refuse the second of two equal rows."""
+
+    def __init__(self, roles: Roles, folder: Path, identity: Identity) -> None:
+        self._roles = roles
+        self._folder = folder.resolve()
+        self._identity = identity
+        self._first_row: dict[str, int] = {}
+
+    def read(self, number: int, cells: Cells | None) -> _Row | Rejection:
+        roles = self._roles
+        if cells is None:
+            return Rejection(number, None, "malformed_row: it has more or fewer cells than the header")
+        if cells[roles.path] is None:
+            return Rejection(number, None, "path_missing")
+        path, clip = self._locate(str(cells[roles.path]))
+        if cells[roles.study] is None:
+            return Rejection(number, clip, "study_missing")
+        if roles.split and cells[roles.split] is None:
+            return Rejection(number, clip, "split_missing")
+        first = self._first_row.setdefault(clip, number)
+        if first != number:
+            return Rejection(number, clip, f"duplicate_film: row {first} names the same file")
+        film = self._film(number, path, clip, cells)
+        original = str(cells[roles.study])
+        patient = cells[roles.patient] if roles.patient else None
+        return _Row(
+            study=self._identity.keyed("study", original),
+            patient=None if patient is None else self._identity.keyed("patient", patient),
+            split=self._split(number, cells, patient, original),
+            film=film,
+        )
+
+    def _locate(self, cell: str) -> tuple[Path, str]:
+        """The file and its keyed id. A path below the table's folder has the same id wherever that folder lies."""
+        path = self._folder / cell
+        relative = path.relative_to(self._folder) if path.is_relative_to(self._folder) else path
+        return path, self._identity.keyed("clip", relative.as_posix())
+
+    def _split(self, number: int, cells: Cells, patient: str | None, study: str) -> str:
+        if self._roles.split is None:
+            kind, original = ("study", study) if patient is None else ("patient", patient)
+            drawn = self._identity.fraction(f"split {kind}", original)
+            return next(name for name, below in _SHARES if drawn < below)
+        split = str(cells[self._roles.split]).lower()
+        if split not in _SPLITS:
+            raise DataError(
+                f"row {number}: the split is none of {list(_SPLITS)}; correct it or name another --split_column"
+            )
+        return split
+
+    def _film(self, number: int, path: Path, clip: str, cells: Cells) -> FilmSource:
+        roles = self._roles
+
+        def cell(column: str | None) -> str | None:
+            return None if column is None else cells[column]
+
+        return FilmSource(
+            row=number,
+            path=path,
+            clip=clip,
+            text=cell(roles.report),
+            side=side_of(cell(roles.side)),
+            view=view_of_cell(cell(roles.view)),
+            primary_angle_deg=number_of_cell(cell(roles.primary_angle)),
+            secondary_angle_deg=number_of_cell(cell(roles.secondary_angle)),
+            frame_rate_fps=number_of_cell(cell(roles.frame_rate)),
+            labels=tuple((column, label_of(column, cells[column])) for column in roles.labels),
+        )
+
+
+def _by_study(rows: Iterable[_Row]) -> dict[str, list[_Row]]:
+    groups: dict[str, list[_Row]] = {}
+    for row in rows:
+        groups.setdefault(row.study, []).append(row)
+    return groups
+
+
+def _study(key: str, rows: Sequence[_Row]) -> StudySource:
+    patients = {row.patient for row in rows} - {None}
+    if len(patients) > 1:
+        raise DataError(
+            f"study {key} (rows {_numbers(rows)}) names {len(patients)} patients; a study belongs to one: correct the table"
+        )
+    splits = sorted({row.split for row in rows})
+    if len(splits) > 1:
+        raise DataError(
+            f"study {key} (rows {_numbers(rows)}) is in two splits ({'/'.join(splits)}); give all its rows the same split"
+        )
+    return StudySource(key, splits[0], tuple(row.film for row in rows), next(iter(patients), None))
+
+
+def _numbers(rows: Sequence[_Row], most: int = 6) -> str:
+    shown = ", ".join(str(row.film.row) for row in rows[:most])
+    return f"{shown}, ..." if len(rows) > most else shown
+
+
+def _check_texts(study: StudySource, scope: Scope) -> None:
+    """A text that speaks of a tree (or of the study) is the same on every film of it."""
+    if scope == "clip":
+        return
+    first: dict[str | None, FilmSource] = {}
+    for film in study.films:
+        if film.text is None or (scope == "side" and film.side is None):
+            continue
+        place = film.side if scope == "side" else None
+        earlier = first.setdefault(place, film)
+        if canonical_text(str(earlier.text)) != canonical_text(film.text):
+            where = f"{place} side of study" if place else "study"
+            raise DataError(
+                f"rows {earlier.row} and {film.row}: two texts for the {where} {study.study} with --report_scope {scope};"
+                " make them agree, or use --report_scope clip"
+            )
+
+
+def _warn(studies: Sequence[StudySource], roles: Roles, scope: Scope) -> None:
+    films = [film for study in studies for film in study.films]
+    unnamed = sum(study.patient is None for study in studies)
+    if unnamed:
+        logger.warning(
+            "PATIENT SPLIT UNVERIFIABLE: %d of %d studies name no patient, so one patient may be in two splits;"
+            " name the column with --patient_column. Every result will say so.",
+            unnamed,
+            len(studies),
+        )
+    if roles.report is None:
+        logger.warning("no report column: the shards will hold no text; name it with --report_column")
+    sideless = sum(film.text is not None and film.side is None for film in films)
+    if scope == "side" and sideless:
+        logger.warning("%d films have a text but no known side: each keeps its text to itself", sideless)

@@ -1,0 +1,86 @@
+"""Films in video containers (AVI, MP4, MKV, MOV), read with FFmpeg through PyAV, one frame in memory at a time."""
+
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deepcoro.ingest.film import Film, RejectedFilm, check_complete
+
+logger = logging.getLogger(__name__)
+
+_GREY_CHROMA = 3
+"""Chroma planes within this of 128 are a grey film: encoders leave a level or two of rounding."""
+
+
+def open_video(path: Path) -> Film:
+    """Grey films give grey frames in full range, colour stays colour. RejectedFilm when the container cannot be opened."""
+    import av
+
+    def opened() -> Any:
+        return av.open(str(path))
+
+    try:
+        with opened() as container:
+            if not container.streams.video:
+                raise RejectedFilm("unreadable: the container holds no video stream")
+            rate = container.streams.video[0].average_rate
+    except (av.FFmpegError, OSError, ValueError) as error:
+        raise RejectedFilm("unreadable: the video container is damaged or of an unknown kind") from error
+    known = rate is not None and 0 < rate < 1000
+    return Film(
+        frames=StreamFrames(opened),
+        frame_rate_fps=float(rate) if known else None,
+        frame_rate_source="container average_rate" if known else None,
+    )
+
+
+class StreamFrames:
+    """The frames of the first video stream; each iteration opens and decodes the container anew."""
+
+    def __init__(self, opened: Callable[[], Any], announced: int | None = None) -> None:
+        self._open = opened
+        self._announced = announced
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        import av
+
+        decoded, size = 0, None
+        with self._open() as container:
+            stream = container.streams.video[0]
+            stream.codec_context.thread_count = 1  # the processes around us already fill the machine
+            announced = self._announced or stream.frames or None
+            try:
+                for frame in container.decode(stream):
+                    if frame.is_corrupt:
+                        break
+                    if size not in (None, (frame.height, frame.width)):
+                        raise RejectedFilm("frame_size: it changes inside the film")
+                    size = (frame.height, frame.width)
+                    yield _to_array(frame)
+                    decoded += 1
+            except (av.FFmpegError, OSError, ValueError) as error:
+                logger.debug("decoding stopped after %d frames: %s", decoded, type(error).__name__)
+        check_complete(decoded, announced)
+        if announced not in (None, decoded):
+            logger.info("a video holds %d frames, its header says %d", decoded, announced)
+
+
+def _to_array(frame: Any) -> np.ndarray:
+    """reformat, not the raw Y plane: H.264 stores 16..235 and only the conversion stretches it to 0..255."""
+    if frame.format.name.startswith("gray") or _is_grey(frame):
+        return frame.reformat(format="gray").to_ndarray()
+    return frame.reformat(format="rgb24").to_ndarray()
+
+
+def _is_grey(frame: Any) -> bool:
+    if not frame.format.name.startswith("yuv") or frame.format.components[0].bits != 8:
+        return False
+    return all(_is_flat(plane) for plane in frame.planes[1:3])
+
+
+def _is_flat(plane: Any) -> bool:
+    rows = np.frombuffer(plane, np.uint8).reshape(plane.height, plane.line_size)[:, : plane.width]
+    return int(rows.min()) >= 128 - _GREY_CHROMA and int(rows.max()) <= 128 + _GREY_CHROMA
