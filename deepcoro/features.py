@@ -1,0 +1,109 @@
+"""What a video tower hands on: tokens of every clip of every study, and the views of them that poolers and heads read."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from einops import rearrange, reduce, repeat
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class VideoFeatures:
+    """Tokens of one encoder pass; a cell of the grid that holds no clip has zero tokens and a False mask."""
+
+    tokens: Float[Tensor, "study clip token dim"]
+    clip_mask: Bool[Tensor, "study clip"]
+    has_class_token: bool
+
+    def per_video(self) -> Float[Tensor, "study clip dim"]:
+        """One vector a clip: its class token where the encoder has one, else the mean of its tokens."""
+        if self.has_class_token:
+            return self.tokens[:, :, 0]
+        return reduce(self.tokens, "study clip token dim -> study clip dim", "mean")
+
+    def aggregate(self) -> Float[Tensor, "study dim"]:
+        """Mean over the real clips of a study; zeros for a study without any."""
+        clips = self.per_video()
+        weight = rearrange(self.clip_mask, "study clip -> study clip 1").to(clips.dtype)
+        return (clips * weight).sum(1) / weight.sum(1).clamp(min=1)
+
+    def patches(self) -> Float[Tensor, "study patch dim"]:
+        """All tokens of all clips in one row (class tokens included); tokens of padded clips are zero."""
+        return rearrange(self.tokens, "study clip token dim -> study (clip token) dim")
+
+
+Encoder = Callable[[Tensor], Tensor]
+
+
+def encode_clips(
+    encode: Encoder,
+    video: Float[Tensor, "clip channel frame height width"],
+    clip_mask: Bool[Tensor, "study clips"],
+    has_class_token: bool,
+    clips_per_chunk: int | None = None,
+) -> VideoFeatures:
+    """Encode only the real clips (the flat axis of `video`, row-major order of `clip_mask`) and lay them out by study.
+
+    The number of encoder calls follows from the shape of `clip_mask` alone, so that every rank makes the same number
+    (the collectives of ZeRO-3 sit inside): a chunk without clips encodes one zero film, connected to the result with weight 0.
+    """
+    _check_counts(video, clip_mask)
+    per_chunk = clips_per_chunk or clip_mask.numel()
+    encoded, idle = [], []
+    for start in range(0, clip_mask.numel(), per_chunk):
+        chunk = video[start : start + per_chunk]
+        if len(chunk):
+            encoded.append(encode(chunk))
+        else:
+            idle.append(encode(torch.zeros_like(video[:1])).sum() * 0)
+    tokens = torch.cat(encoded) if len(encoded) > 1 else encoded[0]
+    if idle:
+        tokens = tokens + torch.stack(idle).sum()
+    return VideoFeatures(scatter_clips(tokens, clip_mask), clip_mask, has_class_token)
+
+
+def scatter_clips(
+    tokens: Float[Tensor, "clip token dim"], clip_mask: Bool[Tensor, "study clips"]
+) -> Float[Tensor, "study clips token dim"]:
+    """Rows of the flat axis into their cells, zeros elsewhere; no host sync (a boolean index would be one)."""
+    index = row_of_cell(clip_mask).clamp(max=len(tokens) - 1)
+    grid = rearrange(
+        tokens[index.flatten()], "(study clips) token dim -> study clips token dim", clips=clip_mask.shape[1]
+    )
+    real = rearrange(clip_mask, "study clips -> study clips 1 1")
+    return torch.where(real, grid, torch.zeros((), dtype=grid.dtype, device=grid.device))
+
+
+def row_of_cell(clip_mask: Bool[Tensor, "study clips"]) -> Int[Tensor, "study clips"]:
+    """Row of the flat axis that fills each cell; 0 for cells before the first real clip (they are masked)."""
+    index = clip_mask.flatten().long().cumsum(0) - 1
+    return rearrange(index.clamp(min=0), "(study clips) -> study clips", clips=clip_mask.shape[1])
+
+
+def flatten_studies(
+    video: Float[Tensor, "study clip channel frame height width"],
+    clip_mask: Bool[Tensor, "study clip"] | None,
+) -> tuple[Float[Tensor, "real channel frame height width"], Bool[Tensor, "study clip"]]:
+    """The flat axis of real clips from a padded grid (for callers that hold one); keeps one film when none is real."""
+    flat = rearrange(
+        video, "study clip channel frame height width -> (study clip) channel frame height width"
+    )
+    if clip_mask is None:
+        return flat, repeat(
+            flat.new_ones((), dtype=torch.bool), "-> study clip", study=len(video), clip=video.shape[1]
+        )
+    real = flat[clip_mask.flatten()]
+    return (real if len(real) else torch.zeros_like(flat[:1])), clip_mask
+
+
+def _check_counts(video: Tensor, clip_mask: Tensor) -> None:
+    if clip_mask.is_cuda:  # counting would wait for the device
+        return
+    num_real = max(int(clip_mask.sum()), 1)
+    if len(video) != num_real:
+        raise ValueError(
+            f"video holds {len(video)} clips but clip_mask marks {num_real} as real; "
+            "the flat axis lists exactly the real clips (one zero film when there are none)"
+        )

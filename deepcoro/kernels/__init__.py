@@ -1,0 +1,1 @@
+"""The fast mathematics, each beside its slow oracle."""

@@ -1,0 +1,172 @@
+"""One block of MViTv2 (Li et al. 2022, arXiv:2112.01526): pooling attention with relative positions, then an MLP.
+
+Parameter names are those of the public Kinetics-400 checkpoint, so that its state dict loads as it is.
+"""
+
+from collections import OrderedDict
+from dataclasses import dataclass
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from deepcoro.kernels.pooling import depthwise_pool, max_pool_frames
+from deepcoro.kernels.rel_pos_attention import key_one_hots, rel_pos_attention, relative_index
+
+Grid = tuple[int, int, int]
+NORM_EPS = 1e-6
+
+
+def strided(grid: Grid, stride: int) -> Grid:
+    """Frames, height and width after a spatial stride with half-kernel padding."""
+    frames, height, width = grid
+    return frames, (height - 1) // stride + 1, (width - 1) // stride + 1
+
+
+@dataclass(frozen=True)
+class BlockShape:
+    """Geometry of one block; strides are spatial, time is never pooled inside the encoder."""
+
+    grid: Grid
+    dim_in: int
+    dim_out: int
+    heads: int
+    query_stride: int
+    key_stride: int
+
+    @property
+    def head_dim(self) -> int:
+        return self.dim_out // self.heads
+
+    @property
+    def query_grid(self) -> Grid:
+        return strided(self.grid, self.query_stride)
+
+    @property
+    def key_grid(self) -> Grid:
+        return strided(self.grid, self.key_stride)
+
+
+class DepthwisePool(nn.Module):
+    """The 3x3x3 depthwise filter, one for all heads."""
+
+    def __init__(self, dim: int, stride: int) -> None:
+        super().__init__()
+        self.stride = stride
+        self.weight = nn.Parameter(nn.Conv3d(dim, dim, 3, groups=dim, bias=False).weight.detach())
+
+    def forward(
+        self, grid: Float[Tensor, "batch frame height width channel"]
+    ) -> Float[Tensor, "batch frame height_out width_out channel"]:
+        return depthwise_pool(grid, self.weight, self.stride)
+
+
+class TokenPool(nn.Module):
+    """Pools the grid, passes the class token by, and normalises each head."""
+
+    def __init__(self, dim: int, heads: int, stride: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.pool = DepthwisePool(dim, stride)
+        self.norm_act = nn.Sequential(nn.LayerNorm(dim, eps=NORM_EPS))
+
+    def forward(
+        self,
+        class_token: Float[Tensor, "batch 1 channel"],
+        grid: Float[Tensor, "batch frame height width channel"],
+    ) -> Float[Tensor, "batch head token dim"]:
+        pooled = rearrange(self.pool(grid), "b t h w (n c) -> b n (t h w) c", n=self.heads)
+        class_token = rearrange(class_token, "b one (n c) -> b n one c", n=self.heads)
+        return self.norm_act(torch.cat((class_token, pooled), dim=2))
+
+
+class MultiscaleAttention(nn.Module):
+    """Queries, keys and values are pooled after their projection; pooled queries are added to the result."""
+
+    def __init__(self, shape: BlockShape, backend: str) -> None:
+        super().__init__()
+        self.shape, self.backend = shape, backend
+        self.qkv = nn.Linear(shape.dim_in, 3 * shape.dim_out)
+        self.project = nn.Sequential(nn.Linear(shape.dim_out, shape.dim_out))
+        self.pool_q = TokenPool(shape.head_dim, shape.heads, shape.query_stride)
+        self.pool_k = TokenPool(shape.head_dim, shape.heads, shape.key_stride)
+        self.pool_v = TokenPool(shape.head_dim, shape.heads, shape.key_stride)
+        for axis, queries, keys in zip("thw", shape.query_grid, shape.key_grid, strict=True):
+            table = torch.empty(2 * max(queries, keys) - 1, shape.head_dim)
+            self.register_parameter(f"rel_pos_{axis}", nn.Parameter(nn.init.trunc_normal_(table, std=0.02)))
+            self.register_buffer(f"index_{axis}", relative_index(queries, keys), persistent=False)
+        num_keys = 1 + shape.key_grid[0] * shape.key_grid[1] * shape.key_grid[2]
+        self.register_buffer("key_axes", key_one_hots(*shape.key_grid, num_keys=num_keys), persistent=False)
+
+    def forward(self, tokens: Float[Tensor, "batch token dim"]) -> Float[Tensor, "batch token_out dim_out"]:
+        frames, height, width = self.shape.grid
+        class_token, patches = self.qkv(tokens).split((1, frames * height * width), dim=1)
+        grid = rearrange(patches, "b (t h w) c -> b t h w c", t=frames, h=height)
+        pools = (self.pool_q, self.pool_k, self.pool_v)
+        q, k, v = (
+            pool(*parts)
+            for pool, *parts in zip(pools, class_token.chunk(3, -1), grid.chunk(3, -1), strict=True)
+        )
+        tables = (
+            self.rel_pos_t[self.index_t],
+            self.rel_pos_h[self.index_h],
+            self.rel_pos_w[self.index_w],
+        )
+        attended = rel_pos_attention(q, k, v, tables, self.key_axes, self.backend)
+        return self.project(_add_pooled_queries(attended, q))
+
+
+def _add_pooled_queries(attended: Tensor, q: Tensor) -> Tensor:
+    """The residual of MViTv2, heads side by side; the class token has none."""
+    merged = rearrange(attended + q, "b n l c -> b l (n c)")
+    merged[:, 0] = rearrange(attended[:, :, 0], "b n c -> b (n c)")
+    return merged
+
+
+class StochasticDepth(nn.Module):
+    """Drops a residual branch for whole clips with probability `rate` and scales the rest up."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, branch: Float[Tensor, "batch token dim"]) -> Float[Tensor, "batch token dim"]:
+        if not self.training or self.rate == 0:
+            return branch
+        kept = torch.empty(len(branch), 1, 1, dtype=branch.dtype, device=branch.device)
+        kept = kept.bernoulli_(1 - self.rate)
+        return branch * (kept / (1 - self.rate) if self.rate < 1 else kept)
+
+
+class MultiscaleBlock(nn.Module):
+    """x -> pool(x) + attention(norm(x)) -> x + mlp(norm(x)); width and grid change in the attention."""
+
+    def __init__(self, shape: BlockShape, drop_path_rate: float, backend: str) -> None:
+        super().__init__()
+        self.shape = shape
+        self.norm1 = nn.LayerNorm(shape.dim_in, eps=NORM_EPS)
+        self.attn = MultiscaleAttention(shape, backend)
+        self.norm2 = nn.LayerNorm(shape.dim_out, eps=NORM_EPS)
+        layers = [
+            ("0", nn.Linear(shape.dim_out, 4 * shape.dim_out)),
+            ("1", nn.GELU()),
+            ("3", nn.Linear(4 * shape.dim_out, shape.dim_out)),
+        ]
+        self.mlp = nn.Sequential(OrderedDict(layers))
+        self.drop_path = StochasticDepth(drop_path_rate)
+        self.project = nn.Linear(shape.dim_in, shape.dim_out) if shape.dim_in != shape.dim_out else None
+
+    def forward(self, tokens: Float[Tensor, "batch token dim"]) -> Float[Tensor, "batch token_out dim_out"]:
+        normed = self.norm1(tokens)
+        skip = tokens if self.project is None else self.project(normed)
+        tokens = self._pool_skip(skip) + self.drop_path(self.attn(normed))
+        return tokens + self.drop_path(self.mlp(self.norm2(tokens)))
+
+    def _pool_skip(self, tokens: Tensor) -> Tensor:
+        if self.shape.query_stride == 1:
+            return tokens
+        frames, height, _ = self.shape.grid
+        grid = rearrange(tokens[:, 1:], "b (t h w) c -> b t h w c", t=frames, h=height)
+        pooled = rearrange(max_pool_frames(grid, self.shape.query_stride), "b t h w c -> b (t h w) c")
+        return torch.cat((tokens[:, :1], pooled), dim=1)
