@@ -234,6 +234,11 @@ def write_rejected(folder: Path, rows: Sequence[tuple[int, str | None, str]]) ->
     write_atomically(folder / REJECTED, _table(("row", "clip", "reason"), lines))
 
 
+def read_rejected(folder: Path) -> list[tuple[int, str | None, str]]:
+    with (folder / REJECTED).open(newline="") as file:
+        return [(int(row), clip or None, reason) for row, clip, reason in list(csv.reader(file))[1:]]
+
+
 def _table(header: Sequence[str], lines: Iterable[Sequence]) -> bytes:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")

@@ -63,10 +63,10 @@ def plan_shards(studies: Sequence[StudySource], settings: Settings) -> list[Plan
 
 
 def _digest(group: Sequence[StudySource], settings: Settings) -> str:
-    """Changes when a film, its row or a setting that shapes the tar changes. Paths enter only as keyed ids."""
+    """Changes when a film, its row or a setting that shapes the tar changes, not with the split. Paths enter as keyed ids."""
     shape = settings.model_dump(mode="json", include={"encoding", "report_scope", "accept_burned_in"})
     films = [
-        (asdict(film) | {"path": _stamp(film.path)}, study.study, study.patient, study.split)
+        (asdict(film) | {"path": _stamp(film.path)}, study.study, study.patient)
         for study in group
         for film in study.films
     ]

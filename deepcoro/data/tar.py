@@ -15,7 +15,7 @@ import numpy as np
 from deepcoro.angiography.vocabulary import view_of
 from deepcoro.config import Block
 from deepcoro.data import manifest as schema
-from deepcoro.data.manifest import ClipColumns, Index, ShardEntry, Split, StudyColumns
+from deepcoro.data.manifest import ClipColumns, Index, ShardEntry, StudyColumns
 from deepcoro.data.member import Member, encode
 from deepcoro.data.sharding import Plan, Settings
 from deepcoro.ingest.film import Film, FilmSource, RejectedFilm, Rejection, StudySource
@@ -32,12 +32,16 @@ class WrittenStudy(Block):
     """Keyed id."""
     patient: str | None
     """Keyed id."""
-    split: Split
-    """Where its patient was put."""
     clips: int
     """Films written."""
     frames: int
     """Frames written."""
+    pixels: int
+    """Stored pixel values (three a pixel in colour)."""
+    pixel_sum: int
+    """Their sum before compression."""
+    pixel_square_sum: int
+    """The sum of their squares."""
 
 
 class ShardRecord(Block):
@@ -53,8 +57,6 @@ class ShardRecord(Block):
     """Studies in tar order."""
     rejections: list[tuple[int, str | None, str]]
     """Row, clip, reason of the films refused."""
-    train_histogram: list[int]
-    """256 counts: stored pixel values of the training films."""
 
 
 class _Encoded(NamedTuple):
@@ -67,7 +69,6 @@ def write_shard(plan: Plan, output: Path, settings: Settings, on_films: Callable
     """Writes one tar and its index, under temporary names until they are whole; calls `on_films` as films are settled."""
     refused: list[Rejection] = []
     written: list[WrittenStudy] = []
-    histogram = np.zeros(256, dtype=np.int64)
     temporary = output / f"{plan.name}.tmp"
     with temporary.open("wb") as file:
         shard = _Tar(file)
@@ -78,8 +79,6 @@ def write_shard(plan: Plan, output: Path, settings: Settings, on_films: Callable
             record = _record(study, films, settings)
             shard.add_study(record, [each.member.payload for each in films])
             written.append(_summary(study, films))
-            if study.split == "train":
-                histogram += sum(each.member.histogram for each in films)
         shard.close()
     entry = _publish(temporary, output / plan.name, shard) if written else temporary.unlink()
     return ShardRecord(
@@ -88,7 +87,6 @@ def write_shard(plan: Plan, output: Path, settings: Settings, on_films: Callable
         entry=entry,
         studies=written,
         rejections=[(each.row, each.clip, each.reason) for each in refused],
-        train_histogram=histogram.tolist(),
     )
 
 
@@ -101,6 +99,7 @@ def _encode_study(
         try:
             film = open_film(source.path, settings.accept_burned_in)
             encoded.append(_Encoded(source, film, encode(film.frames, settings.encoding)))
+            _log_mismatch(encoded[-1])
         except RejectedFilm as error:
             refused.append(Rejection(source.row, source.clip, str(error)))
             logger.info("row %d, film %s refused: %s", source.row, source.clip, error)
@@ -108,6 +107,18 @@ def _encode_study(
     if all(each.film.order is not None for each in encoded):
         encoded.sort(key=lambda each: each.film.order or ())
     return encoded
+
+
+def _log_mismatch(encoded: _Encoded) -> None:
+    source, film, member = encoded
+    if film.announced_frames not in (None, member.num_frames):
+        logger.warning(
+            "row %d, film %s: %d frames could be decoded, its header says %d",
+            source.row,
+            source.clip,
+            member.num_frames,
+            film.announced_frames,
+        )
 
 
 def _record(study: StudySource, films: Sequence[_Encoded], settings: Settings) -> StudyRecord:
@@ -166,9 +177,16 @@ def _reports(films: Sequence[_Encoded], scope: Scope) -> Iterator[Report]:
 
 
 def _summary(study: StudySource, films: Sequence[_Encoded]) -> WrittenStudy:
-    frames = sum(each.member.num_frames for each in films)
+    histogram = np.sum([each.member.histogram for each in films], axis=0)
+    values = np.arange(256)
     return WrittenStudy(
-        study=study.study, patient=study.patient, split=study.split, clips=len(films), frames=frames
+        study=study.study,
+        patient=study.patient,
+        clips=len(films),
+        frames=sum(each.member.num_frames for each in films),
+        pixels=int(histogram.sum()),
+        pixel_sum=int(histogram @ values),
+        pixel_square_sum=int(histogram @ values**2),
     )
 
 

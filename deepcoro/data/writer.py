@@ -4,6 +4,7 @@ import concurrent.futures
 import logging
 import multiprocessing
 from collections.abc import Callable, Iterable, Sequence
+from logging.handlers import QueueHandler, QueueListener
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from deepcoro.data import manifest as schema
 from deepcoro.data.manifest import Counts, Encoding, Manifest, SplitCounts, SplitRow
 from deepcoro.data.member import encode
 from deepcoro.data.sharding import Plan, Settings, plan_shards
-from deepcoro.data.tar import ShardRecord, write_shard
+from deepcoro.data.tar import ShardRecord, WrittenStudy, write_shard
 from deepcoro.ingest.film import Rejection, StudySource
 
 logger = logging.getLogger(__name__)
@@ -57,7 +58,8 @@ def write_dataset(
     for record in _write_all(pending, output, settings, lambda films: on_progress(settled + films)):
         schema.write_block(progress / f"{record.name}.json", record)
         done[record.name] = record
-    return _conclude([done[plan.name] for plan in plans], output, settings, rejections)
+    splits = {study.study: study.split for study in studies}
+    return _conclude([done[plan.name] for plan in plans], splits, output, settings, rejections)
 
 
 def check_splits(rows: Sequence[SplitRow]) -> None:
@@ -109,7 +111,7 @@ def _clear(output: Path, plans: Sequence[Plan], done: dict[str, ShardRecord], ov
     if complete.exists() and changed:
         if not overwrite:
             raise DataError(
-                f"{output} holds a complete data set made from other films, rows or settings;"
+                f"{output} holds a complete data set made from other films, rows or settings (or shards of it are damaged);"
                 " choose another folder or pass --overwrite"
             )
         complete.unlink()
@@ -130,8 +132,11 @@ def _write_all(
         return
     # spawn: a forked child could inherit a lock that the progress bar's thread holds.
     context = multiprocessing.get_context("spawn")
-    counter = context.Value("q", 0)
-    pool = concurrent.futures.ProcessPoolExecutor(workers, context, _start_worker, (counter,))
+    counter, messages = context.Value("q", 0), context.Queue()
+    level = logging.getLogger().getEffectiveLevel()
+    listener = QueueListener(messages, *logging.getLogger().handlers)
+    pool = concurrent.futures.ProcessPoolExecutor(workers, context, _start_worker, (counter, messages, level))
+    listener.start()
     try:
         waiting = {pool.submit(_write_in_worker, plan, output, settings) for plan in plans}
         while waiting:
@@ -144,6 +149,7 @@ def _write_all(
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
+        listener.stop()
 
 
 class _LocalCounter:
@@ -161,9 +167,10 @@ class _LocalCounter:
 _shared_counter: Any = None
 
 
-def _start_worker(counter: Any) -> None:
+def _start_worker(counter: Any, messages: Any, level: int) -> None:
     global _shared_counter
     _shared_counter = counter
+    logging.basicConfig(level=level, handlers=[QueueHandler(messages)], force=True)
 
 
 def _count_in_worker(films: int) -> None:
@@ -176,7 +183,11 @@ def _write_in_worker(plan: Plan, output: Path, settings: Settings) -> ShardRecor
 
 
 def _conclude(
-    records: Sequence[ShardRecord], output: Path, settings: Settings, rejections: Sequence[Rejection]
+    records: Sequence[ShardRecord],
+    splits: dict[str, str],
+    output: Path,
+    settings: Settings,
+    rejections: Sequence[Rejection],
 ) -> Manifest:
     """Writes the tables and, last, the manifest that makes the folder a data set."""
     refused = [*rejections, *(Rejection(*each) for record in records for each in record.rejections)]
@@ -186,9 +197,9 @@ def _conclude(
         raise DataError(
             f"no film could be used ({len(refused)} rows refused); see {schema.REJECTED} in the output folder"
         )
-    mean, deviation = _pixel_statistics(records)
+    mean, deviation = _pixel_statistics([study for study in studies if splits[study.study] == "train"])
     shards = [record.entry for record in records if record.entry is not None]
-    rows = [SplitRow(study.study, study.patient, study.split) for study in studies]
+    rows = [SplitRow(study.study, study.patient, splits[study.study]) for study in studies]
     named = all(study.patient is not None for study in studies)
     manifest = Manifest(
         encoding=settings.encoding,
@@ -197,7 +208,7 @@ def _conclude(
         patient_split="verified" if named else "unverifiable",
         report_scope=settings.report_scope,
         label_columns=list(settings.label_columns),
-        counts=_count(records, len(refused)),
+        counts=_count(studies, splits, len(refused)),
         shards=shards,
         splits_sha256=schema.write_splits(output, rows),
         fingerprint=schema.fingerprint(shards),
@@ -206,22 +217,19 @@ def _conclude(
     return manifest
 
 
-def _pixel_statistics(records: Sequence[ShardRecord]) -> tuple[float | None, float | None]:
-    histogram = np.sum([record.train_histogram for record in records], axis=0)
-    total = int(histogram.sum())
+def _pixel_statistics(studies: Sequence[WrittenStudy]) -> tuple[float | None, float | None]:
+    total = sum(study.pixels for study in studies)
     if not total:
         return None, None
-    values = np.arange(256)
-    mean = float(histogram @ values) / total
-    variance = float(histogram @ (values - mean) ** 2) / total
-    return round(mean, 4), round(variance**0.5, 4)
+    mean = sum(study.pixel_sum for study in studies) / total
+    variance = sum(study.pixel_square_sum for study in studies) / total - mean**2
+    return round(mean, 4), round(max(variance, 0.0) ** 0.5, 4)
 
 
-def _count(records: Sequence[ShardRecord], rejected: int) -> Counts:
-    studies = [study for record in records for study in record.studies]
+def _count(studies: Sequence[WrittenStudy], split_of: dict[str, str], rejected: int) -> Counts:
     splits = {}
     for split in schema.SPLIT_NAMES:
-        inside = [study for study in studies if study.split == split]
+        inside = [study for study in studies if split_of[study.study] == split]
         if inside:
             clips = sum(study.clips for study in inside)
             patients = len({study.patient for study in inside} - {None})

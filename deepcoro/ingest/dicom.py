@@ -72,6 +72,7 @@ def open_dicom(path: Path, accept_burned_in: bool = False) -> Film:
         frame_rate_source=source,
         primary_angle_deg=angle_of(header, "PositionerPrimaryAngle", 180.0),
         secondary_angle_deg=angle_of(header, "PositionerSecondaryAngle", 90.0),
+        announced_frames=announced,
         order=acquisition_order(header),
     )
 
@@ -174,8 +175,6 @@ class _Frames:
         except _DAMAGE as error:
             logger.debug("decoding stopped after %d frames: %s", decoded, type(error).__name__)
         check_complete(decoded, self._announced)
-        if decoded != self._announced:
-            logger.info("a film holds %d frames, its header says %d", decoded, self._announced)
 
     def _decoded(self) -> Iterator[np.ndarray]:
         from pydicom import dcmread

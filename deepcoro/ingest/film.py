@@ -26,6 +26,8 @@ class Film:
     """LAO positive."""
     secondary_angle_deg: float | None = None
     """Cranial positive."""
+    announced_frames: int | None = None
+    """Frames that the header promises."""
     order: tuple[str, ...] | None = None
     """Sorts the films of a study by acquisition; never stored."""
 

@@ -22,7 +22,7 @@ Cells = dict[str, str | None]
 class _Row(NamedTuple):
     study: str
     patient: str | None
-    split: str
+    split: str | None
     film: FilmSource
 
 
@@ -41,7 +41,7 @@ def read_studies(
         (rows if isinstance(result, _Row) else rejections).append(result)
     if not rows:
         raise DataError(f"none of the {len(table.rows)} rows can be used; {_reasons(rejections)}")
-    studies = [_study(key, group) for key, group in _by_study(rows).items()]
+    studies = [_study(key, group, identity) for key, group in _by_study(rows).items()]
     for study in studies:
         _check_texts(study, scope)
     _warn(studies, roles, scope)
@@ -84,7 +84,7 @@ class _RowReader:
         return _Row(
             study=self._identity.keyed("study", original),
             patient=None if patient is None else self._identity.keyed("patient", patient),
-            split=self._split(number, cells, patient, original),
+            split=self._split(number, cells),
             film=film,
         )
 
@@ -94,11 +94,9 @@ class _RowReader:
         relative = path.relative_to(self._folder) if path.is_relative_to(self._folder) else path
         return path, self._identity.keyed("clip", relative.as_posix())
 
-    def _split(self, number: int, cells: Cells, patient: str | None, study: str) -> str:
+    def _split(self, number: int, cells: Cells) -> str | None:
         if self._roles.split is None:
-            kind, original = ("study", study) if patient is None else ("patient", patient)
-            drawn = self._identity.fraction(f"split {kind}", original)
-            return next(name for name, below in _SHARES if drawn < below)
+            return None
         split = str(cells[self._roles.split]).lower()
         if split not in _SPLITS:
             raise DataError(
@@ -133,18 +131,26 @@ def _by_study(rows: Iterable[_Row]) -> dict[str, list[_Row]]:
     return groups
 
 
-def _study(key: str, rows: Sequence[_Row]) -> StudySource:
+def _study(key: str, rows: Sequence[_Row], identity: Identity) -> StudySource:
     patients = {row.patient for row in rows} - {None}
     if len(patients) > 1:
         raise DataError(
             f"study {key} (rows {_numbers(rows)}) names {len(patients)} patients; a study belongs to one: correct the table"
         )
-    splits = sorted({row.split for row in rows})
+    splits = sorted({row.split for row in rows if row.split})
     if len(splits) > 1:
         raise DataError(
             f"study {key} (rows {_numbers(rows)}) is in two splits ({'/'.join(splits)}); give all its rows the same split"
         )
-    return StudySource(key, splits[0], tuple(row.film for row in rows), next(iter(patients), None))
+    patient = next(iter(patients), None)
+    split = splits[0] if splits else _draw_split(identity, key, patient)
+    return StudySource(key, split, tuple(row.film for row in rows), patient)
+
+
+def _draw_split(identity: Identity, study: str, patient: str | None) -> str:
+    """80/10/10 over patients; over studies where no patient is named."""
+    drawn = identity.fraction("split", patient or study)
+    return next(name for name, below in _SHARES if drawn < below)
 
 
 def _numbers(rows: Sequence[_Row], most: int = 6) -> str:

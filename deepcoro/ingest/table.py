@@ -1,6 +1,7 @@
 """The table of films: comma, tab or `α` between the columns, as its users write it."""
 
 import csv
+import io
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,12 +37,12 @@ def read_table(path: Path, delimiter: str = "auto") -> Table:
     separator = DELIMITERS.get(delimiter) or _sniff(text.split("\n", 1)[0])
     try:
         header, *lines = [
-            line for line in csv.reader(text.splitlines(keepends=True), delimiter=separator) if line
+            line for line in csv.reader(io.StringIO(text, newline=""), delimiter=separator) if line
         ]
     except csv.Error as error:
         raise DataError(f"{path} cannot be read as a table ({error}); check its quotes") from error
     columns = tuple(name.strip() for name in header)
-    twice = sorted({name for name in columns if columns.count(name) > 1})
+    twice = sorted({name for name in columns if name and columns.count(name) > 1})
     if twice:
         raise ConfigError(f"{path} names columns twice: {twice}; rename or drop one")
     if not lines:

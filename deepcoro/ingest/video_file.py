@@ -1,5 +1,6 @@
 """Films in video containers (AVI, MP4, MKV, MOV), read with FFmpeg through PyAV, one frame in memory at a time."""
 
+import itertools
 import logging
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,14 +27,15 @@ def open_video(path: Path) -> Film:
         with opened() as container:
             if not container.streams.video:
                 raise RejectedFilm("unreadable: the container holds no video stream")
-            rate = container.streams.video[0].average_rate
+            rate, announced = container.streams.video[0].average_rate, container.streams.video[0].frames
     except (av.FFmpegError, OSError, ValueError) as error:
         raise RejectedFilm("unreadable: the video container is damaged or of an unknown kind") from error
     known = rate is not None and 0 < rate < 1000
     return Film(
-        frames=StreamFrames(opened),
+        frames=StreamFrames(opened, announced or None),
         frame_rate_fps=float(rate) if known else None,
         frame_rate_source="container average_rate" if known else None,
+        announced_frames=announced or None,
     )
 
 
@@ -48,24 +50,23 @@ class StreamFrames:
         import av
 
         decoded, size = 0, None
+        try:
+            for frame in self._decoded():
+                if size not in (None, (frame.height, frame.width)):
+                    raise RejectedFilm("frame_size: it changes inside the film")
+                size = (frame.height, frame.width)
+                yield _to_array(frame)
+                decoded += 1
+        except (av.FFmpegError, OSError, ValueError) as error:
+            logger.debug("decoding stopped after %d frames: %s", decoded, type(error).__name__)
+        check_complete(decoded, self._announced)
+
+    def _decoded(self) -> Iterator[Any]:
+        """Frames until the end or the first damaged one."""
         with self._open() as container:
             stream = container.streams.video[0]
             stream.codec_context.thread_count = 1  # the processes around us already fill the machine
-            announced = self._announced or stream.frames or None
-            try:
-                for frame in container.decode(stream):
-                    if frame.is_corrupt:
-                        break
-                    if size not in (None, (frame.height, frame.width)):
-                        raise RejectedFilm("frame_size: it changes inside the film")
-                    size = (frame.height, frame.width)
-                    yield _to_array(frame)
-                    decoded += 1
-            except (av.FFmpegError, OSError, ValueError) as error:
-                logger.debug("decoding stopped after %d frames: %s", decoded, type(error).__name__)
-        check_complete(decoded, announced)
-        if announced not in (None, decoded):
-            logger.info("a video holds %d frames, its header says %d", decoded, announced)
+            yield from itertools.takewhile(lambda frame: not frame.is_corrupt, container.decode(stream))
 
 
 def _to_array(frame: Any) -> np.ndarray:

@@ -1,0 +1,191 @@
+#!/usr/bin/env python3
+"""Turns DICOM, AVI/MP4 or npy films and their table into verified, de-identified WebDataset shards."""
+
+import argparse
+import logging
+import os
+import sys
+from collections import Counter
+from pathlib import Path
+
+from rich.console import Console
+from rich.highlighter import NullHighlighter
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a checkout that is not installed
+
+from deepcoro.config import ConfigError, DataError, parse  # noqa: E402
+from deepcoro.data.manifest import Manifest, read_rejected  # noqa: E402
+from deepcoro.data.sharding import Settings  # noqa: E402
+from deepcoro.data.writer import write_dataset  # noqa: E402
+from deepcoro.ingest.columns import DEFAULT_LABELS, NAMES, find_roles  # noqa: E402
+from deepcoro.ingest.film import Rejection, StudySource  # noqa: E402
+from deepcoro.ingest.identity import load_identity  # noqa: E402
+from deepcoro.ingest.studies import read_studies  # noqa: E402
+from deepcoro.ingest.table import DELIMITERS, read_table  # noqa: E402
+
+CONSOLE = Console(stderr=True)
+EXAMPLES = """\
+examples:
+  The table of make_demo_data, or a table whose columns have the usual names:
+    python tools/shard_dataset.py --csv data/dataset.csv --output shards/study --workers 8
+
+  A DICOM export with its own column names; one text for all films of a tree:
+    python tools/shard_dataset.py --csv export.csv --output shards/export \\
+        --path_column DICOMPath --study_column ss_event_cath_id --patient_column ss_patient_id \\
+        --report_column finding_text --report_scope side --side_column main_structure
+
+  Labels for linear probes only; patterns are allowed (quote them):
+    python tools/shard_dataset.py --csv labels.csv --output shards/labels --label_columns '*_stenosis' '*_cto' lvef
+
+  No study column: every film is its own study:
+    python tools/shard_dataset.py --csv films.csv --output shards/films --study_column FileName
+
+what happens:
+  One sample is one study with all its films, each with its tree and view, so the same shards serve single-clip and
+  multi-view training. A Split column wins unchanged; without one, patients are drawn 80/10/10 by a keyed hash.
+  Every row of the table is either in the shards or in OUTPUT/rejected.csv with a reason. Interrupted? Run the same
+  command again: complete shards are kept, and the result is the same byte for byte.
+  Patient, study and file names enter only as ids keyed with a secret (--key_file). Keep that file: another key
+  gives other ids. shards/README.md describes the format.
+
+exit codes: 0 done, 2 the command or the data are at fault (one line says how), 1 a bug.
+"""
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add(
+        "--csv", type=Path, required=True, metavar="FILE", help="one row a film; paths relative to its folder"
+    )
+    add("--output", type=Path, required=True, metavar="FOLDER", help="shard folder, made if absent")
+    add("--delimiter", choices=("auto", *DELIMITERS), default="auto", help="default: what the header uses")
+    _add_columns(parser)
+    _add_storage(parser)
+    _add_running(parser)
+    return parser.parse_args()
+
+
+def _add_columns(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("columns", "looked for under their usual names unless given").add_argument
+    for role, names in NAMES.items():
+        add(f"--{role}_column", metavar="NAME", help=f"usual names: {', '.join(names)}")
+    labels = f"names or patterns (default: those in the table of {', '.join(DEFAULT_LABELS)})"
+    add("--label_columns", nargs="*", metavar="NAME", help=labels)
+    scope = "what one text speaks of: its film, all films of its tree, all of the study (default: clip)"
+    add("--report_scope", choices=("clip", "side", "study"), default="clip", help=scope)
+
+
+def _add_storage(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("storage").add_argument
+    short_side = "largest stored shorter side, px; films are never enlarged (default: 512)"
+    add("--short_side_px", type=int, default=512, help=short_side)
+    add("--jpeg_quality", type=int, default=95, help="1 to 100 (default: 95)")
+    add("--lossless", action="store_true", help="zstd instead of JPEG: three to five times larger")
+    add("--clips_per_shard", type=int, default=128, help="films in one tar (default: 128)")
+
+
+def _add_running(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("running").add_argument
+    cores = len(os.sched_getaffinity(0))
+    add("--workers", type=int, default=min(16, cores), help="processes (default: one a core, at most 16)")
+    key = "secret of the ids (default: $DEEPCORO_KEY_FILE, else ~/.config/deepcoro/id.key, made on first use)"
+    add("--key_file", type=Path, metavar="FILE", help=key)
+    burned = "take DICOM films that declare annotation burnt into the pixels"
+    add("--accept_burned_in", action="store_true", help=burned)
+    add("--overwrite", action="store_true", help="replace another data set in the output folder")
+    add("--debug", action="store_true", help="show the full traceback of an error (it may name files)")
+
+
+def run(arguments: argparse.Namespace) -> None:
+    settings = make_settings(arguments)
+    table = read_table(arguments.csv, arguments.delimiter)
+    given = {role: getattr(arguments, f"{role}_column") for role in NAMES}
+    roles = find_roles(table.columns, given, arguments.label_columns)
+    identity = load_identity(arguments.key_file)
+    studies, rejections = read_studies(table, roles, arguments.csv.parent, identity, settings.report_scope)
+    make_folder(arguments.output)
+    settings = settings.model_copy(update={"label_columns": list(roles.labels)})
+    manifest = write_with_progress(studies, rejections, arguments.output, settings)
+    summarise(manifest, arguments.output, len(table.rows))
+
+
+def make_settings(arguments: argparse.Namespace) -> Settings:
+    encoding = {
+        "type": "lossless" if arguments.lossless else "jpeg",
+        "quality": arguments.jpeg_quality,
+        "short_side_px": arguments.short_side_px,
+    }
+    same = ("report_scope", "clips_per_shard", "workers", "accept_burned_in", "overwrite")
+    tree = {"encoding": encoding, **{name: getattr(arguments, name) for name in same}}
+    return parse(Settings, tree, "command line")
+
+
+def make_folder(output: Path) -> None:
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"--output {output} cannot be made: {error.strerror}; choose another folder"
+        ) from error
+
+
+def write_with_progress(
+    studies: list[StudySource], rejections: list[Rejection], output: Path, settings: Settings
+) -> Manifest:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("films"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=CONSOLE) as bar:
+        task = bar.add_task("films", total=sum(len(study.films) for study in studies))
+        return write_dataset(
+            studies, output, settings, rejections, lambda films: bar.update(task, completed=films)
+        )
+
+
+def summarise(manifest: Manifest, output: Path, num_rows: int) -> None:
+    counts = manifest.counts
+    if num_rows != counts.clips + counts.rejected_clips:
+        raise AssertionError(f"{num_rows} rows, but {counts.clips} films and {counts.rejected_clips} refused")
+    print(f"rows     {num_rows} = {counts.clips} sharded + {counts.rejected_clips} rejected")
+    reasons = Counter(reason.split(":")[0] for _, _, reason in read_rejected(output))
+    for reason, count in reasons.most_common():
+        print(f"         {count} x {reason}")
+    print(f"studies  {counts.studies} of {counts.patients} patients (patient split {manifest.patient_split})")
+    for name, split in counts.splits.items():
+        print(f"         {name}: {split.studies} studies, {split.clips} films, {split.patients} patients")
+    size_mb = sum(shard.bytes for shard in manifest.shards) / 1e6
+    print(f"frames   {counts.frames} in {len(manifest.shards)} shards, {size_mb:.1f} MB")
+    print(f"pixels   mean {manifest.pixel_mean}, std {manifest.pixel_std} (training films)")
+    print(f"labels   {', '.join(manifest.label_columns) or 'none'}")
+    print(f"written  {output}")
+
+
+def main() -> int:
+    arguments = parse_arguments()
+    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[_handler()])
+    try:
+        run(arguments)
+    except (ConfigError, DataError) as error:
+        if arguments.debug:
+            raise
+        print(f"shard_dataset: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("shard_dataset: interrupted; run the same command again to go on", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _handler() -> logging.Handler:
+    from rich.logging import RichHandler
+
+    return RichHandler(
+        console=CONSOLE, show_path=False, show_time=False, markup=False, highlighter=NullHighlighter()
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
