@@ -1,0 +1,137 @@
+"""A generated data set on disk: films made by several processes, tables, key; `dataset.csv` last."""
+
+import hashlib
+import json
+import multiprocessing
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+from deepcoro.angiography import tables
+from deepcoro.angiography.cohort import FilmPlan, films_of, patient_of, studies_of
+from deepcoro.angiography.film import Film, render_film
+from deepcoro.angiography.presets import Preset, preset_named
+from deepcoro.angiography.write_avi import write_avi
+from deepcoro.angiography.write_dicom import Header, write_dicom
+from deepcoro.config import ConfigError
+
+FolderFormat = Literal["mixed", "dicom", "avi"]
+_GENERATION = 1
+"""Raise it when the same recipe gives other pixels or texts."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that decides what a folder holds."""
+
+    preset: str
+    seed: int
+    patients: int
+    format: FolderFormat
+
+    def text(self) -> str:
+        return json.dumps({**self.__dict__, "generation": _GENERATION}, indent=2) + "\n"
+
+
+def write_folder(
+    folder: Path, recipe: Recipe, workers: int, on_patient: Callable[[int], None] = lambda films: None
+) -> int:
+    """Writes films and tables, returns the number of films; `on_patient` hears how many films each patient added.
+
+    A folder that already holds this very data set is left as it is (0 films written); one that holds another is refused.
+    """
+    if is_complete(folder, recipe):
+        return 0
+    preset = preset_named(recipe.preset)
+    (folder / "films").mkdir(parents=True, exist_ok=True)
+    tables.write_text(folder / "recipe.json", recipe.text())
+    collected: dict[str, list[tables.Row]] = {}
+    for rows in _make_patients(folder, preset, recipe, workers):
+        for name, found in rows.items():
+            collected.setdefault(name, []).extend(found)
+        on_patient(len(rows["dataset"]))
+    tables.write_text(folder / "demo.key", demo_key() + "\n")
+    dataset = collected.pop("dataset")
+    for name, found in collected.items():
+        tables.write_table(folder / f"{name}.csv", found)
+    tables.write_table(folder / "dataset.csv", dataset)
+    return len(dataset)
+
+
+def is_complete(folder: Path, recipe: Recipe) -> bool:
+    """Whether the folder already holds this data set; ConfigError when it holds a different one."""
+    written = folder / "recipe.json"
+    if not written.is_file():
+        if (folder / "dataset.csv").exists():
+            raise ConfigError("FOLDER holds a dataset.csv that was not generated here; choose another folder")
+        return False
+    if written.read_text() != recipe.text():
+        raise ConfigError(
+            "FOLDER holds a data set of another preset, seed, size or format (see its recipe.json); "
+            "remove it or choose another folder"
+        )
+    return (folder / "dataset.csv").is_file()
+
+
+def demo_key() -> str:
+    """The key that turns the invented ids into keyed ones. Public on purpose: there is nobody to protect."""
+    return hashlib.sha256(b"deepcoro demo data: a public key for invented patients").hexdigest()
+
+
+def _make_patients(
+    folder: Path, preset: Preset, recipe: Recipe, workers: int
+) -> Iterator[dict[str, list[tables.Row]]]:
+    make = partial(make_patient, folder, preset, recipe)
+    numbers = range(recipe.patients)
+    if workers <= 1:
+        yield from map(make, numbers)
+        return
+    # spawn: a forked child may inherit a lock that some library's thread held
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        yield from pool.map(make, numbers, chunksize=max(1, min(8, recipe.patients // (4 * workers))))
+
+
+def make_patient(folder: Path, preset: Preset, recipe: Recipe, number: int) -> dict[str, list[tables.Row]]:
+    """Makes all films of one patient; returns the rows of every table."""
+    patient = patient_of(preset, recipe.seed, number)
+    rows: dict[str, list[tables.Row]] = {"patients": [tables.patient_row(patient)]}
+    for name in ("studies", "labels", "reports", "videos", "dataset"):
+        rows[name] = []
+    for study in studies_of(preset, recipe.seed, patient):
+        rows["studies"].append(tables.study_row(study))
+        rows["labels"].append(tables.label_row(study))
+        rows["reports"] += tables.report_rows(study)
+        for plan in films_of(preset, recipe.seed, study, recipe.format):
+            film = make_film(folder, plan)
+            rows["videos"].append(tables.video_row(plan, film))
+            rows["dataset"].append(tables.dataset_row(plan))
+    return rows
+
+
+def make_film(folder: Path, plan: FilmPlan) -> Film:
+    """Renders and stores one film."""
+    injection = plan.injection
+    path = folder / plan.file_name
+    if plan.format == "avi":
+        film = render_film(replace(injection, bits=8))
+        write_avi(path, film.pixels, injection.frame_rate_fps)
+        return film
+    film = render_film(injection)
+    patient = plan.study.patient
+    header = Header(
+        patient_id=patient.patient_id,
+        patient_sex=patient.sex,
+        patient_age_years=patient.age_years,
+        study_uid=plan.study.study_uid,
+        instance_uid=plan.uid,
+        instance_number=plan.number + 1,
+        manufacturer=injection.vendor.name,
+        intensity=injection.vendor.intensity,
+        frame_rate_fps=injection.frame_rate_fps,
+        carm=film.carm,
+    )
+    write_dicom(path, film.pixels, injection.bits, header, plan.format.removeprefix("dicom_"))
+    return film
