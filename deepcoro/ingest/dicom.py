@@ -2,10 +2,11 @@
 
 import io
 import logging
+import os
 import struct
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
@@ -50,6 +51,9 @@ _JPEG_FAMILY = "1.2.840.10008.1.2.4."
 _RLE = "1.2.840.10008.1.2.5"
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 _FIRST_VIDEO_SYNTAX, _LAST_VIDEO_SYNTAX = 100, 108
+
+_PIXEL_DATA_HEADER = 12
+"""Bytes of tag, VR and undefined length before the first item of encapsulated pixels."""
 
 _DAMAGE = (
     ValueError, RuntimeError, AttributeError, NotImplementedError, KeyError, IndexError, TypeError,
@@ -110,6 +114,32 @@ def _refusal(sop_class: str, modality: str) -> str | None:
         if kind.startswith(family):
             return reason
     return "unsupported_kind: neither X-ray angiography nor multi-frame ultrasound"
+
+
+def count_fragments(path: Path, header: "Dataset") -> int | None:
+    """Fragments that are there, when they alone tell where frames end (an empty offset table); None otherwise.
+
+    pydicom yields nothing at all when there are fewer than NumberOfFrames; the frames before the cut are good.
+    """
+    import pydicom
+
+    if not header.file_meta.TransferSyntaxUID.is_encapsulated or "ExtendedOffsetTable" in header:
+        return None
+    with path.open("rb") as file:
+        pydicom.dcmread(file, stop_before_pixels=True, force=True)
+        file.seek(_PIXEL_DATA_HEADER, os.SEEK_CUR)
+        sizes = list(_item_sizes(file))
+    return len(sizes) - 1 if sizes and sizes[0] == 0 else None
+
+
+def _item_sizes(file: BinaryIO) -> Iterator[int]:
+    """Sizes of the offset table and of the fragments, up to the end mark or the end of the file (PS3.5 A.4)."""
+    while len(head := file.read(8)) == 8:
+        group, element, size = struct.unpack("<HHL", head)
+        if (group, element) != (0xFFFE, 0xE000):
+            return
+        yield size
+        file.seek(size, os.SEEK_CUR)
 
 
 class _Frames:
@@ -185,7 +215,10 @@ class _Frames:
         if self._syntax == _DEFLATED:
             yield from iter_pixels(dcmread(self._path))
             return
-        yield from iter_pixels(self._path, decoding_plugin=plugin)
+        known = {"number_of_frames": self._announced}
+        if (fragments := count_fragments(self._path, self._header)) is not None:
+            known["number_of_frames"] = min(self._announced, fragments)
+        yield from iter_pixels(self._path, decoding_plugin=plugin, **known)
 
     def _is_video(self) -> bool:
         number = self._syntax.removeprefix(_JPEG_FAMILY).split(".")[0]

@@ -44,8 +44,12 @@ def display_table(header: "Dataset", sample: Callable[[], np.ndarray]) -> np.nda
 
 def to_display(frame: np.ndarray, table: np.ndarray) -> np.ndarray:
     """Looks the values up. Bits above BitsStored are cut off: old files keep overlays there."""
-    bit_pattern = frame.view(f"u{frame.dtype.itemsize}")
-    return table[bit_pattern & (len(table) - 1)]
+    return table[_bit_pattern(frame, len(table))]
+
+
+def _bit_pattern(stored: np.ndarray, num_values: int) -> np.ndarray:
+    native = stored.astype(stored.dtype.newbyteorder("="), copy=False)
+    return native.view(f"u{native.dtype.itemsize}") & (num_values - 1)
 
 
 def _scale_elements(header: "Dataset") -> "Dataset":
@@ -71,9 +75,7 @@ def _unit_interval(
     if bits <= 8:
         low, high = values.min(), values.max()
     else:
-        patterns = sample()
-        patterns = patterns.view(f"u{patterns.dtype.itemsize}") & (len(values) - 1)
-        low, high = np.percentile(values[patterns], _PERCENTILES)
+        low, high = np.percentile(values[_bit_pattern(sample(), len(values))], _PERCENTILES)
     return np.clip((values - low) / max(high - low, 1.0), 0.0, 1.0)
 
 

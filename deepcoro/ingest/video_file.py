@@ -27,16 +27,23 @@ def open_video(path: Path) -> Film:
         with opened() as container:
             if not container.streams.video:
                 raise RejectedFilm("unreadable: the container holds no video stream")
-            rate, announced = container.streams.video[0].average_rate, container.streams.video[0].frames
+            stream = container.streams.video[0]
+            rate = stream.average_rate
+            announced = stream.frames or _frames_by_duration(container.duration, rate)
     except (av.FFmpegError, OSError, ValueError) as error:
         raise RejectedFilm("unreadable: the video container is damaged or of an unknown kind") from error
     known = rate is not None and 0 < rate < 1000
     return Film(
-        frames=StreamFrames(opened, announced or None),
+        frames=StreamFrames(opened, announced),
         frame_rate_fps=float(rate) if known else None,
         frame_rate_source="container average_rate" if known else None,
-        announced_frames=announced or None,
+        announced_frames=announced,
     )
+
+
+def _frames_by_duration(duration_us: int | None, rate_fps: Any) -> int | None:
+    """Matroska writes no frame count; without this a film cut in half would pass as a short one."""
+    return round(duration_us * float(rate_fps) / 1e6) if duration_us and rate_fps else None
 
 
 class StreamFrames:
