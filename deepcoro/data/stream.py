@@ -3,11 +3,14 @@
 A sample that cannot be read keeps its row with `valid` false and is masked everywhere; its key and reason enter the quarantine.
 """
 
+import atexit
 import logging
+import multiprocessing
 import os
 import signal
 from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple, Protocol
+from functools import partial
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -23,7 +26,12 @@ logger = logging.getLogger(__name__)
 Batch = dict[str, Any]
 _BATCHES_AHEAD = 2
 
+_leaving = multiprocessing.RawValue("b", 0)
+# Registered after multiprocessing's own exit hook, so it runs before it: that hook ends workers by SIGTERM and waits for them.
+atexit.register(setattr, _leaving, "value", 1)
 
+
+@runtime_checkable
 class BuiltField(Protocol):
     """What `Config.build` of a field gives."""
 
@@ -193,9 +201,11 @@ class _PlannedRows(Sampler):
 
 
 def _loader(fetch: Fetch, rows: Any, num_workers: int) -> DataLoader:
-    ahead = {"prefetch_factor": _BATCHES_AHEAD, "worker_init_fn": _start_worker} if num_workers else {}
+    start = partial(_start_worker, _leaving)
+    ahead = {"prefetch_factor": _BATCHES_AHEAD, "worker_init_fn": start} if num_workers else {}
     return DataLoader(
         fetch,
+        collate_fn=_as_it_is,
         sampler=rows,
         batch_size=None,
         num_workers=num_workers,
@@ -205,9 +215,17 @@ def _loader(fetch: Fetch, rows: Any, num_workers: int) -> DataLoader:
     )
 
 
-def _start_worker(worker: int) -> None:
+def _as_it_is(fetched: Fetched) -> Fetched:
+    return fetched
+
+
+def _start_worker(leaving: Any, worker: int) -> None:
+    def end_with_parent(*_: object) -> None:
+        if leaving.value:
+            os._exit(0)
+
     # A scheduler's SIGTERM reaches the whole process group: workers must outlive it, or the emergency save never runs.
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, end_with_parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"

@@ -63,8 +63,8 @@ class VideoField:
         return [self._film(study, study.clips[index], read_clip(index), draw) for index in clip_indices]
 
     def collate(
-        self, values: list[list[UInt8[Tensor, "channel frame height width"]] | None], num_videos: int
-    ) -> dict[str, UInt8[Tensor, "clip channel frame height width"] | Bool[Tensor, "study clip"]]:
+        self, values: list[list[UInt8[Tensor, "_ frame height width"]] | None], num_videos: int
+    ) -> dict[str, UInt8[Tensor, "clip channel frame height width"] | Bool[Tensor, "study num_videos"]]:
         """Grey films become colour (three equal channels) only beside a colour film; one black film stands in for none at all."""
         size_px, frames = self._config.size_px, self._config.frames
         films = [film for value in values for film in value or []]

@@ -1,0 +1,264 @@
+import io
+
+import numpy as np
+import pydantic
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from deepcoro.config import DataError
+from deepcoro.data.manifest import Encoding
+from deepcoro.fields.video import Box, Config, crop_box, decode_frames, fitted, frame_indices, scale_factor
+from deepcoro.sample import ClipRecord
+from tests.data.folder import study_with
+
+JPEG, LOSSLESS = Encoding(), Encoding(type="lossless")
+
+
+def film(num_frames=12, height=48, width=64, channels=1, seed=0):
+    """Smooth noise, so that JPEG and resizing are near to exact."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(0, 256, (num_frames, 6, 6, channels), dtype=np.uint8)
+    frames = [
+        np.asarray(
+            Image.fromarray(frame.squeeze(2) if channels == 1 else frame).resize(
+                (width, height), Image.BICUBIC
+            )
+        )
+        for frame in coarse
+    ]
+    return np.stack(frames).reshape(num_frames, height, width, channels)
+
+
+def decode(shot, draw=None, encoding=JPEG, **config):
+    record, payloads = study_with("s", [shot], encoding)
+    [result] = Config(**config).build().decode(record, (0,), lambda clip: payloads[clip], draw)
+    return result
+
+
+def record_of(num_frames, frame_rate_fps=15.0, height=32, width=32):
+    return ClipRecord(
+        clip="c",
+        member="000.mjpg",
+        frame_offsets=list(range(num_frames + 1)),
+        height=height,
+        width=width,
+        frame_rate_fps=frame_rate_fps,
+    )
+
+
+@given(st.integers(1, 200), st.integers(1, 40), st.integers(0, 10**6))
+def test_uniform_sampling_takes_one_frame_from_every_equal_part_of_the_film(num_frames, frames, seed):
+    config, clip = Config(frames=frames), record_of(num_frames)
+    for draw in (None, np.random.default_rng(seed)):
+        indices = frame_indices(config, clip, draw)
+        first = np.floor(np.arange(frames) * num_frames / frames)
+        last = np.ceil((np.arange(frames) + 1) * num_frames / frames) - 1
+        assert (indices >= first).all() and (indices <= last).all()
+
+
+def test_evaluation_shows_the_centres_and_training_every_frame_in_time():
+    config, clip = Config(frames=4), record_of(20)
+    assert frame_indices(config, clip, None).tolist() == [2, 7, 12, 17]
+    seen = {
+        frame for seed in range(200) for frame in frame_indices(config, clip, np.random.default_rng(seed))
+    }
+    assert seen == set(range(20))
+
+
+def test_a_film_shorter_than_the_frames_asked_for_shows_frames_again_in_order():
+    assert frame_indices(Config(frames=6), record_of(3), None).tolist() == [0, 0, 1, 1, 2, 2]
+    assert frame_indices(Config(frames=4, sampling="window", stride_s=0.2), record_of(3), None).tolist() == [
+        0,
+        0,
+        2,
+        2,
+    ]
+    video = decode(film(num_frames=1), frames=5, size_px=16)
+    assert video.shape == (1, 5, 16, 16)
+    assert (video == video[:, :1]).all()
+
+
+def test_a_window_lies_around_the_centre_with_the_stride_in_seconds():
+    config = Config(frames=4, sampling="window", stride_s=0.2)
+    assert frame_indices(config, record_of(61, frame_rate_fps=15), None).tolist() == [26, 28, 32, 34]
+    assert np.diff(frame_indices(config, record_of(60, frame_rate_fps=30), None)).tolist() == [6, 6, 6]
+    starts = {frame_indices(config, record_of(40), np.random.default_rng(seed))[0] for seed in range(300)}
+    assert starts == set(range(31))
+
+
+def test_a_window_of_a_film_without_a_frame_rate_is_a_bad_sample_with_its_reason():
+    record, payloads = study_with("s", [film()], JPEG)
+    record = record.model_copy(
+        update={"clips": [record.clips[0].model_copy(update={"frame_rate_fps": None})]}
+    )
+    field = Config(sampling="window", stride_s=0.1).build()
+    with pytest.raises(DataError, match="film s-film0 of study s: frame rate unknown"):
+        field.decode(record, (0,), lambda clip: payloads[clip], None)
+
+
+@pytest.mark.parametrize(
+    "keys", [{"sampling": "window"}, {"stride_s": 0.1}, {"stride_s": -1, "sampling": "window"}]
+)
+def test_a_stride_belongs_to_a_window_and_only_there(keys):
+    with pytest.raises(pydantic.ValidationError, match="stride_s"):
+        Config(**keys)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("encoding", [JPEG, LOSSLESS])
+def test_the_frames_shown_are_those_of_the_film_at_the_size_asked_for(channels, encoding):
+    frames = film(channels=channels)
+    video = decode(frames, encoding=encoding, frames=4, size_px=32)
+    assert video.dtype == torch.uint8 and video.shape == (channels, 4, 32, 32)
+    for place, number in enumerate([1, 4, 7, 10]):
+        image = Image.fromarray(frames[number].squeeze(2) if channels == 1 else frames[number])
+        expected = np.zeros((32, 32, channels))
+        expected[4:28] = np.asarray(image.resize((32, 24), Image.BILINEAR)).reshape(24, 32, channels)
+        got = video[:, place].permute(1, 2, 0).numpy()
+        assert np.abs(got - expected).mean() < (2.0 if encoding is LOSSLESS else 4.0)
+        assert (got[:4] == 0).all() and (got[28:] == 0).all()
+
+
+def test_lossless_frames_at_their_stored_size_come_back_bit_by_bit():
+    frames = film(height=32, width=32)
+    video = decode(frames, encoding=LOSSLESS, frames=12, size_px=32)
+    assert torch.equal(video[0], torch.from_numpy(frames[..., 0]))
+
+
+def test_crop_shows_the_central_square_and_letterbox_the_whole_frame():
+    frames = np.zeros((2, 40, 80, 1), np.uint8)
+    frames[:, :, 20:60] = 200
+    cropped = decode(frames, encoding=LOSSLESS, frames=2, size_px=20, fit="crop")
+    assert (cropped == 200).all()
+    boxed = decode(frames, encoding=LOSSLESS, frames=2, size_px=20)
+    assert (boxed[:, :, :5] == 0).all() and (boxed[:, :, 15:] == 0).all()
+    assert (boxed[:, :, 5:15, 6:14] == 200).all() and (boxed[:, :, 5:15, :4] == 0).all()
+
+
+def test_a_portrait_film_has_bars_left_and_right():
+    boxed = decode(np.full((2, 80, 40, 1), 200, np.uint8), encoding=LOSSLESS, frames=2, size_px=20)
+    assert (
+        (boxed[:, :, :, 5:15] == 200).all()
+        and (boxed[:, :, :, :5] == 0).all()
+        and (boxed[:, :, :, 15:] == 0).all()
+    )
+
+
+@given(
+    st.integers(16, 900), st.integers(16, 900), st.sampled_from(["letterbox", "crop"]), st.integers(0, 1000)
+)
+def test_any_film_is_decoded_at_the_coarsest_scale_that_still_has_the_size(height, width, fit, seed):
+    config, clip = Config(size_px=56, fit=fit, random_resized_crop_min_scale=0.3), record_of(
+        3, height=height, width=width
+    )
+    box = crop_box(height, width, config, np.random.default_rng(seed))
+    assert (
+        0 <= box.top <= box.top + box.height <= 1 + 1e-9 and 0 <= box.left <= box.left + box.width <= 1 + 1e-9
+    )
+    longer = max(box.height * height, box.width * width)
+    factor = scale_factor(clip, box, config)
+    assert factor in (1, 2, 4, 8)
+    assert factor == 1 or longer / factor >= 56
+    assert factor == 8 or longer / (2 * factor) < 56
+    out = fitted(
+        torch.zeros(1, 1, -(-height // factor), -(-width // factor), dtype=torch.uint8), clip, box, config
+    )
+    assert out.shape == (1, 1, 56, 56)
+
+
+@pytest.mark.parametrize("factor", [2, 4, 8])
+def test_decoding_at_a_smaller_scale_gives_the_film_made_smaller(factor):
+    frames = film(num_frames=2, height=128, width=96)
+    record, [payload] = study_with("s", [frames], JPEG)
+    small = decode_frames(record.clips[0], payload, np.arange(2), factor)
+    assert small.shape == (2, 1, 128 // factor, 96 // factor)
+    expected = np.asarray(Image.fromarray(frames[1, ..., 0]).resize((96 // factor, 128 // factor), Image.BOX))
+    assert np.abs(small[1, 0].numpy().astype(int) - expected).mean() < 3
+
+
+@pytest.mark.parametrize(("height", "width"), [(130, 99), (257, 66)])
+def test_a_film_whose_sides_no_scale_divides_is_decoded_at_that_scale(height, width):
+    frames = film(num_frames=2, height=height, width=width)
+    video = decode(frames, frames=2, size_px=16, fit="crop")
+    record, _ = study_with("s", [frames], JPEG)
+    assert (
+        scale_factor(record.clips[0], crop_box(height, width, Config(fit="crop"), None), Config(size_px=16))
+        > 1
+    )
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    square = Image.fromarray(frames[0, top : top + side, left : left + side, 0]).resize((16, 16), Image.BOX)
+    assert np.abs(video[0, 0].numpy().astype(int) - np.asarray(square)).mean() < 12
+
+
+def test_training_crops_differ_between_rows_keep_the_aspect_and_are_one_for_all_frames():
+    config = Config(random_resized_crop_min_scale=0.25)
+    boxes = [crop_box(40, 80, config, np.random.default_rng(seed)) for seed in range(50)]
+    assert len(set(boxes)) == 50
+    assert all(box.height == box.width and 0.5 <= box.height <= 1 for box in boxes)
+    assert crop_box(40, 80, config, None) == Box(0, 0, 1, 1)
+    still = np.repeat(film(num_frames=1), 6, axis=0)
+    video = decode(
+        still,
+        draw=np.random.default_rng(0),
+        encoding=LOSSLESS,
+        frames=6,
+        size_px=24,
+        random_resized_crop_min_scale=0.3,
+    )
+    assert (video == video[:, :1]).all()
+    assert not torch.equal(video, decode(still, encoding=LOSSLESS, frames=6, size_px=24))
+
+
+def test_a_grey_film_beside_a_colour_film_has_three_equal_channels_and_alone_stays_grey():
+    field = Config(frames=3, size_px=16).build()
+    grey, colour = decode(film(), frames=3, size_px=16), decode(film(channels=3), frames=3, size_px=16)
+    assert field.collate([[grey], [grey]], 1)["video"].shape == (2, 1, 3, 16, 16)
+    mixed = field.collate([[grey], [colour]], 1)["video"]
+    assert mixed.shape == (2, 3, 3, 16, 16)
+    assert torch.equal(mixed[0], grey.expand(3, -1, -1, -1)) and torch.equal(mixed[1], colour)
+
+
+def test_only_real_clips_are_stacked_and_the_mask_tells_their_cells():
+    field = Config(frames=2, size_px=8).build()
+    one, two, three = (torch.full((1, 2, 8, 8), value, dtype=torch.uint8) for value in (1, 2, 3))
+    batch = field.collate([[one, two], None, [three]], num_videos=3)
+    assert batch["video"][:, 0, 0, 0, 0].tolist() == [1, 2, 3]
+    assert batch["clip_mask"].tolist() == [[True, True, False], [False] * 3, [True, False, False]]
+    empty = field.collate([None, None], num_videos=3)
+    assert (
+        empty["video"].shape == (1, 1, 2, 8, 8) and not empty["video"].any() and not empty["clip_mask"].any()
+    )
+
+
+def test_only_the_wanted_frames_are_decoded():
+    record, [payload] = study_with("s", [film()], JPEG)
+    clip = record.clips[0]
+    broken = bytearray(payload)
+    for number in range(12):
+        if number not in (1, 4, 7, 10):
+            start, end = clip.frame_offsets[number : number + 2]
+            broken[start:end] = bytes(end - start)
+    field = Config(frames=4, size_px=32).build()
+    [one], [other] = (
+        field.decode(record, (0,), lambda _, blob=blob: bytes(blob), None) for blob in (payload, broken)
+    )
+    assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("encoding", [JPEG, LOSSLESS])
+def test_broken_frames_are_a_data_error_named_by_film_and_study(encoding):
+    record, [payload] = study_with("s", [film()], encoding)
+    with pytest.raises(DataError, match="film s-film0 of study s"):
+        Config().build().decode(record, (0,), lambda clip: bytes(len(payload)), None)
+
+
+def test_a_members_frames_are_a_jpeg_stream_that_any_reader_opens():
+    frames = film()
+    record, [payload] = study_with("s", [frames], JPEG)
+    start, end = record.clips[0].frame_offsets[3:5]
+    image = np.asarray(Image.open(io.BytesIO(payload[start:end])))
+    assert np.abs(image.astype(int) - frames[3, ..., 0]).mean() < 4
