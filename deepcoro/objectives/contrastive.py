@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -118,7 +118,7 @@ class Config(Block):
     """The multiplier of the cosine similarities is kept at or below it."""
 
     @model_validator(mode="after")
-    def _starts_within_its_bound(self) -> Self:
+    def _starts_within_its_bound(self) -> "Config":
         if self.loss.init_logit_scale > self.max_logit_scale:
             raise ValueError(
                 f"loss.init_logit_scale {self.loss.init_logit_scale} is above max_logit_scale {self.max_logit_scale}"
