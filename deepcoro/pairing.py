@@ -27,7 +27,9 @@ class Side:
     @cached_property
     def all_rows(self) -> Float[Tensor, "all dim"]:
         """The rows of all ranks, with gradient; gathered on first use, since not every loss needs both sides."""
-        return gather_rows_with_gradient(self.rows, self.counts)[0]
+        # a metric may be the first to ask, under no_grad, and the loss gets the same rows
+        with torch.enable_grad():
+            return gather_rows_with_gradient(self.rows, self.counts)[0]
 
 
 def pair_up(

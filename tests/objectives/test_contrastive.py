@@ -1,0 +1,219 @@
+import copy
+import math
+
+import pydantic
+import pytest
+import torch
+
+from deepcoro.losses import clip, siglip
+from deepcoro.losses.clip import clip_loss
+from deepcoro.losses.siglip import siglip_loss
+from deepcoro.objectives.contrastive import Config
+from tests.gloo import run_on_ranks
+
+VIDEO_DIM, TEXT_DIM = 5, 3
+CONFIGS = {
+    "clip": Config(embed_dim=4, loss=clip.Config(init_logit_scale=6)),
+    "siglip": Config(embed_dim=4, loss=siglip.Config(init_logit_scale=6, init_logit_bias=-2)),
+}
+# Report of each row of four global batches of six rows: None = no report, a minus sign = a sample that could not be read.
+WINDOW = [[1, 2, 1, 3, 2, 1], [4, None, 5, 5, -4, 4], [-1, None, None, -2, None, -1], [1, 2, 3, 4, 5, 6]]
+
+
+def text_of(report: int) -> torch.Tensor:
+    """What the frozen text tower of these tests makes of a report."""
+    return torch.randn(TEXT_DIM, dtype=torch.float64, generator=torch.Generator().manual_seed(10**6 + report))
+
+
+def film_of(position: int) -> torch.Tensor:
+    return torch.randn(VIDEO_DIM, dtype=torch.float64, generator=torch.Generator().manual_seed(position))
+
+
+def micro_batch(reports: list[int | None], first_position: int) -> tuple[dict, dict]:
+    """Features and batch of one rank, collated as the report field does: a text that rows share is there once."""
+    distinct = list(dict.fromkeys(abs(report) for report in reports if report is not None))
+    features = {
+        "video": torch.stack([film_of(first_position + row) for row in range(len(reports))]),
+        "text": torch.stack([text_of(report) for report in distinct or [0]]),
+    }
+    batch = {
+        "valid": torch.tensor([report is None or report > 0 for report in reports]),
+        "report_id": torch.tensor([-1 if report is None else abs(report) for report in reports]),
+        "report": {
+            "index": torch.tensor([0 if each is None else distinct.index(abs(each)) for each in reports])
+        },
+    }
+    return features, batch
+
+
+def build(name: str) -> torch.nn.Module:
+    torch.manual_seed(0)
+    return CONFIGS[name].build(VIDEO_DIM, TEXT_DIM).double()
+
+
+def train_window(rank: int, world_size: int, name: str, window: list[list]) -> dict:
+    """One optimiser step's gradients as the training loop takes them: sum * world size / count of the whole window."""
+    objective = build(name)
+    micro_batches = []
+    for number, reports in enumerate(window):
+        rows = len(reports) // world_size
+        mine = reports[rank * rows : (rank + 1) * rows]
+        micro_batches.append(micro_batch(mine, 100 * number + rank * rows))
+    count = sum(objective.count(batch) for _, batch in micro_batches)
+    if world_size > 1:
+        torch.distributed.all_reduce(count)
+    loss = sum(objective(*each)["sum"] for each in micro_batches) * world_size / count.clamp(min=1)
+    loss.backward()
+    gradients = {key: parameter.grad for key, parameter in objective.named_parameters()}
+    if world_size > 1:
+        for value in (loss.data, *gradients.values()):
+            torch.distributed.all_reduce(value)
+            value /= world_size
+    return {"loss": loss.detach(), "count": count, **gradients}
+
+
+def train_all(rank: int, world_size: int) -> dict:
+    return {
+        (name, length): train_window(rank, world_size, name, WINDOW[:length])
+        for name in CONFIGS
+        for length in (1, 4)
+    }
+
+
+def by_definition(name: str, window: list[list]) -> dict:
+    """The mean over the window's videos with a report, each weighed by the loss of its own batch of distinct texts."""
+    objective = build(name)
+    scale, bias = objective.logit_scale.exp(), objective.logit_bias
+    weighed, count = 0, 0
+    for number, reports in enumerate(window):
+        rows = [row for row, report in enumerate(reports) if report is not None and report > 0]
+        if not rows:
+            continue
+        wanted = torch.tensor([reports[row] for row in rows])
+        distinct = torch.tensor(sorted({reports[row] for row in rows}))
+        video = objective.embed_video(torch.stack([film_of(100 * number + row) for row in rows]))
+        text = objective.embed_text(torch.stack([text_of(report) for report in distinct.tolist()]))
+        if name == "clip":
+            loss = clip_loss(video, text, scale, wanted, distinct)
+        else:
+            loss = siglip_loss(video, text, scale, bias, wanted, distinct)
+        weighed, count = weighed + len(rows) * loss, count + len(rows)
+    loss = weighed / count
+    loss.backward()
+    gradients = {key: parameter.grad for key, parameter in objective.named_parameters()}
+    return {"loss": loss.detach().reshape(1), "count": torch.tensor([count]), **gradients}
+
+
+@pytest.fixture(scope="module")
+def trained() -> dict[int, dict]:
+    """Windows by number of ranks; the ranks agree, so one of them speaks."""
+    return {1: train_all(0, 1)} | {ranks: run_on_ranks(train_all, ranks, ranks)[-1] for ranks in (2, 3)}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+@pytest.mark.parametrize("length", [1, 4])
+def test_a_window_is_normalised_by_all_its_valid_videos(trained, name, world_size, length):
+    expected = by_definition(name, WINDOW[:length])
+    got = trained[world_size][name, length]
+    assert got.keys() == expected.keys()
+    for key, wanted in expected.items():
+        torch.testing.assert_close(
+            got[key], wanted, rtol=1e-10, atol=1e-10, msg=lambda text, key=key: f"{key}: {text}"
+        )
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_batch_without_reports_is_a_zero_that_moves_nothing(name):
+    objective = build(name)
+    features, batch = micro_batch(WINDOW[2], 0)
+    features = {key: value.requires_grad_() for key, value in features.items()}
+    result = objective(features, batch)
+    result["sum"].backward()
+    assert objective.count(batch).tolist() == [0]
+    assert result["sum"].item() == 0
+    assert result["in_batch_accuracy"].item() == 0
+    for leaf in (*features.values(), *objective.parameters()):
+        assert torch.equal(leaf.grad, torch.zeros_like(leaf))
+
+
+def test_an_unreadable_sample_changes_nothing_but_its_absence():
+    objective = build("clip")
+    features, batch = micro_batch([1, -2, 2], 0)
+    features["video"][1] = 1e6
+    with_it = objective(features, batch)["sum"]
+    without, small = micro_batch([1, 2], 0)
+    without["video"][1] = features["video"][2]
+    torch.testing.assert_close(with_it, objective(without, small)["sum"])
+    assert objective.count(batch).tolist() == [2]
+
+
+def test_metrics_show_the_multiplier_and_the_bias_without_gradient():
+    objective = build("siglip")
+    result = objective(*micro_batch(WINDOW[0], 0))
+    assert result.keys() == {"sum", "logit_scale", "logit_bias", "in_batch_accuracy"}
+    assert all(value.shape == (1,) for value in result.values())
+    assert [key for key, value in result.items() if value.requires_grad] == ["sum"]
+    assert result["logit_scale"].item() == pytest.approx(6)
+    assert result["logit_bias"].item() == -2
+    assert "logit_bias" not in build("clip")(*micro_batch(WINDOW[0], 0))
+
+
+def test_in_batch_accuracy_counts_the_nearest_text_and_shares_ties():
+    objective = Config(embed_dim=3).build(3, 3)
+    with torch.no_grad():
+        objective.video_projection.weight.copy_(torch.eye(3))
+        objective.text_projection.weight.copy_(torch.eye(3))
+    batch = {
+        "valid": torch.tensor([True, True, True, False]),
+        "report_id": torch.tensor([5, 6, 5, 6]),
+        "report": {"index": torch.tensor([0, 1, 0, 1])},
+    }
+    video = torch.tensor([[1.0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0]])  # right, wrong, tie, not read
+    result = objective({"video": video, "text": torch.eye(3)[:2]}, batch)
+    assert result["in_batch_accuracy"].item() == pytest.approx(1.5 / 3)
+
+
+def test_the_multiplier_stops_at_its_bound_and_can_come_back():
+    objective = build("clip")
+    with torch.no_grad():
+        objective.logit_scale.fill_(math.log(1000))
+    result = objective(*micro_batch(WINDOW[0], 0))
+    assert result["logit_scale"].item() == pytest.approx(100)
+    result["sum"].backward()
+    assert objective.logit_scale.grad.abs().item() > 0
+    at_bound = copy.deepcopy(objective)
+    at_bound.zero_grad()
+    with torch.no_grad():
+        at_bound.logit_scale.fill_(math.log(100))
+    at_bound(*micro_batch(WINDOW[0], 0))["sum"].backward()
+    torch.testing.assert_close(objective.logit_scale.grad, at_bound.logit_scale.grad)
+
+
+def test_under_bf16_autocast_embeddings_are_fp32_unit_vectors():
+    objective = CONFIGS["clip"].build(VIDEO_DIM, TEXT_DIM)
+    features, batch = micro_batch(WINDOW[0], 0)
+    features = {key: value.bfloat16() for key, value in features.items()}
+    with torch.autocast("cpu", torch.bfloat16):
+        embedding = objective.embed_video(features["video"])
+        result = objective(features, batch)
+    assert embedding.dtype == torch.float32
+    torch.testing.assert_close(embedding.norm(dim=1), torch.ones(6))
+    assert {value.dtype for value in result.values()} == {torch.float32}
+    exact = objective.double()({key: value.double() for key, value in features.items()}, batch)
+    assert result["sum"].item() == pytest.approx(exact["sum"].item(), rel=1e-5)
+
+
+def test_scalars_have_shape_one_and_projections_no_bias():
+    shapes = {key: tuple(value.shape) for key, value in build("siglip").named_parameters()}
+    assert shapes == {
+        "logit_scale": (1,),
+        "logit_bias": (1,),
+        "video_projection.weight": (4, VIDEO_DIM),
+        "text_projection.weight": (4, TEXT_DIM),
+    }
+
+
+def test_a_start_above_the_bound_is_refused():
+    with pytest.raises(pydantic.ValidationError, match="is above max_logit_scale"):
+        Config(max_logit_scale=10)
