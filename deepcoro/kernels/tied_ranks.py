@@ -14,8 +14,8 @@ from scipy.special import gammaln
 TIE = 1e-6
 """Similarities that round to the same multiple of this are equal; the noise of float32 features is a tenth of it."""
 
-_ELEMENTS_AT_ONCE = 16_000_000
-"""Similarities held at one time (128 MB)."""
+_ELEMENTS_AT_ONCE = 8_000_000
+"""Similarities held at one time (64 MB)."""
 
 
 @dataclass(frozen=True)

@@ -96,7 +96,7 @@ def test_blocks_give_the_same_places_as_one_product(monkeypatch):
         np.testing.assert_array_equal(once.tied, blocked.tied)
 
 
-@pytest.mark.parametrize("block_elements", [16_000_000, 90])
+@pytest.mark.parametrize("block_elements", [8_000_000, 90])
 def test_permuted_hits_equal_a_search_that_is_run_again_for_each_permutation(monkeypatch, block_elements):
     monkeypatch.setattr("deepcoro.kernels.tied_ranks._ELEMENTS_AT_ONCE", block_elements)
     generator = np.random.default_rng(2)

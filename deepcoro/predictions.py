@@ -1,0 +1,114 @@
+"""What the model said of each film, as a table that a spreadsheet opens.
+
+One row a film. `ground_truth_idx`, `predicted_idx_1..5` and `sim_1..5` mean what they mean in the tables of earlier tools:
+row numbers of the companion table of distinct texts (`Index`, `Text`) and cosine similarities, best first.
+"""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from deepcoro import atomic
+from deepcoro.kernels.tied_ranks import nearest
+from deepcoro.sample import text_id
+
+NUM_PREDICTED = 5
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Films with what was predicted for them. Sequences hold one entry per film, in one order."""
+
+    clips: Sequence[str]
+    """Keyed ids of the films (of the studies, where a sample is a study)."""
+    studies: Sequence[str]
+    """Keyed ids of the studies."""
+    split: str
+    films: np.ndarray
+    """L2-normalised embeddings [film, dim]."""
+    texts: Sequence[str]
+    """Distinct texts that were searched."""
+    text_embeddings: np.ndarray
+    """L2-normalised embeddings [text, dim]."""
+    text_of_film: np.ndarray
+    """Row of each film's own text; -1 = none."""
+    scores: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """Zero-shot task -> score of each film (metrics.zero_shot.ZeroShot.scores)."""
+    probabilities: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """Zero-shot task -> metrics.zero_shot.probability."""
+    labels: Mapping[str, Sequence] = field(default_factory=dict)
+    """Label column -> value of each film; None = not assessed."""
+
+
+def predictions_rows(predictions: Predictions) -> list[dict[str, object]]:
+    """One row per film. An empty cell is a value that does not exist: no report, label not assessed, fewer texts than five."""
+    columns, similarities = nearest(predictions.films, predictions.text_embeddings, NUM_PREDICTED)
+    return [
+        _identity(predictions, film)
+        | _nearest_texts(predictions.texts, columns[film].tolist(), similarities[film].tolist())
+        | _findings(predictions, film)
+        for film in range(len(predictions.clips))
+    ]
+
+
+def _identity(predictions: Predictions, film: int) -> dict[str, object]:
+    own = int(predictions.text_of_film[film])
+    text = predictions.texts[own] if own >= 0 else None
+    return {
+        "clip": predictions.clips[film],
+        "study": predictions.studies[film],
+        "split": predictions.split,
+        "text_id": text_id(text) if text is not None else None,
+        "ground_truth_idx": own if text is not None else None,
+        "ground_truth_text": text,
+    }
+
+
+def _nearest_texts(texts: Sequence[str], columns: list[int], similarities: list[float]) -> dict[str, object]:
+    places = range(1, NUM_PREDICTED + 1)
+    known = dict(enumerate(zip(columns, similarities, strict=True), start=1))
+    return (
+        {f"predicted_idx_{place}": known[place][0] if place in known else None for place in places}
+        | {f"sim_{place}": f"{known[place][1]:.6f}" if place in known else None for place in places}
+        | {f"predicted_text_{place}": texts[known[place][0]] if place in known else None for place in places}
+    )
+
+
+def _findings(predictions: Predictions, film: int) -> dict[str, object]:
+    return (
+        {f"zero_shot_{task}_score": f"{values[film]:.6f}" for task, values in predictions.scores.items()}
+        | {
+            f"zero_shot_{task}_probability": f"{values[film]:.6f}"
+            for task, values in predictions.probabilities.items()
+        }
+        | {f"label_{name}": _cell(values[film]) for name, values in predictions.labels.items()}
+    )
+
+
+def _cell(value: object) -> object:
+    is_nan = isinstance(value, float | np.floating) and np.isnan(value)
+    return None if is_nan else value
+
+
+def write_predictions(folder: Path, name: str, predictions: Predictions) -> Path:
+    """Writes `{name}.csv` and `{name}_unique_texts.csv` (`name` is `{data}_{split}`); returns the first."""
+    path = folder / f"{name}.csv"
+    atomic.write_text(path, table(predictions_rows(predictions)))
+    texts = [{"Index": row, "Text": text} for row, text in enumerate(predictions.texts)]
+    atomic.write_text(folder / f"{name}_unique_texts.csv", table(texts))
+    return path
+
+
+def table(rows: list[dict[str, object]]) -> str:
+    """Rows with the same keys as comma-separated text; no rows give no text."""
+    if not rows:
+        return ""
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return buffer.getvalue()

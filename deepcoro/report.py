@@ -1,0 +1,232 @@
+"""The page a run leaves behind: what was measured, beside chance and a control, with films to look at. One file, no network.
+
+`write_report(run_dir)` reads the run folder; `render_report(ReportInputs(...))` is the same without a folder. What is not
+there is left out and said. Of the document `results/{data}_{split}.json` these keys are read, all optional: `metrics` (flat),
+`data`, `split`, `checkpoint`, `created`, `commit`, `patient_split`, `data_summary` (name -> number or text), `notes` (list),
+`times_computed`.
+"""
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+import jinja2
+import numpy as np
+import pydantic
+import yaml
+
+from deepcoro import atomic, report_figures, report_tables
+from deepcoro.metrics import zero_shot
+from deepcoro.report_examples import Example
+from deepcoro.report_figures import Curve, Scored
+
+EXAMPLES_FILE = "report_examples.json"
+"""Examples of the last evaluation; they hold films, like the report."""
+
+_TEMPLATES = Path(__file__).parent / "templates"
+_EXAMPLES = pydantic.TypeAdapter(list[Example])
+
+
+@dataclass(frozen=True)
+class ReportInputs:
+    """Everything the page shows. Only the name is required."""
+
+    run_name: str
+    data: str | None = None
+    split: str | None = None
+    checkpoint: str | None = None
+    created: str | None = None
+    """When the numbers were computed, as printed."""
+    commit: str | None = None
+    patient_split: str | None = None
+    """`verified`, `unverifiable`, or None where there is no result."""
+    results: Mapping[str, float] = field(default_factory=dict)
+    """Flat metrics (results.json)."""
+    history: Sequence[Mapping] = ()
+    """Lines of metrics.jsonl."""
+    config_text: str = ""
+    strata: Sequence[str] = ()
+    """Labels that bound the search within strata."""
+    positives: Mapping[str, str] = field(default_factory=dict)
+    """Zero-shot task -> class that a high score speaks for."""
+    examples: Sequence[Example] = ()
+    scored: Sequence[Scored] = ()
+    """Zero-shot scores and truth, for the curves."""
+    data_summary: Mapping[str, object] = field(default_factory=dict)
+    times_computed: int | None = None
+    notes: Sequence[str] = ()
+    """What the evaluation left out, and why."""
+
+
+def write_report(run_dir: Path, examples: Sequence[Example] | None = None) -> Path:
+    """Writes `report.html` whole or not at all, and keeps `examples` so that the page can be made again. Returns its path.
+
+    Without `examples` those of the last evaluation are shown.
+    """
+    if examples is not None:
+        atomic.write_text(run_dir / EXAMPLES_FILE, _EXAMPLES.dump_json(list(examples)).decode())
+    path = run_dir / "report.html"
+    atomic.write_text(path, render_report(read_inputs(run_dir)))
+    return path
+
+
+def read_inputs(run_dir: Path) -> ReportInputs:
+    """What the run folder holds, however little."""
+    document = _newest_result(run_dir)
+    config_text = _text(run_dir / "config.yaml")
+    measured = _metrics_of(yaml.safe_load(config_text) or {})
+    metric = zero_shot.Config.model_validate(measured.get("zero_shot", {})).build()
+    examples = _text(run_dir / EXAMPLES_FILE)
+    results = _numbers(json.loads(_text(run_dir / "results.json") or "{}") or document.get("metrics", {}))
+    return ReportInputs(
+        run_name=run_dir.resolve().name,
+        data=document.get("data"),
+        split=document.get("split"),
+        checkpoint=document.get("checkpoint"),
+        created=document.get("created"),
+        commit=document.get("commit"),
+        patient_split=document.get("patient_split"),
+        results=results,
+        history=[json.loads(line) for line in _text(run_dir / "metrics.jsonl").splitlines() if line.strip()],
+        config_text=config_text,
+        strata=measured.get("retrieval", {}).get("strata") or [],
+        positives={name: task.positive for name, task in metric.config.tasks.items()},
+        examples=_EXAMPLES.validate_json(examples) if examples else [],
+        scored=_read_scores(run_dir, document, metric),
+        data_summary=document.get("data_summary") or {},
+        times_computed=document.get("times_computed"),
+        notes=document.get("notes") or [],
+    )
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8") if path.is_file() else ""
+
+
+def _newest_result(run_dir: Path) -> dict:
+    """The document of the last evaluation; {} when there is none."""
+    files = sorted((run_dir / "results").glob("*.json"), key=lambda file: file.stat().st_mtime)
+    documents = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+    documents = [document for document in documents if isinstance(document, dict) and "split" in document]
+    return documents[-1] if documents else {}
+
+
+def _numbers(tree: Mapping) -> dict[str, float]:
+    return {
+        key: float(value)
+        for key, value in tree.items()
+        if isinstance(value, int | float) and not isinstance(value, bool)
+    }
+
+
+def _metrics_of(config: dict) -> dict[str, dict]:
+    evaluate = config.get("evaluate") or {}
+    return {name: block for name, block in (evaluate.get("metrics") or {}).items() if isinstance(block, dict)}
+
+
+def _read_scores(run_dir: Path, document: Mapping, metric: zero_shot.ZeroShot) -> list[Scored]:
+    """Scores of the predictions table against its labels, for the tasks that both classes were seen of."""
+    path = run_dir / "predictions" / f"{document.get('data')}_{document.get('split')}.csv"
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    found = [_scored(rows, name, metric) for name in metric.config.tasks]
+    return [scored for scored in found if len(np.unique(scored.positive)) == 2]
+
+
+def _scored(rows: Sequence[Mapping[str, str]], name: str, metric: zero_shot.ZeroShot) -> Scored:
+    task = metric.config.tasks[name]
+    score, label = f"zero_shot_{name}_score", f"label_{task.label}"
+    rows = [row for row in rows if row.get(score)]
+    truth = metric.truth(name, [row.get(label) for row in rows])
+    scores = np.array([float(row[score]) for row in rows])
+    word = report_tables.positive_word(name, {name: task.positive})
+    title = report_tables.TASK_WORDS.get(name, name)
+    kept = ~np.isnan(truth)
+    return Scored(title, scores[kept], truth[kept] == 1, word, f"not {word}")
+
+
+def render_report(inputs: ReportInputs) -> str:
+    """The page as one HTML text; every string of the run is escaped."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["number"] = report_tables.number
+    measures = report_tables.measures(inputs.results, inputs.strata)
+    return environment.get_template("report.html").render(
+        inputs=inputs,
+        created=inputs.created or datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        warnings=_warnings(inputs),
+        cards=report_tables.cards(inputs.results, inputs.strata, inputs.positives),
+        tables=report_tables.tables(inputs.results, inputs.strata, inputs.positives),
+        interval_figure=report_figures.interval_figure(measures) if measures else "",
+        score_figures=_score_figures(inputs.scored),
+        training_figures=training_figures(inputs.history),
+        forward=[example for example in inputs.examples if example.direction == "text_to_video"],
+        backward=[example for example in inputs.examples if example.direction == "video_to_text"],
+        holds_films=any(_has_film(example) for example in inputs.examples),
+        timings={
+            key: value for key, value in inputs.results.items() if key.startswith(("speed/", "memory/"))
+        },
+    )
+
+
+def _has_film(example: Example) -> bool:
+    return bool(example.strip) or any(candidate.strip for candidate in example.candidates)
+
+
+def _score_figures(scored: Sequence[Scored]) -> list[str]:
+    return [report_figures.roc_figure(scored), report_figures.histogram_figure(scored)] if scored else []
+
+
+def _warnings(inputs: ReportInputs) -> list[str]:
+    found = []
+    if not inputs.results:
+        found.append("There are no results yet: this run has not been evaluated.")
+    if inputs.history and not any(key.startswith("val/") for line in inputs.history for key in line):
+        found.append("Nothing was measured on a validation split during training.")
+    if inputs.split != "val" and (inputs.times_computed or 0) > 1:
+        found.append(
+            f"This split has been evaluated {inputs.times_computed} times in this run; a choice made after looking "
+            "makes the numbers too good."
+        )
+    return found + report_tables.warnings(inputs.results) + list(inputs.notes)
+
+
+def training_figures(history: Sequence[Mapping]) -> list[str]:
+    """Loss, learning rate, throughput and validation over optimiser steps; what was never logged is left out."""
+    keys = list(dict.fromkeys(key for line in history for key in line))
+    losses = [key for key in keys if key.startswith(("train/", "val/")) and key.rsplit("/", 1)[-1] == "loss"]
+    rates = [key for key in keys if key == "lr" or key.startswith("lr/")]
+    speeds = [key for key in keys if key.startswith("speed/")][:2]
+    recall = "val/retrieval/text_to_video/R@5"
+    scores = [key for key in (recall, f"{recall}_chance") if key in keys]
+    groups = [
+        ("Loss", losses[:5]),
+        ("Retrieval on the validation split", scores),
+        ("Learning rate", rates[:5]),
+    ]
+    groups += [(key.removeprefix("speed/").replace("_", " "), [key]) for key in speeds]
+    drawn = [(title, [_curve(history, key) for key in names]) for title, names in groups if names]
+    return [
+        report_figures.curve_figure(curves, title, smoothed=title != "Learning rate")
+        for title, curves in drawn
+    ]
+
+
+def _curve(history: Sequence[Mapping], key: str) -> Curve:
+    points = [(float(line["step"]), float(line[key])) for line in history if isinstance(line.get(key), int | float)]
+    label = (
+        key.replace("/loss", "")
+        .replace("val/retrieval/text_to_video/", "report → film ")
+        .replace("_chance", " by chance")
+    )
+    return Curve(label, [step for step, _ in points], [value for _, value in points])
