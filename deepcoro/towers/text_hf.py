@@ -173,7 +173,7 @@ class Config(Block):
     """Fraction FROZEN: floor(ratio * (embeddings + blocks)) parts from the bottom; 0.8 freezes 80 %, 1 everything."""
     pooling: Literal["cls", "mean"] = "cls"
     """What stands for the text: its class token, or the mean of its tokens."""
-    attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+    attention: Literal["sdpa", "eager"] = "sdpa"
     """Attention kernel, by its name in transformers."""
 
     @model_validator(mode="after")

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from deepcoro.config import ConfigError
-from deepcoro.towers.text_hf import Config, FromScratch, train_tokenizer
+from deepcoro.towers.text_hf import Config, FromScratch, TextTower, train_tokenizer
 
 REPORTS = [
     "Proximal LAD: 70% stenosis. Mid LAD: 30 % stenosis.",
@@ -187,3 +187,24 @@ def test_a_folder_that_is_no_model_says_so(tmp_path):
     config = Config(model=str(tmp_path))
     with pytest.raises(ConfigError, match=r"towers\.text\.model"):
         config.build(tokenizer=None)
+
+
+@pytest.mark.parametrize("family", ["bert", "roberta", "distilbert", "electra", "modernbert"])
+def test_other_families_of_encoders_have_the_same_parts(family, tokenizer):
+    from transformers import AutoConfig, AutoModel
+
+    sizes = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 32}
+    if family == "distilbert":
+        sizes = {"dim": 16, "n_layers": 3, "n_heads": 2, "hidden_dim": 32}
+    config = AutoConfig.for_model(
+        family, vocab_size=len(tokenizer), pad_token_id=0, bos_token_id=2, eos_token_id=3, **sizes
+    )
+    tower = TextTower(AutoModel.from_config(config), tokenizer, "cls", freeze_ratio=0.5)
+    names = {id(module): name for name, module in tower.encoder.named_modules()}
+    embeddings, first_block = [names[id(part)] for part in tower.frozen]
+    assert embeddings == "embeddings"
+    assert first_block.endswith(("layer.0", "layers.0"))
+    encode(tower, REPORTS).square().sum().backward()
+    learning = {name: parameter for name, parameter in tower.named_parameters() if parameter.requires_grad}
+    assert [name for name, parameter in learning.items() if parameter.grad is None] == []
+    assert len(learning) < len(dict(tower.named_parameters()))
