@@ -11,6 +11,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from deepcoro.kernels.gelu_linear import GeluLinear
 from deepcoro.kernels.pooling import depthwise_pool, max_pool_frames
 from deepcoro.kernels.rel_pos_attention import key_one_hots, rel_pos_attention, relative_index
 
@@ -148,11 +149,8 @@ class MultiscaleBlock(nn.Module):
         self.norm1 = nn.LayerNorm(shape.dim_in, eps=NORM_EPS)
         self.attn = MultiscaleAttention(shape, backend)
         self.norm2 = nn.LayerNorm(shape.dim_out, eps=NORM_EPS)
-        layers = [
-            ("0", nn.Linear(shape.dim_out, 4 * shape.dim_out)),
-            ("1", nn.GELU()),
-            ("3", nn.Linear(4 * shape.dim_out, shape.dim_out)),
-        ]
+        wide = 4 * shape.dim_out
+        layers = [("0", nn.Linear(shape.dim_out, wide)), ("3", GeluLinear(wide, shape.dim_out))]
         self.mlp = nn.Sequential(OrderedDict(layers))
         self.drop_path = StochasticDepth(drop_path_rate)
         self.project = nn.Linear(shape.dim_in, shape.dim_out) if shape.dim_in != shape.dim_out else None

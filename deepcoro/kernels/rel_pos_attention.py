@@ -114,7 +114,8 @@ class _FoldQuery(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        folded, *tables = ctx.saved_tensors
+        folded, *saved = ctx.saved_tensors
+        tables = tuple(saved)
         dim = tables[0].shape[-1]
         scale = dim**-0.5
         by_q = gradient[..., :dim] * scale

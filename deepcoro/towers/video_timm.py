@@ -107,6 +107,7 @@ class VideoTimm(nn.Module):
             )
         self.pool = TemporalAttentionPool(self.dim, frames, heads)
         self.frozen = freeze_layers(backbone, freeze_ratio)
+        self.train()
 
     def forward(
         self, video: Float[Tensor, "clip channel frame height width"]
@@ -162,7 +163,7 @@ class TemporalAttentionPool(nn.Module):
 
 
 def freeze_layers(backbone: nn.Module, ratio: float) -> list[nn.Module]:
-    """The bottom floor(ratio * layers) of the image model, by timm's own order of layers, without gradient and in eval mode."""
+    """The bottom floor(ratio * layers) of the image model, by timm's own order of layers, without gradient; train() leaves them in eval."""
     if not 0 <= ratio <= 1:
         raise ConfigError(f"video_freeze_ratio is {ratio}; it is the fraction frozen, between 0 and 1")
     from timm.models import group_parameters
