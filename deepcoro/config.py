@@ -46,7 +46,9 @@ def find_config(name: str) -> Path:
         if candidate.is_file():
             return candidate
     known = shipped_names()
-    raise ConfigError(f"config '{name}' is neither a file nor shipped{_nearest(name, known)}; shipped: {known}")
+    raise ConfigError(
+        f"config '{name}' is neither a file nor shipped{_nearest(name, known)}; shipped: {known}"
+    )
 
 
 def shipped_names() -> list[str]:
@@ -163,7 +165,9 @@ def show(block: Block, indent: int = 0) -> str:
 def _show_value(name: str, value: Any, indent: int) -> str:
     pad = "  " * indent
     if isinstance(value, Block):
-        return f"{pad}{name}:\n{show(value, indent + 1)}" if type(value).model_fields else f"{pad}{name}: {{}}"
+        return (
+            f"{pad}{name}:\n{show(value, indent + 1)}" if type(value).model_fields else f"{pad}{name}: {{}}"
+        )
     if isinstance(value, dict) and value:
         inner = [_show_value(str(key), item, indent + 1) for key, item in value.items()]
         return f"{pad}{name}:\n" + "\n".join(inner)

@@ -1,0 +1,96 @@
+"""From a run config to its parts: open shards, tokenizer, fields, model. The same for every verb."""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from deepcoro import distributed
+from deepcoro.config import ConfigError
+from deepcoro.data.plan import chosen_clips
+from deepcoro.data.shards import Shards, Units
+from deepcoro.data.stream import BuiltField
+from deepcoro.model import VideoTextModel
+from deepcoro.run_config import RunConfig
+
+
+@dataclass
+class Parts:
+    """What a run reads with."""
+
+    shards: Shards
+    tokenizer: Any
+    fields: dict[str, BuiltField]
+    training_patients: set[str]
+    """Digests of the patients of the train split; empty when the source names none."""
+
+    def provenance(self) -> dict[str, Any]:
+        """What a checkpoint remembers of its data: enough to notice other data, or a patient met before."""
+        return {
+            "folder": self.shards.folder.name,
+            "fingerprint": self.shards.fingerprint,
+            "patient_split": self.shards.manifest.patient_split,
+            "training_patients": sorted(self.training_patients),
+        }
+
+
+def build_parts(config: RunConfig, make_tokenizer: bool = False) -> Parts:
+    """Opens what the config names. `make_tokenizer`: a text tower from scratch learns its words now, from the train split."""
+    if config.data.shards is None:
+        raise ConfigError("data.shards is not set; give it the folder that tools/shard_dataset.py wrote")
+    shards = Shards.open(config.data.shards)
+    tokenizer = _tokenizer(config, shards, make_tokenizer)
+    fields = {name: field.build(tokenizer) for name, field in config.data.fields.items()}
+    return Parts(shards, tokenizer, fields, _patient_digests(shards, "train"))
+
+
+def build_model(config: RunConfig, parts: Parts) -> VideoTextModel:
+    """The model with fresh weights (or those that `towers.*.weights` name), the same on every rank."""
+    import torch
+
+    torch.manual_seed(config.seed)
+    manifest = parts.shards.manifest
+    return VideoTextModel(config, parts.tokenizer, manifest.pixel_mean, manifest.pixel_std)
+
+
+def report_of_unit(shards: Shards, units: Units, unit: int) -> str | None:
+    """The text that evaluation pairs with a unit."""
+    study = shards.study(int(units.study_row[unit]))
+    return study.report_of(clips_of_unit(shards, units, unit))
+
+
+def clips_of_unit(shards: Shards, units: Units, unit: int) -> tuple[int, ...]:
+    """The clips that evaluation shows of a unit."""
+    clip = int(units.clip[unit])
+    if clip >= 0:
+        return (clip,)
+    return chosen_clips(int(units.num_clips[unit]), units.num_videos, None)
+
+
+def patient_digest(patient: str) -> str:
+    """Shards hold keyed ids already; digested once more, a checkpoint holds no id that a shard holds."""
+    return hashlib.sha256(f"training patient {patient}".encode()).hexdigest()[:16]
+
+
+def _patient_digests(shards: Shards, split: str) -> set[str]:
+    if split not in shards.splits:
+        return set()
+    return {patient_digest(patient) for patient in shards.units(split, True, 1).patients}
+
+
+def _tokenizer(config: RunConfig, shards: Shards, make: bool) -> Any:
+    """The text tower's own tokenizer, or one learned from the training reports and kept in run_dir/tokenizer."""
+    folder: Path = config.run_dir / "tokenizer"
+    text = config.towers.text
+    if make and distributed.rank() == 0 and not folder.exists():
+        text.make_tokenizer(_training_texts(shards), folder)
+    distributed.barrier()
+    return text.load_tokenizer(folder)
+
+
+def _training_texts(shards: Shards) -> Iterator[str]:
+    units = shards.units("train", True, 1)
+    for row in units.study_row:
+        for report in shards.study(int(row)).reports:
+            yield report.text

@@ -1,0 +1,129 @@
+"""What `train.py` does with its words: read the config, start the verb, turn what went wrong into one line and an exit code."""
+
+import argparse
+import importlib
+import json
+import logging
+import os
+import sys
+import time
+from pathlib import Path
+
+from deepcoro import __version__, config
+from deepcoro.config import ConfigError, DataError
+from deepcoro.run_config import RunConfig, load_run_config
+
+EXIT_BAD_INPUT = 2
+FOLDERS = ("objectives", "towers", "poolers", "losses", "fields", "metrics")
+VERBS = {"train": "train", "val": "evaluate", "test": "evaluate", "inference": "predict"}
+
+HELP = """\
+CONFIG is a YAML file or the name of a shipped one; key=value pairs are laid over it, values are read as YAML.
+
+  accelerate launch --config_file accelerate_configs/cpu_1.yaml train.py demo/tiny data.shards=shards/tiny
+  accelerate launch --config_file accelerate_configs/multi_gpu_zero2.yaml train.py clip/base_config \\
+      data.shards=/data/shards run_dir=runs/first optim.lr=3e-4
+  ... train.py clip/base_config data.shards=/data/shards run_dir=runs/first run_mode=test checkpoint=best
+  python train.py clip/base_config --show          every key, its value and what it means
+  python train.py --list objectives                what a folder offers
+
+Exit codes: 0 done, 2 bad config or data, 75 preempted after saving; also in run_dir/exit.json, since accelerate
+turns every failure into 1.
+"""
+
+
+def main(words: list[str]) -> int:
+    """The exit code of this rank."""
+    options = _parser().parse_args(words)
+    _start_logging()
+    try:
+        if options.list:
+            sys.stdout.write(_choices(options.list))
+            return 0
+        run_config = load_run_config(_required_config(options.config), options.overrides)
+        if options.show:
+            sys.stdout.write(config.show(run_config) + "\n")
+            return 0
+        return _run(run_config)
+    except (ConfigError, DataError) as error:
+        if options.debug:
+            raise
+        if _is_main():
+            sys.stderr.write(f"{type(error).__name__}: {error}\n")
+        return EXIT_BAD_INPUT
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="train.py",
+        description="Trains, evaluates and applies video-language models of angiography and echo.",
+        epilog=HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "config", nargs="?", metavar="CONFIG", help="YAML file, or a shipped name such as clip/base_config"
+    )
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="laid over the config, e.g. optim.lr=3e-4"
+    )
+    parser.add_argument(
+        "--show", action="store_true", help="print the resolved config, each key under its sentence"
+    )
+    parser.add_argument("--list", choices=FOLDERS, help="print what a folder offers and its keys")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of bad config or data")
+    parser.add_argument("--version", action="version", version=__version__)
+    return parser
+
+
+def _required_config(name: str | None) -> Path:
+    if name is None:
+        raise ConfigError(f"name a config: a YAML file, or one of {config.shipped_names()}")
+    return config.find_config(name)
+
+
+def _choices(folder: str) -> str:
+    package = importlib.import_module(f"deepcoro.{folder}")
+    blocks = [
+        module.Config
+        for module in vars(package).values()
+        if hasattr(module, "Config") and hasattr(module, "__file__")
+    ]
+    texts = [f"# {' '.join((block.__doc__ or '').split())}\n{config.show(block())}\n" for block in blocks]
+    return "\n".join(texts)
+
+
+def _run(run_config: RunConfig) -> int:
+    """Runs the verb and leaves its exit code in the run folder."""
+    code, reason = 1, "a bug: see the traceback in the log"
+    try:
+        verb = importlib.import_module(f"deepcoro.{VERBS[run_config.run_mode]}")
+        code, reason = verb.run(run_config), ""
+    except (ConfigError, DataError) as error:
+        code, reason = EXIT_BAD_INPUT, str(error)
+        raise
+    finally:
+        if _is_main() or code == 1:
+            _write_exit(run_config.run_dir, code, reason)
+    return code
+
+
+def _write_exit(run_dir: Path, code: int, reason: str) -> None:
+    rank = os.environ.get("RANK", "0")
+    run_dir.mkdir(parents=True, exist_ok=True)
+    temporary = run_dir / f"exit.json.{rank}"  # of its own: several ranks may fail at once
+    temporary.write_text(
+        json.dumps({"code": code, "reason": reason, "rank": int(rank), "time": time.time()}) + "\n"
+    )
+    temporary.replace(run_dir / "exit.json")
+
+
+def _is_main() -> bool:
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _start_logging() -> None:
+    """Rank 0 speaks; the others only warn."""
+    level = logging.INFO if _is_main() else logging.WARNING
+    logging.basicConfig(level=level, format="%(asctime)s %(name)s %(levelname)s: %(message)s", force=True)
+    for noisy in ("DeepSpeed", "accelerate", "httpx", "matplotlib", "torch"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)

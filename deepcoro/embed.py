@@ -1,0 +1,138 @@
+"""A split through the model, on all ranks, each sample exactly once: embeddings of films and of distinct texts."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from rich.progress import track
+from torch import Tensor, nn
+
+from deepcoro import distributed
+from deepcoro.build import Parts, clips_of_unit
+from deepcoro.data.plan import evaluation_rows
+from deepcoro.data.shards import Shards, Units
+from deepcoro.data.stream import evaluation_batches
+from deepcoro.evaluated import Evaluated
+from deepcoro.model import to_device
+from deepcoro.run_config import RunConfig
+from deepcoro.sample import ClipRecord, text_id
+
+TEXTS_PER_BATCH = 64
+
+
+@torch.no_grad()
+def embed_split(
+    model: nn.Module, config: RunConfig, parts: Parts, split: str, prompts: Sequence[str] = ()
+) -> Evaluated:
+    """The whole split; the same on every rank. Collective. Leaves the model in evaluation mode."""
+    model.eval()
+    units = parts.shards.units(split, config.data.multi_video, config.data.num_videos)
+    seen, films = _embed_films(model, config, parts, units)
+    facts = _facts(parts.shards, units, seen) if distributed.rank() == 0 else None
+    facts = distributed.broadcast_object(facts)
+    prompts = list(prompts)
+    embedded = _embed_texts(model, config, parts.tokenizer, [*facts.texts, *prompts])
+    num_texts = len(facts.texts)
+    return Evaluated(
+        split=split,
+        units=seen,
+        clips=[units.name(unit) for unit in seen],
+        studies=[units.study_id(unit) for unit in seen],
+        patients=[units.patient(unit) for unit in seen],
+        films=films,
+        texts=facts.texts,
+        text_embeddings=embedded[:num_texts],
+        text_of_film=facts.text_of_film,
+        labels=facts.labels,
+        prompts=dict(zip(prompts, embedded[num_texts:], strict=True)),
+        num_unreadable=len(units) - len(seen),
+    )
+
+
+def _embed_films(
+    model: nn.Module, config: RunConfig, parts: Parts, units: Units
+) -> tuple[np.ndarray, np.ndarray]:
+    """Units in ascending order and their embeddings; padding and unreadable samples are gone."""
+    device = next(model.parameters()).device
+    fields = {name: field for name, field in parts.fields.items() if name != "report"}
+    rank, world_size = distributed.rank(), distributed.world_size()
+    batches = evaluation_batches(
+        parts.shards, units, fields, config.evaluation_batch_size, rank, world_size, config.data.num_workers
+    )
+    count = len(evaluation_rows(len(units), config.evaluation_batch_size, world_size, rank))
+    seen, embedded = [], []
+    for batch in _progress(batches, f"embed {units.split}", count):
+        features = model(to_device(batch, device), task="features")["video"]
+        seen.append(torch.where(batch["valid"], batch["unit"], -1))
+        embedded.append(features.float())
+    unit_of_row = distributed.gather_rows(torch.cat(seen).to(device)).cpu().numpy()
+    rows = distributed.gather_rows(torch.cat(embedded)).cpu().numpy()
+    order = np.argsort(unit_of_row, kind="stable")
+    order = order[unit_of_row[order] >= 0]
+    return unit_of_row[order], rows[order]
+
+
+def _embed_texts(model: nn.Module, config: RunConfig, tokenizer: Any, texts: list[str]) -> np.ndarray:
+    """Each rank embeds a contiguous share; the order is that of `texts`."""
+    device = next(model.parameters()).device
+    share = np.array_split(np.arange(len(texts)), distributed.world_size())[distributed.rank()]
+    embedded: list[Tensor] = []
+    # one batch at least, so that every rank knows the width (and ZeRO's ranks call the tower alike)
+    for start in range(0, max(len(share), 1), TEXTS_PER_BATCH):
+        chosen = [texts[index] for index in share[start : start + TEXTS_PER_BATCH]]
+        tokens = tokenizer(
+            chosen or [""],
+            padding=True,
+            truncation=True,
+            max_length=config.data.fields["report"].max_tokens,
+            return_tensors="pt",
+        )
+        report = {name: tokens[name].to(device) for name in ("input_ids", "attention_mask")}
+        embedded.append(model({"report": report}, task="features")["text"].float()[: len(chosen)])
+    return distributed.gather_rows(torch.cat(embedded)).cpu().numpy()
+
+
+@dataclass(frozen=True)
+class _Facts:
+    texts: list[str]
+    text_of_film: np.ndarray
+    labels: dict[str, list]
+
+
+def _facts(shards: Shards, units: Units, seen: np.ndarray) -> _Facts:
+    """Texts and labels of the units, out of their JSON members."""
+    rows: dict[int, int] = {}
+    texts: list[str] = []
+    text_of_film, labels = [], []
+    for unit in seen:
+        study = shards.study(int(units.study_row[unit]))
+        clips = clips_of_unit(shards, units, int(unit))
+        text = study.report_of(clips)
+        row = -1
+        if text is not None:
+            row = rows.setdefault(text_id(text), len(texts))
+            if row == len(texts):
+                texts.append(text)
+        text_of_film.append(row)
+        labels.append(merged_labels([study.clips[clip] for clip in clips]))
+    names = sorted({name for each in labels for name in each})
+    columns = {name: [each.get(name) for each in labels] for name in names}
+    return _Facts(texts, np.array(text_of_film, dtype=np.int64), columns)
+
+
+def merged_labels(clips: Sequence[ClipRecord]) -> dict[str, float | str | None]:
+    """Labels of a sample, side and view among them: a value that its films agree on; where they disagree it is not assessed."""
+    films = [{"side": clip.side, "view": clip.view} | clip.labels for clip in clips]
+    merged = {}
+    for name in {name for film in films for name in film}:
+        values = {film.get(name) for film in films} - {None}
+        merged[name] = values.pop() if len(values) == 1 else None
+    return merged
+
+
+def _progress(batches: Iterable, description: str, total: int) -> Iterable:
+    if distributed.rank() != 0:
+        return batches
+    return track(batches, description=description, total=total, transient=True)

@@ -1,0 +1,229 @@
+"""The one engine of a run: accelerate and DeepSpeed set up so that they agree with the run config, and nothing is left to "auto"."""
+
+import contextlib
+import datetime
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from deepcoro import distributed
+from deepcoro.config import ConfigError
+from deepcoro.run_config import RunConfig
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+
+
+def start_accelerator(config: RunConfig) -> Any:
+    """The process group and the accelerator of this rank.
+
+    Raises ConfigError when the launcher and torch disagree about the number of processes: every rank would believe to be alone.
+    """
+    from accelerate import Accelerator
+    from accelerate.utils import InitProcessGroupKwargs
+
+    uses_deepspeed = os.environ.get("ACCELERATE_USE_DEEPSPEED", "false").lower() == "true"
+    has_gpu = torch.cuda.is_available()
+    if uses_deepspeed:
+        _leave_out_inference_op()
+    # Without a backend named, accelerate takes DeepSpeed's CPU ranks for single processes.
+    backend = "gloo" if "LOCAL_RANK" in os.environ and not has_gpu else None
+    accelerator = Accelerator(
+        gradient_accumulation_steps=config.gradient_accumulation_steps,
+        kwargs_handlers=[InitProcessGroupKwargs(backend=backend, timeout=datetime.timedelta(minutes=30))],
+        # Under DeepSpeed `cpu=True` would silently mean plain DDP.
+        cpu=not uses_deepspeed and not has_gpu,
+    )
+    if accelerator.num_processes != distributed.world_size():
+        raise ConfigError(
+            f"accelerate sees {accelerator.num_processes} processes, torch.distributed {distributed.world_size()}; "
+            "launch with one of accelerate_configs/*.yaml"
+        )
+    if accelerator.state.deepspeed_plugin is not None:
+        _fill_deepspeed_config(accelerator.state.deepspeed_plugin.deepspeed_config, config)
+    return accelerator
+
+
+def _leave_out_inference_op() -> None:
+    """DeepSpeed compiles a shared-memory all-reduce on its first CPU collective (minutes); only its inference engine calls it."""
+    import deepspeed.ops
+
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
+
+def _fill_deepspeed_config(deepspeed_config: dict, config: RunConfig) -> None:
+    """Micro-batch, accumulation and clipping are the run config's; a number in the file would be a second owner."""
+    filled = {
+        "train_micro_batch_size_per_gpu": config.batch_size,
+        "gradient_accumulation_steps": config.gradient_accumulation_steps,
+        "gradient_clipping": config.optim.max_grad_norm,
+    }
+    for key, value in filled.items():
+        given = deepspeed_config.get(key, "auto")
+        if given not in ("auto", value):
+            raise ConfigError(
+                f'the DeepSpeed config says {key}={given}, the run config {value}; write "auto" in the DeepSpeed config'
+            )
+        deepspeed_config[key] = value
+
+
+class Engine:
+    """A prepared model and optimiser with the same few verbs under DDP and every ZeRO stage."""
+
+    def __init__(
+        self, accelerator: Any, model: nn.Module, optimizer: torch.optim.Optimizer, config: RunConfig
+    ):
+        self.accelerator = accelerator
+        self.config = config
+        self.wrapped, self.optimizer = accelerator.prepare(model, optimizer)
+        self.model = accelerator.unwrap_model(self.wrapped)
+        self.uses_deepspeed = accelerator.state.deepspeed_plugin is not None
+        self._assert_agreement()
+        self.zero_stage = self.wrapped.zero_optimization_stage() if self.uses_deepspeed else 0
+        self._adamw = _innermost_optimizer(self.optimizer)
+        self._create_moments()
+
+    @property
+    def device(self) -> torch.device:
+        return self.accelerator.device
+
+    def set_lr(self, lr_of_group: dict[str, float]) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = lr_of_group[group["name"]]
+
+    def micro_step(self) -> contextlib.AbstractContextManager:
+        """Around forward and backward of one micro-step: gradients are exchanged on the last of a window only."""
+        return self.accelerator.accumulate(self.wrapped)
+
+    def backward(self, loss: Tensor) -> Tensor | None:
+        """Backward of one micro-step; the last of a window also clips and steps, and returns the norm before clipping.
+
+        Both backends divide the loss by the accumulation count and average gradients over ranks; the caller's loss allows
+        for both.
+        """
+        self.accelerator.backward(loss)
+        if not self.accelerator.sync_gradients:
+            return None
+        if self.uses_deepspeed:  # it has clipped and stepped inside backward
+            return torch.as_tensor(self.wrapped.get_global_grad_norm(), device=self.device)
+        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.optim.max_grad_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return norm
+
+    def full_weights(self) -> dict[str, Tensor]:
+        """Every parameter and buffer, whole, fp32, on the host of rank 0; empty on the others. Collective."""
+        weights = {}
+        for name, parameter in self.model.named_parameters():
+            with self._gathered(parameter):
+                if distributed.rank() == 0:
+                    weights[name] = parameter.detach().to("cpu", torch.float32, copy=True)
+        if distributed.rank() == 0:
+            weights |= {name: buffer.detach().cpu().clone() for name, buffer in self._saved_buffers()}
+        return weights
+
+    def full_moments(self) -> dict[str, Tensor]:
+        """AdamW's moments of every trainable parameter, named `NAME/exp_avg`; on rank 0, empty on the others. Collective."""
+        moments = {}
+        for name, parameter in self._trainable():
+            for key in MOMENTS:
+                value = self._moment(parameter, key)
+                if distributed.rank() == 0:
+                    moments[f"{name}/{key}"] = value.detach().to("cpu", torch.float32, copy=True)
+        return moments
+
+    def set_moments(self, moments: dict[str, Tensor], step: int) -> None:
+        """Continue from saved moments, of whatever ZeRO stage and number of ranks they came. Every rank holds them whole."""
+        for name, parameter in self._trainable():
+            for key in MOMENTS:
+                self._set_moment(parameter, key, moments[f"{name}/{key}"].to(self.device))
+        for state in self._adamw.state.values():
+            state["step"].fill_(step)
+
+    def plain_model(self, build: Callable[[], nn.Module]) -> nn.Module:
+        """The model without an engine around it, whole on every rank, for evaluation. Collective.
+
+        Under ZeRO-3 the parameters are in pieces, so a second model is built and filled; else the trained one is lent.
+        """
+        if self.zero_stage < 3:
+            return self.model
+        model = build().to(self.device)
+        targets = dict(model.named_parameters())
+        for name, parameter in self.model.named_parameters():
+            with self._gathered(parameter), torch.no_grad():
+                targets[name].copy_(parameter)
+        model.load_state_dict(dict(self._saved_buffers()), strict=False)
+        return model
+
+    def _assert_agreement(self) -> None:
+        if not self.uses_deepspeed:
+            return
+        if type(self.wrapped).__name__ != "DeepSpeedEngine":
+            raise ConfigError(f"DeepSpeed was asked for, accelerate prepared a {type(self.wrapped).__name__}")
+        agreed = {
+            "gradient_accumulation_steps": self.config.gradient_accumulation_steps,
+            "train_micro_batch_size_per_gpu": self.config.batch_size,
+            "gradient_clipping": self.config.optim.max_grad_norm,
+        }
+        for key, ours in agreed.items():
+            theirs = getattr(self.wrapped, key)()
+            if theirs != ours:
+                raise ConfigError(f"DeepSpeed runs with {key}={theirs}, the run config says {ours}")
+
+    def _create_moments(self) -> None:
+        """AdamW makes its moments on the first step; made here, a checkpoint can be read into them before it."""
+        for parameter in self._optimized_tensors():
+            zeros = {key: torch.zeros_like(parameter, memory_format=torch.preserve_format) for key in MOMENTS}
+            self._adamw.state[parameter] = {"step": torch.zeros((), dtype=torch.float32)} | zeros
+        if self.zero_stage in (1, 2):
+            zero = self.optimizer.optimizer
+            for flat, group in zip(zero.single_partition_of_fp32_groups, zero.bit16_groups, strict=True):
+                for parameter in group:
+                    if parameter._hp_mapping is not None:  # None: another rank owns all of it
+                        parameter._hp_mapping.set_optim_state_fragment(flat, self._adamw.state[flat])
+
+    def _optimized_tensors(self) -> list[Tensor]:
+        """What AdamW really steps: the parameters, or this rank's flat fp32 partitions of them."""
+        if self.zero_stage == 3:
+            return self.optimizer.optimizer.fp32_partitioned_groups_flat
+        if self.zero_stage:
+            return self.optimizer.optimizer.single_partition_of_fp32_groups
+        return [parameter for group in self._adamw.param_groups for parameter in group["params"]]
+
+    def _trainable(self) -> Iterator[tuple[str, nn.Parameter]]:
+        return ((name, each) for name, each in self.model.named_parameters() if each.requires_grad)
+
+    def _saved_buffers(self) -> Iterator[tuple[str, Tensor]]:
+        kept = self.model.state_dict()
+        return ((name, buffer) for name, buffer in self.model.named_buffers() if name in kept)
+
+    def _gathered(self, parameter: nn.Parameter) -> contextlib.AbstractContextManager:
+        if self.zero_stage < 3:
+            return contextlib.nullcontext()
+        import deepspeed
+
+        return deepspeed.zero.GatheredParameters([parameter])
+
+    def _moment(self, parameter: nn.Parameter, key: str) -> Tensor:
+        if not self.zero_stage:
+            return self._adamw.state[parameter][key]
+        from deepspeed.utils import safe_get_full_optimizer_state
+
+        return safe_get_full_optimizer_state(parameter, key)
+
+    def _set_moment(self, parameter: nn.Parameter, key: str, value: Tensor) -> None:
+        if not self.zero_stage:
+            self._adamw.state[parameter][key].copy_(value)
+            return
+        from deepspeed.utils import safe_set_full_optimizer_state
+
+        safe_set_full_optimizer_state(parameter, value, key)
+
+
+def _innermost_optimizer(optimizer: Any) -> torch.optim.Optimizer:
+    """accelerate and DeepSpeed each wrap the optimiser they are given."""
+    while not isinstance(optimizer, torch.optim.AdamW):
+        optimizer = optimizer.optimizer
+    return optimizer

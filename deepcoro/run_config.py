@@ -1,0 +1,262 @@
+"""RunConfig: the root of the configuration tree. Blocks of the choice folders hang below it; shared keys are documented here."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import pydantic
+
+from deepcoro.config import Block, parse, read_tree
+from deepcoro.fields import Field, report, video
+from deepcoro.metrics import Metric, retrieval, zero_shot
+from deepcoro.objectives import Objective, contrastive
+from deepcoro.poolers import Pooler, mean
+from deepcoro.towers import TextTower, VideoTower, text_hf, video_mvit
+
+# What people write alone, and the key it stands for.
+SHORTHANDS = {"checkpoint": "checkpoint.load", "use_wandb": "tracking.use_wandb"}
+
+
+def _typed(value: Any) -> Any:
+    """`{contrastive: {loss: ...}}` means `{contrastive: {type: contrastive, loss: ...}}`: the key is the default type."""
+    if not isinstance(value, dict):
+        return value
+    given = {key: {} if block is None else block for key, block in value.items() if block is not False}
+    return {key: {"type": key} | block if isinstance(block, dict) else block for key, block in given.items()}
+
+
+class Data(Block):
+    """Where the samples come from and how they are drawn."""
+
+    shards: Path | None = None
+    """Folder written by tools/shard_dataset.py."""
+    multi_video: bool = False
+    """True: a sample is a study with up to num_videos clips; false: a sample is one clip."""
+    num_videos: int = pydantic.Field(default=4, ge=1)
+    """Clips taken of a study when multi_video is true; studies with more are sampled, with fewer are masked."""
+    num_workers: int = pydantic.Field(default=2, ge=0)
+    """Loader processes per rank; they only read and decode, so their number never changes the order."""
+    max_bad_fraction: float = pydantic.Field(default=0.01, ge=0, le=1)
+    """Largest share of unreadable samples before the run stops; fewer are masked, counted and named in the log."""
+    fields: dict[str, Field] = {"video": video.Config(), "report": report.Config()}
+    """What a batch holds; the key is the batch key and the default `type`. `false` takes a default field out."""
+
+    @pydantic.field_validator("fields", mode="before")
+    @classmethod
+    def _with_defaults(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        return _typed({"video": {}, "report": {}} | value)
+
+    @property
+    def clips_per_sample(self) -> int:
+        return self.num_videos if self.multi_video else 1
+
+
+class Towers(Block):
+    """The encoders."""
+
+    video: VideoTower = video_mvit.Config()
+    """Encoder of films."""
+    text: TextTower = text_hf.Config()
+    """Encoder of reports."""
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _default_types(cls, value: Any) -> Any:
+        defaults = {"video": "video_mvit"}
+        if not isinstance(value, dict):
+            return value
+        return {
+            key: {"type": defaults[key]} | block if isinstance(block, dict) and key in defaults else block
+            for key, block in value.items()
+        }
+
+
+class Optim(Block):
+    """AdamW with warm-up and cosine decay, counted in optimiser steps."""
+
+    lr: float = pydantic.Field(default=1e-4, gt=0)
+    """Peak learning rate of the video tower, the pooler and the heads."""
+    text_lr: float | None = pydantic.Field(default=None, gt=0)
+    """Peak learning rate of the text tower; unset = lr."""
+    weight_decay: float = pydantic.Field(default=0.05, ge=0)
+    """Decoupled weight decay of matrices and kernels; norms, biases, scalars and tables have none."""
+    betas: tuple[float, float] = (0.9, 0.98)
+    """AdamW's moment decay rates."""
+    eps: float = pydantic.Field(default=1e-6, gt=0)
+    """AdamW's denominator floor."""
+    warmup_steps: int | None = pydantic.Field(default=None, ge=0)
+    """Optimiser steps of linear warm-up; unset = warmup_fraction of the run."""
+    warmup_fraction: float = pydantic.Field(default=0.05, ge=0, le=1)
+    """Share of the run's steps that warm up, where warmup_steps is unset."""
+    final_lr_fraction: float = pydantic.Field(default=0.0, ge=0, le=1)
+    """Learning rate at the last step as a fraction of its peak."""
+    max_grad_norm: float = pydantic.Field(default=1.0, gt=0)
+    """Gradients are scaled down to this global L2 norm."""
+
+
+class Checkpoint(Block):
+    """When weights are written and which are read."""
+
+    every_steps: int = pydantic.Field(default=500, ge=1)
+    """Optimiser steps between checkpoints; the last step is always saved."""
+    keep: int = pydantic.Field(default=2, ge=2)
+    """Newest checkpoints kept; the best is kept as well. At least two, so that a broken newest one loses nothing."""
+    load: str = "best"
+    """Checkpoint that val, test and inference read: best, last or step_N. `checkpoint=last` is short for this key."""
+
+
+class Evaluate(Block):
+    """Evaluation during training and by itself."""
+
+    every_steps: int | None = pydantic.Field(default=None, ge=1)
+    """Optimiser steps between evaluations on the val split; unset = only at the end."""
+    batch_size: int | None = pydantic.Field(default=None, ge=1)
+    """Samples per GPU in evaluation; unset = batch_size of training."""
+    metrics: dict[str, Metric] = {
+        "retrieval": retrieval.Config(),
+        "zero_shot": zero_shot.Config(),
+    }
+    """What is measured; the key is the metric's prefix and default `type`. `false` takes a default metric out."""
+    best_metric: str = "retrieval/text_to_video/R@5"
+    """Key of results.json that names the best checkpoint; higher is better unless best_metric_mode says min."""
+    best_metric_mode: Literal["max", "min"] = "max"
+    """Whether a higher or a lower best_metric is better."""
+    early_stop_patience: int | None = pydantic.Field(default=None, ge=1)
+    """Evaluations without a better best_metric after which training stops; unset = never."""
+    num_examples: int = pydantic.Field(default=6, ge=0)
+    """Retrieval examples with film strips in report.html; they show films, so share the report with care."""
+
+    @pydantic.field_validator("metrics", mode="before")
+    @classmethod
+    def _with_defaults(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        return _typed({"retrieval": {}, "zero_shot": {}} | value)
+
+
+class Tracking(Block):
+    """Where the numbers go besides metrics.jsonl, which is always written."""
+
+    use_wandb: bool = False
+    """Log to Weights & Biases; without an API key the run is logged offline into the run folder."""
+    wandb_project: str = "deepcoro"
+    """W&B project."""
+    wandb_entity: str | None = None
+    """W&B team or user; unset = the account's default."""
+    use_tensorboard: bool = True
+    """Write TensorBoard event files into run_dir/tensorboard."""
+    log_every_steps: int = pydantic.Field(default=10, ge=1)
+    """Optimiser steps between log lines; between them nothing waits for the device."""
+
+
+class RunConfig(Block):
+    """One run: what it reads, what it trains, what it writes."""
+
+    run_mode: Literal["train", "val", "test", "inference"] = "train"
+    """train; val or test evaluate a checkpoint on that split; inference embeds the split `inference`, without labels."""
+    run_dir: Path = Path("runs/run")
+    """Folder of everything this run writes."""
+    seed: int = 0
+    """Seed of initialisation, sample order, frame choice and dropout."""
+    resume: Literal["auto", "never"] = "auto"
+    """auto: continue if run_dir holds a valid checkpoint; never: refuse to start in a run_dir that holds one."""
+    max_steps: int | None = pydantic.Field(default=None, ge=1)
+    """Optimiser steps of the run; unset = epochs."""
+    epochs: float = pydantic.Field(default=10.0, gt=0)
+    """Passes over the training samples, where max_steps is unset."""
+    batch_size: int = pydantic.Field(default=16, ge=1)
+    """Samples per GPU and micro-step: clips when data.multi_video is false, studies when true."""
+    gradient_accumulation_steps: int = pydantic.Field(default=1, ge=1)
+    """Micro-steps summed into one optimiser step."""
+    precision: Literal["fp32", "bf16"] = "bf16"
+    """bf16: fp32 parameters under bf16 autocast; losses and norms stay fp32. fp32: everything."""
+    clips_per_chunk: int | None = pydantic.Field(default=None, ge=1)
+    """Clips the video tower encodes at a time; the first memory switch. Unset = all of the micro-step."""
+    data: Data = Data()
+    """Where the samples come from."""
+    towers: Towers = Towers()
+    """The encoders."""
+    pooler: Pooler = mean.Config()
+    """Clips of a study -> one embedding."""
+    objectives: dict[str, Objective] = {"contrastive": contrastive.Config()}
+    """What is optimised; the key is the log prefix and default `type`."""
+    loss_weights: dict[str, float] = {}
+    """Weight of each objective's loss; those not named weigh 1."""
+    optim: Optim = Optim()
+    """Optimiser and schedule."""
+    checkpoint: Checkpoint = Checkpoint()
+    """When weights are written and which are read."""
+    evaluate: Evaluate = Evaluate()
+    """Evaluation during training and by itself."""
+    tracking: Tracking = Tracking()
+    """Where the numbers go."""
+
+    @pydantic.field_validator("objectives", mode="before")
+    @classmethod
+    def _default_types(cls, value: Any) -> Any:
+        return _typed(value)
+
+    @pydantic.model_validator(mode="after")
+    def _weights_name_objectives(self) -> "RunConfig":
+        unknown = sorted(set(self.loss_weights) - set(self.objectives))
+        if unknown:
+            raise ValueError(
+                f"loss_weights names {unknown}; objectives of this run: {sorted(self.objectives)}"
+            )
+        if not self.objectives:
+            raise ValueError("objectives is empty; name at least one, such as contrastive")
+        return self
+
+    @property
+    def evaluation_batch_size(self) -> int:
+        return self.evaluate.batch_size or self.batch_size
+
+    @property
+    def checkpoint_folder(self) -> Path:
+        return self.run_dir / "checkpoints"
+
+
+def load_run_config(path: Path, overrides: list[str]) -> RunConfig:
+    """The run config of a YAML file with overrides laid over it; a ConfigError names what is wrong."""
+    return parse(RunConfig, read_tree(path, overrides, SHORTHANDS), str(path))
+
+
+def run_config_from_dump(tree: dict, source: str) -> RunConfig:
+    """The config a run folder or checkpoint holds."""
+    return parse(RunConfig, tree, source)
+
+
+# A resumed run may change these: they say where and how long to run, never what is computed at a given step.
+MAY_CHANGE_ON_RESUME = frozenset(
+    {
+        "run_mode",
+        "run_dir",
+        "resume",
+        "max_steps",
+        "epochs",
+        "clips_per_chunk",
+        "batch_size",
+        "gradient_accumulation_steps",
+        "data.shards",
+        "data.num_workers",
+        "data.max_bad_fraction",
+        "checkpoint",
+        "evaluate",
+        "tracking",
+    }
+)
+
+
+def changed_keys(old: dict, new: dict, prefix: str = "") -> list[str]:
+    """Dotted keys in which two dumped trees differ, without those that may change on resume."""
+    changed = []
+    for key in sorted(set(old) | set(new)):
+        name = f"{prefix}{key}"
+        if name in MAY_CHANGE_ON_RESUME or old.get(key) == new.get(key):
+            continue
+        if isinstance(old.get(key), dict) and isinstance(new.get(key), dict):
+            changed += changed_keys(old[key], new[key], f"{name}.")
+        else:
+            changed.append(name)
+    return changed

@@ -1,0 +1,62 @@
+"""How fast a run is and what it uses, read only when a line is logged."""
+
+import contextlib
+import resource
+import sys
+import time
+from collections.abc import Iterator
+
+import torch
+
+# Dense bf16 peak without sparsity, TFLOP/s, from the vendors' data sheets.
+PEAK_TFLOPS = {"H100": 989.0, "H200": 989.0, "A100": 312.0, "L40S": 362.0, "B200": 2250.0}
+
+
+class Stopwatch:
+    """Times between two readings: whole steps, the wait for data, samples a second of all ranks together."""
+
+    def __init__(self, device: torch.device):
+        self._device = device
+        self._reset()
+
+    def _reset(self) -> None:
+        self._since = time.perf_counter()
+        self._wait_s, self._steps, self._samples = 0.0, 0, 0
+
+    @contextlib.contextmanager
+    def waiting_for_data(self) -> Iterator[None]:
+        start = time.perf_counter()
+        yield
+        self._wait_s += time.perf_counter() - start
+
+    def step_done(self, samples: int) -> None:
+        self._steps += 1
+        self._samples += samples
+
+    def read(self) -> dict[str, float]:
+        """Means since the last reading. The caller has just waited for the device, so the times are real."""
+        elapsed = time.perf_counter() - self._since
+        numbers = {
+            "speed/step_s": elapsed / self._steps,
+            "speed/data_wait_s": self._wait_s / self._steps,
+            "speed/samples_per_s": self._samples / elapsed,
+            "memory/peak_gb": peak_memory_gb(self._device),
+        }
+        self._reset()
+        return numbers
+
+
+def peak_memory_gb(device: torch.device) -> float:
+    """Most memory this rank has held: the allocator's on a GPU, the resident set on the CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 1e9
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+
+
+def peak_tflops(device: torch.device) -> float | None:
+    """The device's matmul peak in TFLOP/s; None where it is not known (every CPU)."""
+    if device.type != "cuda":
+        return None
+    name = torch.cuda.get_device_name(device)
+    return next((peak for key, peak in PEAK_TFLOPS.items() if key in name), None)

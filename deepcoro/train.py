@@ -1,0 +1,282 @@
+"""The verb `train`: build, loop, save, evaluate. It knows no paradigm; one step reads on one screen."""
+
+import logging
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from deepcoro import atomic, checkpoint, distributed, evaluate
+from deepcoro.build import Parts, build_model, build_parts
+from deepcoro.config import ConfigError, DataError, dump, show
+from deepcoro.data.plan import Plan
+from deepcoro.data.stream import TrainingStream
+from deepcoro.engine import Engine, start_accelerator
+from deepcoro.model import Batch, num_parameters, to_device
+from deepcoro.optim import build_optimizer, lr_of_groups
+from deepcoro.preemption import EXIT_CODE, Preemption
+from deepcoro.run_config import RunConfig, changed_keys
+from deepcoro.speed import Stopwatch
+from deepcoro.tracking import Tracker
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class Progress:
+    """How far the run is; saved with every checkpoint."""
+
+    step: int = 0
+    """Optimiser steps done."""
+    best: float | None = None
+    """Best value of evaluate.best_metric so far."""
+    best_step: int = 0
+    """Step that had it."""
+    evaluations_since_best: int = 0
+    """Evaluations without a better one."""
+
+
+@dataclass
+class Run:
+    """Everything the loop touches."""
+
+    config: RunConfig
+    parts: Parts
+    engine: Engine
+    stream: TrainingStream
+    plan: Plan
+    max_steps: int
+    progress: Progress = field(default_factory=Progress)
+
+
+def run(config: RunConfig) -> int:
+    """Trains to max_steps, or until early stopping or SIGTERM. Returns the exit code: 0 done, 75 preempted after saving."""
+    accelerator = start_accelerator(config)
+    training = _prepare(config, accelerator)
+    is_main = distributed.rank() == 0
+    tracker = Tracker(config, is_main, training.progress.step, training.max_steps)
+    try:
+        with Preemption() as preemption:
+            code = _loop(training, tracker, preemption)
+    finally:
+        tracker.close()
+    if code == 0 and is_main:
+        evaluate.write_run_report(config)
+    return code
+
+
+def _prepare(config: RunConfig, accelerator: Any) -> Run:
+    parts = build_parts(config, make_tokenizer=True)
+    units = parts.shards.units("train", config.data.multi_video, config.data.num_videos)
+    plan = Plan(
+        shard_of_unit=units.shard,
+        batch_size=config.batch_size,
+        seed=config.seed,
+        gradient_accumulation_steps=config.gradient_accumulation_steps,
+        rank=distributed.rank(),
+        world_size=distributed.world_size(),
+    )
+    max_steps = config.max_steps or max(round(config.epochs * plan.num_units / plan.rows_per_step), 1)
+    saved = _checkpoint_to_resume(config)
+    model = build_model(config, parts)
+    if saved is not None:
+        model.load_state_dict(saved.weights())
+    elif distributed.rank() == 0:
+        logger.info("parameters: %s", num_parameters(model))
+    engine = Engine(accelerator, model, build_optimizer(model, config.optim), config)
+    stream = TrainingStream(
+        parts.shards, units, parts.fields, plan, config.data.num_workers, config.data.max_bad_fraction
+    )
+    training = Run(config, parts, engine, stream, plan, max_steps)
+    if saved is not None:
+        _resume(training, saved)
+    if distributed.rank() == 0:
+        atomic.write_text(config.run_dir / "config.yaml", show(config) + "\n")
+    return training
+
+
+def _checkpoint_to_resume(config: RunConfig) -> checkpoint.Checkpoint | None:
+    saved = checkpoint.newest_whole(config.checkpoint_folder)
+    if saved is not None and config.resume == "never":
+        raise ConfigError(
+            f"{config.run_dir} holds {saved.folder.name} and resume=never; choose another run_dir"
+        )
+    return saved
+
+
+def _resume(training: Run, saved: checkpoint.Checkpoint) -> None:
+    state = saved.state()
+    changed = changed_keys(state["config"], dump(training.config))
+    if changed:
+        raise ConfigError(
+            f"{saved.folder.name} was trained with other values of {changed}; give it back its values, "
+            "or start a new run_dir (towers.video.weights=... warm-starts one)"
+        )
+    if state["global_batch"] != training.plan.rows_per_step:
+        raise ConfigError(
+            f"batch_size x gradient_accumulation_steps x processes was {state['global_batch']} and is "
+            f"{training.plan.rows_per_step}; on {distributed.world_size()} processes set batch_size x "
+            f"gradient_accumulation_steps to {state['global_batch'] / distributed.world_size():g}"
+        )
+    training.engine.set_moments(saved.moments(), saved.step)
+    training.stream.restore(state["stream"])
+    training.progress = Progress(**state["progress"])
+    logger.info("continuing from %s", saved.folder.name)
+
+
+def _loop(training: Run, tracker: Tracker, preemption: Preemption) -> int:
+    config, progress = training.config, training.progress
+    batches = iter(training.stream)
+    stopwatch = Stopwatch(training.engine.device)
+    while progress.step < training.max_steps:
+        with stopwatch.waiting_for_data():
+            window = [next(batches) for _ in range(config.gradient_accumulation_steps)]
+        record = train_step(training, window)
+        progress.step += 1
+        stopwatch.step_done(training.plan.rows_per_step)
+        is_last = progress.step == training.max_steps
+        if is_last or progress.step % config.tracking.log_every_steps == 0:
+            tracker.log(progress.step, _numbers(training, record, window) | stopwatch.read())
+        tracker.advance(progress.step)
+        is_better, must_stop = _evaluate_if_due(training, tracker, is_last)
+        preempted = preemption.requested()
+        if (
+            is_last
+            or must_stop
+            or preempted
+            or is_better
+            or progress.step % config.checkpoint.every_steps == 0
+        ):
+            _save(training, is_better)
+        if preempted and not (is_last or must_stop):
+            logger.warning("SIGTERM: saved step %d, leaving with exit code %d", progress.step, EXIT_CODE)
+            return EXIT_CODE
+        if must_stop:
+            break
+    return 0
+
+
+@dataclass
+class Record:
+    """What one optimiser step left on the device, not yet read."""
+
+    sums: dict[str, Tensor]
+    counts: dict[str, Tensor]
+    metrics: dict[str, Tensor]
+    grad_norm: Tensor | None
+    lr: dict[str, float]
+
+
+def train_step(training: Run, window: list[Batch]) -> Record:
+    """One optimiser step over the micro-batches of a window.
+
+    Every objective is normalised by its targets in the whole window on all ranks: the loss does not depend on how the
+    global batch is cut into ranks and micro-steps (the contrastive one does, through who is whose negative).
+    """
+    config, engine, step = training.config, training.engine, training.progress.step
+    objectives = engine.model.objectives
+    counts = {
+        name: distributed.sum_over_ranks(sum(objective.count(batch) for batch in window).to(engine.device))
+        for name, objective in objectives.items()
+    }
+    labels = [group["name"] for group in engine.optimizer.param_groups]
+    lr = lr_of_groups(step, training.max_steps, config.optim, labels)
+    engine.set_lr(lr)
+    engine.model.train()
+    sums = {name: torch.zeros(1, device=engine.device) for name in objectives}
+    metrics, grad_norm = {}, None
+    # Both backends divide by the accumulation count and average over ranks; the sum of shares wants neither.
+    undo = distributed.world_size() * len(window)
+    for micro_step, batch in enumerate(window):
+        torch.manual_seed(_seed_of(config.seed, step, micro_step, distributed.rank()))
+        with engine.micro_step():
+            results = engine.wrapped(to_device(batch, engine.device), task="losses")
+            loss = torch.zeros(1, device=engine.device)
+            for name, result in results.items():
+                share = result.pop("sum")
+                sums[name] += share.detach()
+                metrics |= {f"{name}/{key}": value for key, value in result.items()}
+                loss = loss + config.loss_weights.get(name, 1.0) * undo * share / counts[name].clamp(min=1)
+            grad_norm = engine.backward(loss.squeeze(0))
+    return Record(sums, counts, metrics, grad_norm, lr)
+
+
+def _seed_of(*numbers: int) -> int:
+    """Dropout and drop-path depend on these alone, so a resumed run repeats them."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
+
+
+def _numbers(training: Run, record: Record, window: list[Batch]) -> dict[str, float]:
+    """Reads a record: the one place of the loop that waits for the device."""
+    names = list(record.sums)
+    packed = torch.cat([*record.sums.values(), *record.metrics.values()]).float()
+    totals = distributed.sum_over_ranks(packed).tolist()
+    losses = {
+        name: total / max(record.counts[name].item(), 1) for name, total in zip(names, totals, strict=False)
+    }
+    weights = training.config.loss_weights
+    numbers = {"train/loss": sum(weights.get(name, 1.0) * loss for name, loss in losses.items())}
+    numbers |= {f"train/{name}/loss": loss for name, loss in losses.items()}
+    numbers |= {
+        f"train/{key}": total / distributed.world_size()
+        for key, total in zip(record.metrics, totals[len(names) :], strict=True)
+    }
+    numbers["train/grad_norm"] = float(record.grad_norm) if record.grad_norm is not None else float("nan")
+    numbers |= {f"lr/{label}": lr for label, lr in record.lr.items() if not label.endswith("_no_decay")}
+    numbers["epoch"] = (training.progress.step * training.plan.rows_per_step) / training.plan.num_units
+    _refuse_non_finite(training, numbers["train/loss"], window)
+    return numbers
+
+
+def _refuse_non_finite(training: Run, loss: float, window: list[Batch]) -> None:
+    if np.isfinite(loss):
+        return
+    rows = [int(position) for batch in window for position in batch["position"]]
+    raise DataError(
+        f"the loss is {loss} at step {training.progress.step} (this rank's rows {rows[0]} to {rows[-1]} of the plan); "
+        "lower optim.lr or max_grad_norm; the last checkpoint is untouched"
+    )
+
+
+def _evaluate_if_due(training: Run, tracker: Tracker, is_last: bool) -> tuple[bool, bool]:
+    """Whether this step is the best so far, and whether patience has run out; the same on every rank."""
+    config, progress = training.config, training.progress
+    every = config.evaluate.every_steps
+    if not (is_last or (every and progress.step % every == 0)):
+        return False, False
+    if "val" not in training.parts.shards.splits or not config.evaluate.metrics:
+        return False, False
+    model = training.engine.plain_model(lambda: build_model(config, training.parts))
+    numbers = evaluate.evaluate_in_training(model, config, training.parts)
+    tracker.log(progress.step, {f"val/{key}": value for key, value in numbers.items()})
+    value = numbers.get(config.evaluate.best_metric)
+    if value is None:
+        logger.warning(
+            "evaluate.best_metric '%s' is not among %s", config.evaluate.best_metric, sorted(numbers)
+        )
+        return False, False
+    sign = 1 if config.evaluate.best_metric_mode == "max" else -1
+    is_better = progress.best is None or sign * value > sign * progress.best
+    if is_better:
+        progress.best, progress.best_step, progress.evaluations_since_best = value, progress.step, 0
+    else:
+        progress.evaluations_since_best += 1
+    patience = config.evaluate.early_stop_patience
+    return is_better, patience is not None and progress.evaluations_since_best >= patience
+
+
+def _save(training: Run, is_better: bool) -> None:
+    config, progress = training.config, training.progress
+    position = progress.step * training.plan.rows_per_step
+    state = {
+        "config": dump(config),
+        "progress": vars(progress),
+        "global_batch": training.plan.rows_per_step,
+        "stream": training.stream.state(position),
+        "data": training.parts.provenance(),
+    }
+    checkpoint.save(config.checkpoint_folder, progress.step, training.engine, state, config.checkpoint.keep)
+    if is_better:
+        checkpoint.mark_best(config.checkpoint_folder, progress.step)
