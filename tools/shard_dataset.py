@@ -9,7 +9,6 @@ from collections import Counter
 from pathlib import Path
 
 from rich.console import Console
-from rich.highlighter import NullHighlighter
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a checkout that is not installed
 
@@ -165,7 +164,7 @@ def summarise(manifest: Manifest, output: Path, num_rows: int) -> None:
 
 def main() -> int:
     arguments = parse_arguments()
-    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[_handler()])
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", handlers=[BarHandler()])
     try:
         run(arguments)
     except (ConfigError, DataError) as error:
@@ -179,12 +178,11 @@ def main() -> int:
     return 0
 
 
-def _handler() -> logging.Handler:
-    from rich.logging import RichHandler
+class BarHandler(logging.Handler):
+    """Prints log lines above the progress bar, unwrapped."""
 
-    return RichHandler(
-        console=CONSOLE, show_path=False, show_time=False, markup=False, highlighter=NullHighlighter()
-    )
+    def emit(self, record: logging.LogRecord) -> None:
+        CONSOLE.print(self.format(record), markup=False, highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -4,18 +4,20 @@ import io
 import logging
 import os
 import struct
+import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
+import pydicom
+from pydicom.encaps import generate_fragments
+from pydicom.errors import BytesLengthException, InvalidDicomError
+from pydicom.pixels import apply_color_lut, iter_pixels
 
 from deepcoro.ingest.display import display_table, to_display
 from deepcoro.ingest.film import Film, RejectedFilm, check_complete
 from deepcoro.ingest.header import acquisition_order, angle_of, find, frame_rate_of, number_of
-
-if TYPE_CHECKING:
-    from pydicom import Dataset
 
 logger = logging.getLogger(__name__)
 
@@ -57,14 +59,31 @@ _PIXEL_DATA_HEADER = 12
 
 _DAMAGE = (
     ValueError, RuntimeError, AttributeError, NotImplementedError, KeyError, IndexError, TypeError,
-    EOFError, OSError, struct.error,
+    EOFError, OSError, struct.error, BytesLengthException, InvalidDicomError,
 )  # fmt: skip
 """What pydicom and its decoders raise on files that are cut, mislabelled or of an unknown syntax."""
 
 
 def open_dicom(path: Path, accept_burned_in: bool = False) -> Film:
     """Refuses (RejectedFilm, by kind) what is not a film, and films that declare burnt-in annotation unless accepted."""
-    header = _read_header(path)
+    _silence_pydicom()
+    try:
+        return _open(path, accept_burned_in)
+    except _DAMAGE as error:
+        raise RejectedFilm("unreadable: the DICOM header is damaged") from error
+
+
+def _silence_pydicom() -> None:
+    """Its warnings and log lines quote header values: of a damaged file, names and numbers of the patient."""
+    pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
+    logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)
+    warnings.filterwarnings("ignore", module="pydicom")
+
+
+def _open(path: Path, accept_burned_in: bool) -> Film:
+    header = pydicom.dcmread(path, stop_before_pixels=True, force=True)
+    if "TransferSyntaxUID" not in header.file_meta:
+        raise RejectedFilm("unreadable: no DICOM file meta information (transfer syntax)")
     _check_kind(header, accept_burned_in)
     announced = int(number_of(header, "NumberOfFrames") or 1)
     if announced < 2:
@@ -81,19 +100,7 @@ def open_dicom(path: Path, accept_burned_in: bool = False) -> Film:
     )
 
 
-def _read_header(path: Path) -> "Dataset":
-    import pydicom
-
-    try:
-        header = pydicom.dcmread(path, stop_before_pixels=True, force=True)
-    except (pydicom.errors.InvalidDicomError, *_DAMAGE) as error:
-        raise RejectedFilm("unreadable: the DICOM header is damaged") from error
-    if not getattr(header, "file_meta", None) or "TransferSyntaxUID" not in header.file_meta:
-        raise RejectedFilm("unreadable: no DICOM file meta information (transfer syntax)")
-    return header
-
-
-def _check_kind(header: "Dataset", accept_burned_in: bool) -> None:
+def _check_kind(header: pydicom.Dataset, accept_burned_in: bool) -> None:
     reason = _refusal(str(header.get("SOPClassUID", "") or ""), str(header.get("Modality", "") or ""))
     if reason:
         raise RejectedFilm(reason)
@@ -116,13 +123,11 @@ def _refusal(sop_class: str, modality: str) -> str | None:
     return "unsupported_kind: neither X-ray angiography nor multi-frame ultrasound"
 
 
-def count_fragments(path: Path, header: "Dataset") -> int | None:
+def count_fragments(path: Path, header: pydicom.Dataset) -> int | None:
     """Fragments that are there, when they alone tell where frames end (an empty offset table); None otherwise.
 
     pydicom yields nothing at all when there are fewer than NumberOfFrames; the frames before the cut are good.
     """
-    import pydicom
-
     if not header.file_meta.TransferSyntaxUID.is_encapsulated or "ExtendedOffsetTable" in header:
         return None
     with path.open("rb") as file:
@@ -145,11 +150,16 @@ def _item_sizes(file: BinaryIO) -> Iterator[int]:
 class _Frames:
     """The frames in display values. Each iteration decodes the file anew, one frame at a time."""
 
-    def __init__(self, path: Path, header: "Dataset", announced: int) -> None:
+    def __init__(self, path: Path, header: pydicom.Dataset, announced: int) -> None:
         self._path = path
         self._header = header
         self._announced = announced
         self._syntax = str(header.file_meta.TransferSyntaxUID)
+        self._photometric = str(header.get("PhotometricInterpretation", "MONOCHROME2"))
+        self._is_colour = (
+            int(find(header, "SamplesPerPixel") or 1) == 3 or self._photometric == "PALETTE COLOR"
+        )
+        self._excess_bits = max(0, int(header.get("BitsStored", 8)) - 8)
 
     def __iter__(self) -> Iterator[np.ndarray]:
         if self._is_video():
@@ -157,14 +167,10 @@ class _Frames:
 
             yield from StreamFrames(self._open_video, self._announced)
             return
-        if int(find(self._header, "SamplesPerPixel") or 1) == 3 or self._photometric == "PALETTE COLOR":
+        if self._is_colour:
             yield from self._counted(self._colour_frames())
             return
         yield from self._grey_frames()
-
-    @property
-    def _photometric(self) -> str:
-        return str(self._header.get("PhotometricInterpretation", "MONOCHROME2"))
 
     def _grey_frames(self) -> Iterator[np.ndarray]:
         """A table of the display value of every stored value, made once: the film keeps one grey scale throughout."""
@@ -172,8 +178,9 @@ class _Frames:
             table = display_table(self._header, self._sample)
         except _DAMAGE as error:
             raise RejectedFilm("unreadable: the grey scale (window or look-up table) is damaged") from error
+        is_display_already = len(table) == 256 and np.array_equal(table, np.arange(256))
         for frame in self._counted(self._decoded()):
-            yield to_display(frame, table)
+            yield frame if is_display_already and frame.dtype == np.uint8 else to_display(frame, table)
 
     def _sample(self) -> np.ndarray:
         """Every 8th part of the film, every second row and column: enough for a percentile."""
@@ -186,9 +193,7 @@ class _Frames:
         return np.stack(frames)
 
     def _colour_frames(self) -> Iterator[np.ndarray]:
-        from pydicom.pixels import apply_color_lut
-
-        shift = max(0, int(self._header.get("BitsStored", 8)) - 8)
+        shift = self._excess_bits
         for frame in self._decoded():
             if self._photometric == "PALETTE COLOR":
                 frame = apply_color_lut(frame, self._header)
@@ -207,13 +212,10 @@ class _Frames:
         check_complete(decoded, self._announced)
 
     def _decoded(self) -> Iterator[np.ndarray]:
-        from pydicom import dcmread
-        from pydicom.pixels import iter_pixels
-
         suffix = self._syntax.removeprefix(_JPEG_FAMILY)
         plugin = "pylibjpeg" if self._syntax == _RLE else _PLUGINS.get(suffix, "")
         if self._syntax == _DEFLATED:
-            yield from iter_pixels(dcmread(self._path))
+            yield from iter_pixels(pydicom.dcmread(self._path))
             return
         known = {"number_of_frames": self._announced}
         if (fragments := count_fragments(self._path, self._header)) is not None:
@@ -226,8 +228,6 @@ class _Frames:
 
     def _open_video(self) -> Any:
         import av
-        from pydicom import dcmread
-        from pydicom.encaps import generate_fragments
 
-        stream = b"".join(list(generate_fragments(dcmread(self._path).PixelData))[1:])
+        stream = b"".join(list(generate_fragments(pydicom.dcmread(self._path).PixelData))[1:])
         return av.open(io.BytesIO(stream))

@@ -25,8 +25,6 @@ def display_table(header: "Dataset", sample: Callable[[], np.ndarray]) -> np.nda
     stretched between the 0.5 and 99.5 percentile of `sample()` (stored values from the whole film, called only then):
     one scale a film, because a scale per frame would flicker with the contrast.
     """
-    from pydicom.pixels import apply_modality_lut
-
     scale = _scale_elements(header)
     bits = int(find(header, "BitsStored") or 8)
     if not 1 <= bits <= 16:
@@ -34,7 +32,7 @@ def display_table(header: "Dataset", sample: Callable[[], np.ndarray]) -> np.nda
     stored = np.arange(2**bits, dtype=np.int64)
     if int(find(header, "PixelRepresentation") or 0) == 1:
         stored[2 ** (bits - 1) :] -= 2**bits
-    values = np.asarray(apply_modality_lut(stored, scale), dtype=np.float64)
+    values = _modality(stored.astype(np.float64), scale)
     unit = _unit_interval(values, scale, bits, sample)
     inverse = find(header, "PhotometricInterpretation") == "MONOCHROME1"
     if inverse or find(header, "PresentationLUTShape") == "INVERSE":
@@ -56,6 +54,7 @@ def _scale_elements(header: "Dataset") -> "Dataset":
     from pydicom import Dataset
 
     scale = Dataset()
+    scale.file_meta = header.file_meta
     for keyword in _KEYWORDS:
         value = find(header, keyword)
         if value is not None:
@@ -86,11 +85,34 @@ def _first(value: object) -> float | None:
     return float(next(iter(many), float("nan")))
 
 
-def _voi_table(values: np.ndarray, scale: "Dataset") -> np.ndarray:
-    from pydicom.pixels import apply_voi
+def _modality(stored: np.ndarray, scale: "Dataset") -> np.ndarray:
+    if scale.get("ModalityLUTSequence"):
+        return _look_up(stored, scale.ModalityLUTSequence[0], scale)[0]
+    slope, intercept = _first(scale.get("RescaleSlope")), _first(scale.get("RescaleIntercept"))
+    return stored * (1.0 if slope is None else slope) + (0.0 if intercept is None else intercept)
 
-    bits = int(scale.VOILUTSequence[0].LUTDescriptor[2])
-    return np.clip(apply_voi(np.rint(values).astype(np.int64), scale, index=0) / (2.0**bits - 1.0), 0.0, 1.0)
+
+def _voi_table(values: np.ndarray, scale: "Dataset") -> np.ndarray:
+    output, bits = _look_up(values, scale.VOILUTSequence[0], scale)
+    return np.clip(output / (2.0**bits - 1.0), 0.0, 1.0)
+
+
+def _look_up(values: np.ndarray, item: "Dataset", scale: "Dataset") -> tuple[np.ndarray, int]:
+    """Output of a LUT and its bits. Our own: pydicom's (3.0.2) wraps round at 256 when a deeper film has an 8-bit table."""
+    entries, first, bits = (int(each) for each in item.LUTDescriptor)
+    little_endian = scale.file_meta.TransferSyntaxUID.is_little_endian
+    table = _table_data(item.LUTData, entries or 2**16, little_endian)
+    position = np.clip(np.rint(values).astype(np.int64) - first, 0, len(table) - 1)
+    return table[position], bits
+
+
+def _table_data(data: object, entries: int, little_endian: bool) -> np.ndarray:
+    """Entries are numbers, or bytes of one or two each."""
+    if not isinstance(data, bytes):
+        return np.atleast_1d(np.asarray(data, dtype=np.float64))
+    order = "<" if little_endian else ">"
+    wide = len(data) >= 2 * entries
+    return np.frombuffer(data, f"{order}u2" if wide else "u1", count=entries).astype(np.float64)
 
 
 def _window(values: np.ndarray, center: float, width: float, function: str) -> np.ndarray:

@@ -58,7 +58,9 @@ def moving_bar(num_frames: int = 6, height: int = 32, width: int = 40, top: int 
     return film.astype(np.uint8 if top < 256 else np.uint16)
 
 
-def write_dicom(path: Path, frames: np.ndarray, syntax: str = EXPLICIT, bits: int = 8, **elements: object) -> Path:
+def write_dicom(
+    path: Path, frames: np.ndarray, syntax: str = EXPLICIT, bits: int = 8, **elements: object
+) -> Path:
     """Writes [frame height width] or [frame height width 3] as one DICOM file; None as a value removes an element."""
     meta = FileMetaDataset()
     meta.TransferSyntaxUID = UID(EXPLICIT if syntax in (RLE, JPEG_2000_LOSSLESS) else syntax)
@@ -101,7 +103,9 @@ def write_dicom(path: Path, frames: np.ndarray, syntax: str = EXPLICIT, bits: in
 
 def _set_pixels(dataset: FileDataset, frames: np.ndarray, syntax: str, allocated: int) -> None:
     if syntax == JPEG_BASELINE:
-        parts = [simplejpeg.encode_jpeg(f[:, :, None], 98, "GRAY", "Gray") for f in np.ascontiguousarray(frames)]
+        parts = [
+            simplejpeg.encode_jpeg(f[:, :, None], 98, "GRAY", "Gray") for f in np.ascontiguousarray(frames)
+        ]
         dataset.PixelData = encapsulate(parts, has_bot=False)
         dataset["PixelData"].VR = "OB"
         return
@@ -124,7 +128,9 @@ def write_video(path: Path, frames: np.ndarray, codec: str, pixel_format: str, r
         if codec == "mjpeg":
             stream.options = {"q:v": "1", "qmin": "1"}
         for image in frames:
-            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), "gray" if image.ndim == 2 else "rgb24")
+            frame = av.VideoFrame.from_ndarray(
+                np.ascontiguousarray(image), "gray" if image.ndim == 2 else "rgb24"
+            )
             container.mux(stream.encode(frame))
         container.mux(stream.encode(None))
     return path
