@@ -183,7 +183,7 @@ def _injection(
         num_frames=num_frames,
         frame_rate_fps=preset.frame_rate_fps,
         bits=int(rng.choice((8, 10, 12), p=(0.6, 0.15, 0.25))),
-        scale=Scale(preset.vessel_scale, preset.finding_boost, preset.twigs),
+        scale=Scale(preset.vessel_scale, preset.finding_boost, preset.twigs, preset.ball_step),
         clutter=preset.clutter,
         pan_mm=_pan(preset, rng),
     )

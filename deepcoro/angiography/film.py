@@ -9,27 +9,17 @@ from jaxtyping import Float
 from deepcoro.angiography import motion
 from deepcoro.angiography.backdrop import draw_backdrop
 from deepcoro.angiography.carm import CArm
-from deepcoro.angiography.detector import (
-    COUNTS_PER_GREY,
-    Noise,
-    Vendor,
-    collimator,
-    noise_sigma,
-    noise_weight,
-    to_bits,
-)
+from deepcoro.angiography.detector import Exposure, Vendor
 from deepcoro.angiography.findings import Lesion
 from deepcoro.angiography.heart import unit
 from deepcoro.angiography.lumen import BLOOD, Cloud, LesionShape, Scale, fill_tree
 from deepcoro.angiography.scene import aim, furnish, visible_width
 from deepcoro.angiography.splat import Canvas
-from deepcoro.angiography.tree import Tree, build_tree
+from deepcoro.angiography.tree import Detail, Tree, build_tree
 from deepcoro.angiography.vocabulary import Dominance, Side
 
-# 370 mg iodine/ml times 7.6 cm^2/g at 60 keV is 0.28 per mm; scatter halves the contrast that reaches the detector.
-_CONTRAST_PER_MM = 0.16
 _MIN_MASS = 1e-3
-_CHUNK_PX = 2**19
+_CHUNK_PX = 2**18
 """Frames are drawn in groups of about this many pixels: small films at once, large ones in what the cache holds."""
 
 
@@ -108,13 +98,14 @@ def render_film(injection: Injection) -> Film:
 
 def vessels_of(injection: Injection) -> tuple[Tree, Cloud]:
     """The filled tree of an injection, at rest."""
-    anatomy = (injection.side, injection.dominance, injection.has_ramus, injection.scale.twigs)
+    detail = Detail(injection.scale.twigs, injection.scale.step)
+    anatomy = (injection.side, injection.dominance, injection.has_ramus, detail)
     return _fill(anatomy, injection.anatomy_seed, injection.lesions, injection.scale, injection.caliber)
 
 
 @lru_cache(maxsize=8)
 def _fill(
-    anatomy: tuple[Side, Dominance, bool, float],
+    anatomy: tuple[Side, Dominance, bool, Detail],
     seed: tuple[int, ...],
     lesions: tuple[tuple[Lesion, LesionShape], ...],
     scale: Scale,
@@ -155,51 +146,30 @@ def _pan(injection: Injection, time_s: Float[np.ndarray, " frame"]) -> Float[np.
 def _expose(
     injection: Injection, balls: Balls, time_s: Float[np.ndarray, " frame"], rng: np.random.Generator
 ) -> np.ndarray:
-    """Beer-Lambert over the backdrop, then noise, collimator and bit depth, in 12-bit integer counts."""
-    carm, vendor, size = injection.carm, injection.vendor, injection.carm.size_px
+    """Every frame: vessels drawn as thickness, then exposed over the shifted backdrop."""
+    carm, size = injection.carm, injection.carm.size_px
     shifts, pad = _backdrop_shifts(injection, time_s)
-    counts = np.exp(-vendor.compression * draw_backdrop(carm, pad, rng))
-    backdrop = np.minimum(vendor.brightest_grey * COUNTS_PER_GREY * counts, 4095).astype(np.int16)
-    weight = noise_weight(backdrop[pad : pad + size, pad : pad + size])
-    mask = collimator(vendor, size, rng)
-    noise = Noise(size, noise_sigma(vendor, size), rng)
-    chunk = max(1, _CHUNK_PX // size**2)
+    exposure = Exposure(injection.vendor, draw_backdrop(carm, pad, rng), size, rng)
+    chunk = min(max(1, _CHUNK_PX // size**2), injection.num_frames)
     canvas = Canvas(size, chunk, float(balls.radius_px.max()))
     pixels = np.empty((injection.num_frames, size, size), np.uint8 if injection.bits == 8 else np.uint16)
-    buffer = np.empty((chunk, size, size), np.int16)
-    for start in range(0, injection.num_frames, chunk):
-        frames = buffer[: injection.num_frames - start]
-        for frame, (down, across) in zip(frames, shifts[start:], strict=False):
-            frame[...] = backdrop[pad - down : pad - down + size, pad - across : pad - across + size]
-        _absorb(frames, canvas, balls, start)
-        for frame in frames:
-            noise.add_to(frame, weight)
-        np.clip(frames, 0, 4095, out=frames)
-        if mask is not None:
-            # 4095 x 16 just fits 16 bits
-            frames = np.multiply(frames.view(np.uint16), mask, out=frames.view(np.uint16))
-            frames >>= 4
-        to_bits(frames, injection.bits, pixels[start : start + chunk])
+    for index in range(injection.num_frames):
+        if index % chunk == 0:
+            drawn = _draw(canvas, balls, slice(index, index + chunk))
+        thickness = None if drawn is None else (*drawn[:2], drawn[2][index % chunk])
+        exposure.develop(pixels[index], shifts[index], thickness, injection.bits)
     return pixels
 
 
-def _absorb(frames: np.ndarray, canvas: Canvas, balls: Balls, start: int) -> None:
-    """Darkens frames, the first of them number `start` of the film, by their balls, in place."""
-    mass = balls.mass[start : start + len(frames)]
-    frame, ball = np.nonzero(np.abs(mass) > _MIN_MASS)
-    live = (frame + start, ball)
-    drawn = canvas.draw(
+def _draw(
+    canvas: Canvas, balls: Balls, frames: slice
+) -> tuple[slice, slice, Float[np.ndarray, "frame height width"]] | None:
+    """Thickness maps of some frames, in mm of full contrast."""
+    frame, ball = np.nonzero(np.abs(balls.mass[frames]) > _MIN_MASS)
+    live = (frame + frames.start, ball)
+    return canvas.draw(
         frame, balls.column_px[live], balls.row_px[live], balls.radius_px[live], balls.mass[live]
     )
-    if drawn is None:
-        return
-    rows, columns, thickness = drawn
-    # where a filling defect is drawn wider than its vessel the thickness would be negative
-    passed = np.maximum(thickness[: len(frames)], 0)
-    passed *= np.float32(-_CONTRAST_PER_MM)
-    np.exp(passed, out=passed)
-    passed *= frames[:, rows, columns]
-    frames[:, rows, columns] = passed
 
 
 def _backdrop_shifts(

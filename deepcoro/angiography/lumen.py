@@ -74,6 +74,8 @@ class Scale:
     """Factor on the mass of calcium and stents, root of it on their size and on the length of a thrombus."""
     twigs: float = 1.0
     """Fraction of the unnamed twigs that is grown."""
+    step: float = 1.0
+    """Factor on the distance between balls: small films need fewer."""
 
 
 def fill_tree(

@@ -48,6 +48,8 @@ class Preset(Block):
     """Factor on the mass of calcium and stents, which are invisible below about 224 px."""
     twigs: float = 1.0
     """Fraction of the unnamed twigs that is drawn."""
+    ball_step: float = 1.0
+    """Factor on the distance between the balls that vessels are drawn with; small films need fewer."""
     clutter: float = 0.0
     """Chance of leads, and less often of sternal wires."""
     heart_rate_bpm: tuple[float, float] = (55.0, 100.0)
@@ -95,19 +97,19 @@ class Preset(Block):
 
 TINY = Preset(
     name="tiny", patients=24, size_px=64, frames=(10, 10), frame_rate_fps=5.0, films_per_side=(2, 2),
-    vessel_scale=1.8, finding_boost=8.0, twigs=0.3, heart_rate_bpm=(70.0, 70.0), is_steady=True,
+    vessel_scale=1.8, finding_boost=8.0, twigs=0.3, ball_step=2.0, heart_rate_bpm=(70.0, 70.0), is_steady=True,
     cto_prevalence=0.35, lesion_prevalence=0.5, max_lesions=1, lesion_segments=_MAJOR, stenosis_percent=(80,),
     dominance=(0.7, 0.3, 0.0), repeats=0.15, splits=(0.6, 0.2, 0.2),
 )  # fmt: skip
 SMALL = Preset(
     name="small", patients=100, size_px=112, frames=(16, 16), frame_rate_fps=7.5, films_per_side=(2, 3),
-    vessel_scale=1.4, finding_boost=4.0, twigs=0.6, clutter=0.1, cto_prevalence=0.15, lesion_prevalence=0.6,
+    vessel_scale=1.4, finding_boost=4.0, twigs=0.6, ball_step=1.6, clutter=0.1, cto_prevalence=0.15, lesion_prevalence=0.6,
     max_lesions=2, stenosis_percent=(30, 50, 60, 70, 80, 90), reader_noise_percent=4.0, calcification=0.25, extras=0.25,
     dominance=(0.842, 0.109, 0.049), report_styles=("canonical", "paraphrased"), explicit_negatives=0.3,
 )  # fmt: skip
 DEMO = Preset(
-    name="demo", patients=690, size_px=128, frames=(20, 20), frame_rate_fps=7.5, films_per_side=(2, 2),
-    vessel_scale=1.8, finding_boost=6.0, twigs=0.4, cto_prevalence=0.3, lesion_prevalence=0.7, max_lesions=1,
+    name="demo", patients=690, size_px=128, frames=(18, 18), frame_rate_fps=7.5, films_per_side=(2, 2),
+    vessel_scale=1.8, finding_boost=6.0, twigs=0.4, ball_step=1.8, cto_prevalence=0.3, lesion_prevalence=0.7, max_lesions=1,
     lesion_segments=_MAJOR, stenosis_percent=(80,), calcification=0.45, calcification_grades=("severe",),
     dominance=(0.7, 0.3, 0.0), one_sided=0.05,
     splits=(0.868, 0.044, 0.088),

@@ -12,6 +12,8 @@ from jaxtyping import Float
 from deepcoro.angiography.heart import Heart, draw_heart
 from deepcoro.angiography.vocabulary import SEGMENTS, Dominance, Side
 
+_Number = float | int
+_Pair = tuple[_Number, _Number]
 _STEP_MM = 0.8
 _TWIG_STEP_MM = 0.5  # thin vessels need denser samples, or they are drawn as dots
 
@@ -50,20 +52,26 @@ class Tree:
         return next(iter(self.branches.values())).points_mm[0]
 
 
-def build_tree(
-    side: Side, dominance: Dominance, has_ramus: bool, twigs: float, rng: np.random.Generator
-) -> Tree:
-    """The left or right tree of a patient; equal generators give equal trees (repeat studies share their anatomy).
+@dataclass(frozen=True)
+class Detail:
+    """How finely a tree is drawn."""
 
-    `twigs` is the fraction of unnamed twigs to grow.
-    """
-    heart = draw_heart(rng)
-    grower = _Grower(heart, rng, twigs)
+    twigs: float = 1.0
+    """Fraction of the unnamed vessels to grow."""
+    step: float = 1.0
+    """Factor on the distance between samples."""
+
+
+def build_tree(
+    side: Side, dominance: Dominance, has_ramus: bool, detail: Detail, rng: np.random.Generator
+) -> Tree:
+    """The left or right tree of a patient; equal generators give equal trees (repeat studies share their anatomy)."""
+    grower = _Grower(draw_heart(rng), rng, detail)
     if side == "left":
         _grow_left(grower, dominance, has_ramus)
     else:
         _grow_right(grower, dominance)
-    return Tree(side, heart, grower.branches)
+    return Tree(side, grower.heart, grower.branches)
 
 
 def _grow_left(grower: "_Grower", dominance: Dominance, has_ramus: bool) -> None:
@@ -131,16 +139,16 @@ def _grow_right(grower: "_Grower", dominance: Dominance) -> None:
 class _Grower:
     """Adds branches to a growing tree on one heart."""
 
-    def __init__(self, heart: Heart, rng: np.random.Generator, twigs: float) -> None:
+    def __init__(self, heart: Heart, rng: np.random.Generator, detail: Detail) -> None:
         self.heart = heart
-        self.twigs = twigs
+        self.detail = detail
         self.rng = rng
         self.branches: dict[str, Branch] = {}
 
-    def jitter(self, scale: float | int) -> float:
+    def jitter(self, scale: _Number) -> float:
         return float(np.clip(self.rng.normal(0, scale), -2 * scale, 2 * scale))
 
-    def wobble(self, num_points: int, amplitude_deg: float) -> Float[np.ndarray, " point"]:
+    def wobble(self, num_points: int, amplitude_deg: _Number) -> Float[np.ndarray, " point"]:
         """Tortuosity: low sine harmonics that vanish at both ends."""
         harmonic = np.arange(1, 9)
         weights = self.rng.normal(size=8) / harmonic**0.9
@@ -148,12 +156,12 @@ class _Grower:
 
     def course(
         self,
-        polar_deg: tuple[float, float],
-        azimuth_deg: tuple[float, float],
+        polar_deg: _Pair,
+        azimuth_deg: _Pair,
         num_points: int,
-        wobble_deg: float,
+        wobble_deg: _Number,
         from_point: np.ndarray,
-        blend: float,
+        blend: _Number,
     ) -> Float[np.ndarray, "point 3"]:
         """A wobbling line between two places of the surface that leaves `from_point` smoothly (faster with a larger `blend`)."""
         t = np.linspace(0, 1, num_points)
@@ -165,9 +173,9 @@ class _Grower:
     def offshoot(
         self,
         origin: np.ndarray,
-        target_deg: tuple[float | int, float | int],
+        target_deg: _Pair,
         num_points: int = 70,
-        wobble_deg: float = 4.0,
+        wobble_deg: _Number = 4,
     ) -> Float[np.ndarray, "point 3"]:
         """A branch from a point of its parent to a place of the surface (polar, azimuth)."""
         polar, azimuth = self.heart.angles_of(origin)
@@ -187,7 +195,7 @@ class _Grower:
 
     def add(self, name: str, parent: str | None, points: np.ndarray, is_twig: bool = False) -> None:
         """Resamples a course evenly and hangs it on its parent."""
-        step_mm = _TWIG_STEP_MM if is_twig else _STEP_MM
+        step_mm = self.detail.step * (_TWIG_STEP_MM if is_twig else _STEP_MM)
         length = np.r_[0, np.cumsum(np.linalg.norm(np.diff(points, axis=0), axis=1))]
         arc = np.linspace(0, length[-1], max(int(length[-1] / step_mm), 8))
         even = np.stack([np.interp(arc, length, points[:, axis]) for axis in range(3)], axis=1)
@@ -198,10 +206,10 @@ class _Grower:
             start_mm = stem.start_mm + float(stem.arc_mm[origin])
         self.branches[name] = Branch(name, parent, even, arc, start_mm, origin, is_twig)
 
-    def add_twigs(self, parent: str, count: int, bend_deg: tuple[float, float]) -> None:
+    def add_twigs(self, parent: str, count: int, bend_deg: _Pair) -> None:
         """Septal, conus, marginal and terminal vessels without a name: the first is a side branch, the rest thin twigs."""
         stem = self.branches[parent]
-        for index in range(round(count * self.twigs)):
+        for index in range(round(count * self.detail.twigs)):
             place = int(self.rng.uniform(0.15, 0.95) * len(stem.points_mm))
             origin = stem.points_mm[place]
             polar, azimuth = self.heart.angles_of(origin)
