@@ -1,0 +1,79 @@
+"""What the cells of a table mean."""
+
+import pytest
+
+from deepcoro.config import ConfigError
+from deepcoro.ingest.columns import find_roles, label_of, side_of, view_of_cell
+
+GENERATED = ("FileName", "PatientID", "StudyInstanceUID", "Split", "Report", "side", "view", "cto", "mid_lad_stenosis", "birth_date")  # fmt: skip
+
+
+def test_usual_names_are_found_and_labels_are_an_allow_list():
+    roles = find_roles(GENERATED, {}, None)
+    assert (roles.path, roles.study, roles.patient) == ("FileName", "StudyInstanceUID", "PatientID")
+    assert (roles.split, roles.report, roles.side, roles.view) == ("Split", "Report", "side", "view")
+    assert roles.labels == ("cto", "mid_lad_stenosis")
+
+
+def test_the_predecessors_names_are_found():
+    roles = find_roles(("DICOMPath", "ss_patient_id", "ss_event_cath_id", "main_structure"), {}, None)
+    assert (roles.path, roles.patient, roles.study, roles.side) == (
+        "DICOMPath", "ss_patient_id", "ss_event_cath_id", "main_structure",
+    )  # fmt: skip
+    assert roles.split is None and roles.report is None
+
+
+def test_labels_may_be_named_by_pattern():
+    assert find_roles(GENERATED, {}, ["*_stenosis", "birth_date"]).labels == (
+        "mid_lad_stenosis",
+        "birth_date",
+    )
+    assert find_roles(GENERATED, {}, []).labels == ()
+
+
+@pytest.mark.parametrize(
+    ("columns", "given", "labels", "message"),
+    [
+        (("Report", "StudyInstanceUID"), {}, None, "--path_column"),
+        (("FileName", "Report"), {}, None, "--study_column"),
+        (GENERATED, {"report": "Text"}, None, "--report_column 'Text' is not in the table"),
+        (GENERATED, {}, ["lvef"], "'lvef' is not in the table"),
+        (GENERATED, {}, ["PatientID"], "cannot be a label"),
+    ],
+)
+def test_a_missing_column_is_an_error_that_names_the_flag(columns, given, labels, message):
+    with pytest.raises(ConfigError, match=message):
+        find_roles(columns, given, labels)
+
+
+@pytest.mark.parametrize(
+    ("column", "cell", "label"),
+    [
+        ("mid_lad_stenosis", "70", 70.0),
+        ("mid_lad_stenosis", "-1", None),
+        ("mid_lad_stenosis", "-1.0", None),
+        ("mid_lad_stenosis", None, None),
+        ("mid_lad_stenosis", "0", 0.0),
+        ("prox_rca_cto", "True", 1.0),
+        ("prox_rca_cto", "FALSE", 0.0),
+        ("lvef", "inf", None),
+        ("dominance", "right", "right"),
+        ("prox_rca_calcif", "minimes", "minimes"),
+        ("z_score", "-1", -1.0),
+    ],
+)
+def test_missing_is_a_value_and_never_a_number(column, cell, label):
+    assert label_of(column, cell) == label
+
+
+@pytest.mark.parametrize(
+    ("cell", "side"),
+    [("Left Coronary", "left"), ("right", "right"), ("RCA", "right"), ("Graft", None), (None, None)],
+)
+def test_the_side_may_come_from_the_main_structure(cell, side):
+    assert side_of(cell) == side
+
+
+def test_views_have_one_spelling_and_sentences_are_no_views():
+    assert view_of_cell("RAO Caudal") == "RAO_CAUDAL" and view_of_cell("RAO_CAU") == "RAO_CAU"
+    assert view_of_cell("the patient was in pain " * 5) is None and view_of_cell(None) is None

@@ -1,0 +1,55 @@
+"""Keyed ids."""
+
+import hashlib
+import stat
+
+import pytest
+
+from deepcoro.config import ConfigError
+from deepcoro.ingest.identity import Identity, load_identity
+
+KEY = b"0123456789abcdef0123456789abcdef"
+
+
+def test_ids_depend_on_key_kind_and_original_and_are_no_plain_hash():
+    identity = Identity(KEY)
+    assert identity.keyed("patient", "7") == identity.keyed("patient", "7")
+    others = {
+        identity.keyed("study", "7"),
+        identity.keyed("patient", "8"),
+        Identity(KEY[::-1]).keyed("patient", "7"),
+        hashlib.sha256(b"patient:7").hexdigest()[:16],
+        hashlib.md5(b"7").hexdigest()[:16],
+    }
+    assert len(others) == 5 and identity.keyed("patient", "7") not in others
+    assert len(identity.keyed("patient", "7")) == 16
+
+
+def test_fractions_are_even():
+    drawn = [Identity(KEY).fraction("split", str(number)) for number in range(2000)]
+    assert all(0 <= each < 1 for each in drawn)
+    assert sum(each < 0.8 for each in drawn) / 2000 == pytest.approx(0.8, abs=0.03)
+
+
+def test_the_key_file_given_wins_over_the_environment(tmp_path):
+    (tmp_path / "a.key").write_bytes(KEY)
+    (tmp_path / "b.key").write_bytes(KEY[::-1] + b"\n")
+    environment = {"DEEPCORO_KEY_FILE": str(tmp_path / "b.key")}
+    assert load_identity(tmp_path / "a.key", environment).keyed("x", "1") == Identity(KEY).keyed("x", "1")
+    assert load_identity(None, environment).keyed("x", "1") == Identity(KEY[::-1]).keyed("x", "1")
+
+
+def test_only_the_users_own_key_is_made_and_only_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    first = load_identity(None, {}).keyed("patient", "7")
+    key = tmp_path / ".config" / "deepcoro" / "id.key"
+    assert stat.S_IMODE(key.stat().st_mode) == 0o600 and list(key.parent.iterdir()) == [key]
+    assert load_identity(None, {}).keyed("patient", "7") == first
+    with pytest.raises(ConfigError, match="cannot be read"):
+        load_identity(tmp_path / "gone.key", {})
+
+
+def test_a_short_key_is_refused(tmp_path):
+    (tmp_path / "a.key").write_bytes(b"secret\n")
+    with pytest.raises(ConfigError, match="6 bytes"):
+        load_identity(tmp_path / "a.key", {})
