@@ -262,3 +262,13 @@ def test_a_members_frames_are_a_jpeg_stream_that_any_reader_opens():
     start, end = record.clips[0].frame_offsets[3:5]
     image = np.asarray(Image.open(io.BytesIO(payload[start:end])))
     assert np.abs(image.astype(int) - frames[3, ..., 0]).mean() < 4
+
+
+@pytest.mark.parametrize("frames", [4, 5])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_every_frame_is_resized_as_it_would_be_alone(frames, channels):
+    shot = film(num_frames=frames, channels=channels)
+    together = decode(shot, encoding=LOSSLESS, frames=frames, size_px=32)
+    for number in range(frames):
+        alone = decode(shot[number : number + 1], encoding=LOSSLESS, frames=1, size_px=32)
+        assert (together[:, number].int() - alone[:, 0].int()).abs().max() <= 1
