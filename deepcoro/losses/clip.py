@@ -94,6 +94,7 @@ class Config(Block):
     """Softmax over the batch (CLIP): every text of the batch competes for a video, and the other way round."""
 
     type: Literal["clip"] = "clip"
+    """Which loss this is."""
     init_logit_scale: float = Field(1 / 0.07, gt=0)
     """What cosine similarities are multiplied with at the start (inverse temperature)."""
 

@@ -81,6 +81,7 @@ class Config(Block):
     """Sigmoid of every pair (SigLIP): each pair is judged alone, so batches may be small."""
 
     type: Literal["siglip"] = "siglip"
+    """Which loss this is."""
     init_logit_scale: float = Field(10, gt=0)
     """What cosine similarities are multiplied with at the start (inverse temperature)."""
     init_logit_bias: float = -10

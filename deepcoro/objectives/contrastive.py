@@ -110,6 +110,7 @@ class Config(Block):
     """Contrastive learning of videos and reports."""
 
     type: Literal["contrastive"] = "contrastive"
+    """Which objective this is."""
     loss: Loss = ClipConfig()
     """`clip` (softmax over the batch) or `siglip` (sigmoid of every pair), with the scale and bias they start from."""
     embed_dim: int = Field(512, gt=0)

@@ -46,6 +46,7 @@ class Config(Block):
     """Clips are weighed by what they show."""
 
     type: Literal["attention"] = "attention"
+    """Which pooler this is."""
     hidden_dim: int = Field(128, gt=0)
     """Width of the layer that scores a clip."""
 

@@ -22,6 +22,7 @@ class Config(Block):
     """Every clip of the study counts the same."""
 
     type: Literal["mean"] = "mean"
+    """Which pooler this is."""
 
     def build(self, dim: int) -> MeanPooler:
         return MeanPooler()

@@ -165,6 +165,7 @@ class Config(Block):
     """A Hugging Face text encoder (BERT, RoBERTa, DistilBERT, ModernBERT, ...)."""
 
     type: Literal["text_hf"] = "text_hf"
+    """Which text tower this is."""
     model: str = "microsoft/BiomedNLP-BiomedBERT-base-uncased-abstract-fulltext"
     """Name on the Hugging Face hub, or a local folder with config.json, tokenizer and weights."""
     from_scratch: FromScratch | None = None

@@ -4,6 +4,7 @@ import math
 import pydantic
 import pytest
 import torch
+from torch.nn.parallel import DistributedDataParallel
 
 from deepcoro.losses import clip, siglip
 from deepcoro.losses.clip import clip_loss
@@ -104,10 +105,55 @@ def by_definition(name: str, window: list[list]) -> dict:
     return {"loss": loss.detach().reshape(1), "count": torch.tensor([count]), **gradients}
 
 
+class TextAndObjective(torch.nn.Module):
+    """A learning text tower under the objective, as data-parallel training wraps them: one module, one forward."""
+
+    def __init__(self):
+        super().__init__()
+        self.text = torch.nn.Sequential(torch.nn.Embedding(9, 8), torch.nn.Linear(8, 8), torch.nn.Tanh())
+        self.objective = CONFIGS["clip"].build(VIDEO_DIM, text_dim=8)
+
+    def forward(self, features: dict, batch: dict) -> dict:
+        reports, index = batch["report_id"].unique(return_inverse=True)
+        return self.objective(features | {"text": self.text(reports)}, batch | {"report": {"index": index}})
+
+
+def train_data_parallel(rank: int, world_size: int) -> dict:
+    """Three steps; every parameter at the end."""
+    torch.manual_seed(0)
+    model = TextAndObjective().double()
+    # small buckets, so that their reductions run among those of the gathers
+    wrapped = DistributedDataParallel(model, bucket_cap_mb=0.001) if world_size > 1 else model
+    optimiser = torch.optim.SGD(model.parameters(), lr=0.1)
+    rows = len(WINDOW[0]) // world_size
+    for step in range(3):
+        mine = slice(rank * rows, (rank + 1) * rows)
+        features, batch = micro_batch(WINDOW[0][mine], 100 * step + rank * rows)
+        loss = wrapped(features, batch)["sum"] * world_size / len(WINDOW[0])
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    return {key: parameter.detach() for key, parameter in model.named_parameters()}
+
+
+def everything(rank: int, world_size: int) -> dict:
+    return train_all(rank, world_size) | (
+        {"data_parallel": train_data_parallel(rank, world_size)} if world_size < 3 else {}
+    )
+
+
+def test_data_parallel_steps_of_tower_projections_and_scale_are_those_of_one_process(trained):
+    torch.manual_seed(0)
+    started = TextAndObjective().double()
+    for key, wanted in trained[1]["data_parallel"].items():
+        torch.testing.assert_close(trained[2]["data_parallel"][key], wanted, rtol=1e-10, atol=1e-10)
+        assert not torch.equal(wanted, started.get_parameter(key))
+
+
 @pytest.fixture(scope="module")
 def trained() -> dict[int, dict]:
     """Windows by number of ranks; the ranks agree, so one of them speaks."""
-    return {1: train_all(0, 1)} | {ranks: run_on_ranks(train_all, ranks, ranks)[-1] for ranks in (2, 3)}
+    return {1: everything(0, 1)} | {ranks: run_on_ranks(everything, ranks, ranks)[-1] for ranks in (2, 3)}
 
 
 @pytest.mark.parametrize("name", CONFIGS)
