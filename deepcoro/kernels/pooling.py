@@ -9,7 +9,7 @@ from einops import rearrange, repeat
 from jaxtyping import Float
 from torch import Tensor
 
-from deepcoro.kernels.precision import kernel_dtype
+from deepcoro.kernels.precision import autocast_dtype
 
 POOLING_BACKENDS = ("auto", "frames", "conv3d")
 
@@ -27,14 +27,15 @@ def depthwise_pool(
     """
     if backend not in POOLING_BACKENDS:
         raise ValueError(f"pooling backend is '{backend}'; allowed: {POOLING_BACKENDS}")
-    dtype = kernel_dtype(grid)
     heads = grid.shape[-1] // weight.shape[0]
-    weight = repeat(weight, "dim one t h w -> (head dim) one t h w", head=heads).to(dtype)
-    grid = grid.to(dtype)
+    weight = repeat(weight, "dim one t h w -> (head dim) one t h w", head=heads)
+    grid = grid.to(autocast_dtype(grid))
     with torch.autocast(grid.device.type, enabled=False):
         if backend == "frames" or (backend == "auto" and not grid.is_cuda):
+            # CPUs are fast at this in fp32, with bfloat16 hardware or without; what is kept for backward stays half
+            weight = weight.to(torch.promote_types(grid.dtype, torch.float32))
             return _FramePool.apply(grid.contiguous(), weight, stride)
-        return _pool_conv3d(grid, weight, stride)
+        return _pool_conv3d(grid, weight.to(grid.dtype), stride)
 
 
 def _pool_conv3d(grid: Tensor, weight: Tensor, stride: int) -> Tensor:
@@ -51,20 +52,20 @@ class _FramePool(torch.autograd.Function):
     def forward(ctx, grid: Tensor, weight: Tensor, stride: int) -> Tensor:
         ctx.save_for_backward(grid, weight)
         ctx.stride = stride
-        frames = _as_pictures(grid)
+        frames = _as_pictures(grid.to(weight.dtype))
         before, here, after = (
             _as_grid(F.conv2d(frames, tap, stride=stride, padding=1, groups=len(weight)), len(grid))
             for tap in _taps(weight)
         )
         here[:, 1:] += before[:, :-1]
         here[:, :-1] += after[:, 1:]
-        return here
+        return here.to(grid.dtype)
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         grid, weight = ctx.saved_tensors
-        frames = _as_pictures(grid)
-        gradient = gradient.contiguous()
+        frames = _as_pictures(grid.to(weight.dtype))
+        gradient = gradient.to(weight.dtype).contiguous()
         needs = [ctx.needs_input_grad[0], ctx.needs_input_grad[1], False]
         by_grid, by_tap = None, []
         for tap, lead in zip(_taps(weight), (1, 0, -1), strict=True):
@@ -88,7 +89,9 @@ class _FramePool(torch.autograd.Function):
             if needs[0]:
                 by_grid = of_frames if by_grid is None else by_grid.add_(of_frames)
         by_weight = torch.stack(by_tap, dim=2) if needs[1] else None
-        return None if by_grid is None else _as_grid(by_grid, len(grid)), by_weight, None
+        if by_grid is not None:
+            by_grid = _as_grid(by_grid, len(grid)).to(grid.dtype)
+        return by_grid, by_weight, None
 
 
 def _taps(weight: Tensor) -> list[Tensor]:

@@ -51,3 +51,17 @@ def test_the_skip_pooling_is_the_maximum_over_space_frame_by_frame():
 def test_an_unknown_pooling_backend_is_refused():
     with pytest.raises(ValueError, match="'cudnn'"):
         depthwise_pool(*make_inputs(), 1, "cudnn")
+
+
+def test_half_precision_is_pooled_in_fp32_and_kept_in_half():
+    grid, weight = (tensor.detach().float() for tensor in make_inputs())
+    grid.requires_grad_()
+    kept = []
+    hooks = (lambda tensor: kept.append(tensor) or tensor, lambda tensor: tensor)
+    with torch.autocast("cpu", torch.bfloat16), torch.autograd.graph.saved_tensors_hooks(*hooks):
+        pooled = depthwise_pool(grid, weight, 1, "frames")
+    assert pooled.dtype == torch.bfloat16
+    assert [tensor.dtype for tensor in kept if tensor.shape == grid.shape] == [torch.bfloat16]
+    torch.testing.assert_close(pooled.float(), depthwise_pool(grid, weight, 1), rtol=1e-2, atol=5e-2)
+    pooled.float().sum().backward()
+    assert grid.grad.isfinite().all()
