@@ -41,7 +41,7 @@ def _row(plan: FilmPlan, num_frames: int) -> UInt8[np.ndarray, "height width"]:
     return np.concatenate([_caption(caption, strip.shape[1]), strip])
 
 
-def _tile(frame: UInt8[np.ndarray, "height width"]) -> UInt8[np.ndarray, "height width"]:
+def _tile(frame: UInt8[np.ndarray, "height width"]) -> UInt8[np.ndarray, "tile tile"]:
     from PIL import Image
 
     return np.asarray(Image.fromarray(frame).resize((_TILE_PX, _TILE_PX), Image.Resampling.LANCZOS))

@@ -54,7 +54,10 @@ def test_a_tree_has_exactly_the_segments_of_its_dominance(side, dominance):
 def test_a_left_dominant_posterior_descending_artery_hangs_on_the_circumflex():
     tree = build_tree("left", "left", False, Detail(), np.random.default_rng(0))
     assert tree.branches["pda"].parent == "dist_lcx"
-    assert build_tree("right", "right", False, Detail(), np.random.default_rng(0)).branches["pda"].parent == "dist_rca"
+    assert (
+        build_tree("right", "right", False, Detail(), np.random.default_rng(0)).branches["pda"].parent
+        == "dist_rca"
+    )
 
 
 def test_every_branch_begins_on_its_parent_and_later_along_the_flow():
@@ -71,7 +74,10 @@ def test_the_left_anterior_descending_runs_to_the_apex_and_left_of_the_right_cor
     right = build_tree("right", "right", False, Detail(), np.random.default_rng(0))
     apex = left.heart.half_length_mm * left.heart.axis
     assert np.linalg.norm(left.branches["dist_lad"].points_mm[-1] - apex) < 15
-    assert left.branches["prox_lcx"].points_mm[:, 0].mean() > right.branches["mid_rca"].points_mm[:, 0].mean() + 20
+    assert (
+        left.branches["prox_lcx"].points_mm[:, 0].mean()
+        > right.branches["mid_rca"].points_mm[:, 0].mean() + 20
+    )
 
 
 def test_a_drawn_map_holds_the_mass_of_its_balls():
@@ -79,7 +85,9 @@ def test_a_drawn_map_holds_the_mass_of_its_balls():
     radius, mass = rng.uniform(0.75, 7, 60), rng.uniform(0.5, 3, 60)
     canvas = Canvas(64, 2, 7.0)
     for _ in range(2):  # the second call must not see the first
-        drawn = canvas.draw(rng.integers(0, 2, 60), rng.uniform(12, 50, 60), rng.uniform(12, 50, 60), radius, mass)
+        drawn = canvas.draw(
+            rng.integers(0, 2, 60), rng.uniform(12, 50, 60), rng.uniform(12, 50, 60), radius, mass
+        )
         assert drawn[2].sum() == pytest.approx(mass.sum(), rel=1e-4)
 
 
@@ -230,5 +238,8 @@ def test_fewer_twigs_and_larger_steps_leave_the_named_tree():
     scale = Scale(vessel=1.8, twigs=0.0, step=2.0)
     tree, cloud = vessels_of(injection(scale=scale))
     assert all(branch.is_segment for branch in tree.branches.values())
-    coarse, fine = cloud.mass_mm3.sum(), vessels_of(injection(scale=replace(scale, step=1.0)))[1].mass_mm3.sum()
+    coarse, fine = (
+        cloud.mass_mm3.sum(),
+        vessels_of(injection(scale=replace(scale, step=1.0)))[1].mass_mm3.sum(),
+    )
     assert coarse == pytest.approx(fine, rel=0.05)

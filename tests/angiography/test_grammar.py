@@ -41,14 +41,14 @@ def side_findings(draw) -> SideFindings:
 
 
 @given(findings=side_findings(), seed=st.integers(0, 2**16))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=60, deadline=None)
 @pytest.mark.parametrize("style", ["canonical", "paraphrased", "abbreviated", "french"])
 def test_a_rendered_report_reads_back_as_the_same_findings(findings, seed, style):
     assert parse(render(findings, style, np.random.default_rng(seed)), strict=True) == findings
 
 
 @given(findings=side_findings())
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_case_and_line_breaks_of_a_report_do_not_matter(findings):
     text = render(findings).replace(". ", ".\n").upper()
     assert parse(text, strict=True) == findings
