@@ -217,9 +217,17 @@ class Engine:
         if not self.zero_stage:
             self._adamw.state[parameter][key].copy_(value)
             return
-        from deepspeed.utils import safe_set_full_optimizer_state
+        from deepspeed.utils import safe_set_full_optimizer_state, safe_set_local_optimizer_state
 
-        safe_set_full_optimizer_state(parameter, value, key)
+        if self.zero_stage < 3:
+            safe_set_full_optimizer_state(parameter, value, key)
+            return
+        # DeepSpeed 0.19.8 cannot cut a tensor whose size the number of ranks does not divide; so it is cut here.
+        size, rank = parameter.partition_numel(), distributed.rank()
+        padded = torch.nn.functional.pad(
+            value.flatten(), (0, size * distributed.world_size() - value.numel())
+        )
+        safe_set_local_optimizer_state(parameter, padded[rank * size : (rank + 1) * size], key)
 
 
 def _innermost_optimizer(optimizer: Any) -> torch.optim.Optimizer:

@@ -7,20 +7,29 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from einops import rearrange
 from torch import nn
 
 from deepcoro import atomic, checkpoint, distributed
-from deepcoro.build import Parts, build_model, build_parts, patient_digest
+from deepcoro.build import Parts, build_model, build_parts, clips_of_unit, patient_digest
 from deepcoro.config import ConfigError, DataError, dump
+from deepcoro.data.shards import Units
 from deepcoro.embed import embed_split
 from deepcoro.engine import start_accelerator
 from deepcoro.evaluated import Evaluated
+from deepcoro.fields import video
+from deepcoro.predictions import Predictions, write_predictions
+from deepcoro.report import write_report
+from deepcoro.report_examples import Example, choose_examples, film_strip, films_shown, show_examples
 from deepcoro.run_config import RunConfig, changed_keys
 
 logger = logging.getLogger(__name__)
 
 # What the weights mean hangs on these; the rest of the config may differ between training and evaluation.
 _MODEL_KEYS = ("towers", "pooler", "objectives", "data.fields")
+
+_STRIP_FRAMES, _STRIP_PX = 6, 160
 
 
 def run(config: RunConfig) -> int:
@@ -47,13 +56,15 @@ def run(config: RunConfig) -> int:
             "data_fingerprint": parts.shards.fingerprint,
             "patient_split": parts.shards.manifest.patient_split,
             "patient_overlap": overlap,
-            "checkpoint": {"step": saved.step, "digest": saved.digest()},
+            "checkpoint": f"step {saved.step} ({saved.digest()})",
             "commit": git_commit(),
-            "time": time.strftime("%Y-%m-%d %H:%M:%S"),
+            "created": time.strftime("%Y-%m-%d %H:%M:%S"),
+            "data_summary": _data_summary(evaluated),
         }
         write_results(config.run_dir, record)
-        write_tables(config, parts, evaluated)
-        write_run_report(config)
+        _write_predictions(config, f"{record['data']}_{split}", evaluated)
+        path = write_report(config.run_dir, retrieval_examples(config, parts, evaluated))
+        logger.info("report: %s", path)
     distributed.barrier()
     return 0
 
@@ -111,11 +122,65 @@ def _patient_overlap(parts: Parts, split: str, state: dict[str, Any]) -> str:
     return "none" if trained and patients else "unknown"
 
 
+def _data_summary(evaluated: Evaluated) -> dict[str, int | str]:
+    patients = {patient for patient in evaluated.patients if patient is not None}
+    return {
+        "patients": len(patients) or "not named by the source",
+        "studies": len(set(evaluated.studies)),
+        "films": len(evaluated.clips),
+        "distinct reports": len(evaluated.texts),
+        "unreadable": evaluated.num_unreadable,
+    }
+
+
+def _write_predictions(config: RunConfig, name: str, evaluated: Evaluated) -> None:
+    scores: dict[str, np.ndarray] = {}
+    for metric in config.evaluate.metrics.values():
+        scores |= metric.build().film_scores(evaluated)
+    table = Predictions(
+        clips=evaluated.clips,
+        studies=evaluated.studies,
+        split=evaluated.split,
+        films=evaluated.films,
+        texts=evaluated.texts,
+        text_embeddings=evaluated.text_embeddings,
+        text_of_film=evaluated.text_of_film,
+        scores=scores,
+        labels=evaluated.labels,
+    )
+    logger.info("predictions: %s", write_predictions(config.run_dir / "predictions", name, table))
+
+
+def retrieval_examples(config: RunConfig, parts: Parts, evaluated: Evaluated) -> list[Example]:
+    """Searches for the report, with strips of the films they found."""
+    choices = choose_examples(
+        evaluated.films, evaluated.text_embeddings, evaluated.text_of_film, config.evaluate.num_examples
+    )
+    units = parts.shards.units(evaluated.split, config.data.multi_video, config.data.num_videos)
+    strips = {
+        film: film_strip(_frames_of_unit(parts, units, int(evaluated.units[film])))
+        for film in films_shown(choices)
+    }
+    return show_examples(choices, evaluated.texts, evaluated.text_of_film, evaluated.clips, strips)
+
+
+def _frames_of_unit(parts: Parts, units: Units, unit: int) -> np.ndarray:
+    """Frames of a unit's first film, for the eye: [frame height width] grey or [frame height width 3]."""
+    row = int(units.study_row[unit])
+    clip = clips_of_unit(parts.shards, units, unit)[0]
+    field = video.Config(frames=_STRIP_FRAMES, size_px=_STRIP_PX).build()
+    film = field.decode(
+        parts.shards.study(row), (clip,), lambda each: parts.shards.read_clip(row, each), None
+    )[0]
+    frames = rearrange(film.numpy(), "channel frame height width -> frame height width channel")
+    return frames[..., 0] if frames.shape[-1] == 1 else frames
+
+
 def write_results(run_dir: Path, record: dict[str, Any]) -> None:
     """results/{data}_{split}.json with a ledger of every time it was computed, and results.json, its flat metrics."""
     path = run_dir / "results" / f"{record['data']}_{record['split']}.json"
     ledger = json.loads(path.read_text())["ledger"] if path.is_file() else []
-    ledger.append({key: record[key] for key in ("time", "commit", "checkpoint")})
+    ledger.append({key: record[key] for key in ("created", "commit", "checkpoint")})
     atomic.write_text(path, json.dumps(record | {"times_computed": len(ledger), "ledger": ledger}, indent=1))
     atomic.write_text(run_dir / "results.json", json.dumps(record["metrics"], indent=1))
     logger.info("results: %s", path)
@@ -134,11 +199,3 @@ def git_commit() -> str | None:
     except FileNotFoundError:
         return None
     return found.stdout.strip() or None
-
-
-def write_run_report(config: RunConfig) -> None:
-    pass
-
-
-def write_tables(config: RunConfig, parts: Parts, evaluated: Evaluated) -> None:
-    pass

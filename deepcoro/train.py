@@ -17,6 +17,7 @@ from deepcoro.engine import Engine, start_accelerator
 from deepcoro.model import Batch, num_parameters, to_device
 from deepcoro.optim import build_optimizer, lr_of_groups
 from deepcoro.preemption import EXIT_CODE, Preemption
+from deepcoro.report import write_report
 from deepcoro.run_config import RunConfig, changed_keys
 from deepcoro.speed import Stopwatch
 from deepcoro.tracking import Tracker
@@ -63,7 +64,7 @@ def run(config: RunConfig) -> int:
     finally:
         tracker.close()
     if code == 0 and is_main:
-        evaluate.write_run_report(config)
+        logger.info("report: %s", write_report(config.run_dir))
     return code
 
 

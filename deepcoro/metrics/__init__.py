@@ -1,4 +1,8 @@
-"""What an evaluation computes from embeddings; to add a metric is to add a file here and a name below."""
+"""What an evaluation computes from embeddings; to add a metric is to add a file here and a name below.
+
+A metric's `Config.build()` gives `prompts()` (sentences it wants embedded), `measure(evaluated)` (flat numbers, notes on what
+could not be measured) and `film_scores(evaluated)` (columns of the predictions table).
+"""
 
 from deepcoro.config import choice
 from deepcoro.metrics import retrieval, zero_shot

@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 
 from deepcoro.bootstrap import HIGH, LOW, mean_intervals, patient_rows
 from deepcoro.config import Block
+from deepcoro.evaluated import Evaluated
 from deepcoro.kernels.tied_ranks import Places, chance_places, film_places, permuted_hits, text_places
 
 _CONTROL_QUERIES = 2000
@@ -87,6 +88,24 @@ class Retrieval:
 
     def __init__(self, config: Config) -> None:
         self.config = config
+
+    def prompts(self) -> list[str]:
+        """Sentences to embed before `measure`: none."""
+        return []
+
+    def film_scores(self, evaluated: Evaluated) -> dict[str, np.ndarray]:
+        """Columns of the predictions table: none beyond the nearest texts, which it always has."""
+        return {}
+
+    def measure(self, evaluated: Evaluated) -> tuple[dict[str, float], list[str]]:
+        """Flat metrics of an evaluated split, and a sentence for what could not be measured."""
+        missing = [name for name in self.config.strata if name not in evaluated.labels]
+        notes = [f"retrieval/within_stratum: the data have no label {missing}"] if missing else []
+        strata = None if missing else stratum_keys(evaluated.labels, self.config.strata)
+        numbers = self.compute(
+            evaluated.films, evaluated.text_embeddings, evaluated.text_of_film, evaluated.patients, strata
+        )
+        return numbers, notes
 
     def compute(
         self,

@@ -9,7 +9,8 @@ from jaxtyping import Float
 
 from deepcoro.bootstrap import HIGH, LOW, auroc, auroc_interval, patient_rows, permuted_aurocs
 from deepcoro.config import Block
-from deepcoro.kernels.tied_ranks import TIE
+from deepcoro.evaluated import Evaluated
+from deepcoro.kernels.tied_ranks import TIE, require_finite
 
 _CONTROL_PERMUTATIONS = 200
 
@@ -80,14 +81,25 @@ class ZeroShot:
             )
         )
 
+    def film_scores(self, evaluated: Evaluated) -> dict[str, np.ndarray]:
+        """Columns of the predictions table: the score of each film for each task."""
+        prompts = np.stack([evaluated.prompts[sentence] for sentence in self.prompts()])
+        return self.scores(evaluated.films, prompts)
+
+    def measure(self, evaluated: Evaluated) -> tuple[dict[str, float], list[str]]:
+        """Flat metrics of an evaluated split, and a sentence for what could not be measured."""
+        return self.compute(self.film_scores(evaluated), evaluated.labels, evaluated.patients)
+
     def scores(
         self, films: Float[np.ndarray, "film dim"], prompts: Float[np.ndarray, "prompt dim"]
     ) -> dict[str, Float[np.ndarray, "film"]]:
         """For each task the cosine with the positive class less that with the nearest other class, in −2 to 2.
 
         In steps of 1e-6, so that films alike up to float32 noise are tied.
-        `prompts` are the L2-normalised embeddings of `prompts()`, row by row.
+        `prompts` are the L2-normalised embeddings of `prompts()`, row by row. Raises ValueError on NaN.
         """
+        require_finite(films)
+        require_finite(prompts)
         row_of = {sentence: row for row, sentence in enumerate(self.prompts())}
         result = {}
         for name, classes in self.prompts_of_task.items():
