@@ -83,7 +83,7 @@ def _add_storage(parser: argparse.ArgumentParser) -> None:
     add("--short_side_px", type=int, default=512, help=short_side)
     add("--jpeg_quality", type=int, default=95, help="1 to 100 (default: 95)")
     add("--lossless", action="store_true", help="zstd instead of JPEG: three to five times larger")
-    add("--clips_per_shard", type=int, default=128, help="films in one tar (default: 128)")
+    add("--clips_per_shard", type=int, default=64, help="films in one tar (default: 64)")
 
 
 def _add_running(parser: argparse.ArgumentParser) -> None:

@@ -23,7 +23,7 @@ class Settings(Block):
     """What one text of the table speaks of."""
     label_columns: list[str] = []
     """Names of the labels every film carries."""
-    clips_per_shard: int = pydantic.Field(128, ge=1)
+    clips_per_shard: int = pydantic.Field(64, ge=1)
     """A tar is closed before it would hold more films than this (a study is never split)."""
     workers: int = pydantic.Field(1, ge=1)
     """Processes; 1 works in this one."""

@@ -14,7 +14,7 @@ _SIDES: dict[str, Side] = {
 
 _FINDINGS = (
     "*_stenosis", "*_calcif", "*_cto", "*_thrombus", "*_stent", "*_collateral", "*_bifurcation",
-    "*_IFRHYPEREMIE", "*_pcidone", "*_binary", "cto", "lvef", "dominance", "syntax*",
+    "*_IFRHYPEREMIE", "*_pcidone", "*_binary", "cto", "lvef", "dominance", "calcification", "syntax*",
 )  # fmt: skip
 DEFAULT_LABELS = (
     *_FINDINGS,

@@ -2,6 +2,7 @@
 
 import io
 import logging
+import re
 import tarfile
 import zlib
 from dataclasses import replace
@@ -19,7 +20,7 @@ from deepcoro.data.manifest import Encoding
 from deepcoro.data.sharding import Settings, plan_shards
 from deepcoro.data.writer import encode_film, write_dataset
 from deepcoro.ingest.film import FilmSource, Rejection, StudySource
-from deepcoro.sample import StudyRecord
+from deepcoro.sample import ClipRecord, StudyRecord
 from tests.ingest import films
 from tests.ingest.films import moving_bar, write_dicom
 
@@ -317,3 +318,35 @@ def test_the_stored_jpeg_is_close_to_the_film(tmp_path):
     payload, offsets = encode_film(film, Encoding())
     decoded = simplejpeg.decode_jpeg(payload[offsets[1] : offsets[2]], "GRAY")[:, :, 0]
     assert np.abs(decoded.astype(int) - film[1]).max() <= 3
+
+
+def test_the_readers_example_in_the_readme_reads_a_film(tmp_path, studies):
+    write_dataset(studies, tmp_path / "out", SMALL)
+    text = (Path(__file__).resolve().parents[2] / "shards" / "README.md").read_text()
+    code = (
+        text.split("```python\n")[1]
+        .split("```")[0]
+        .replace('Path("FOLDER")', f"Path({str(tmp_path / 'out')!r})")
+    )
+    scope: dict = {}
+    exec(code, scope)
+    payload, offsets = encode_film(np.load(studies[0].films[0].path), Encoding())
+    assert scope["first_frame"] == payload[: offsets[1]]
+
+
+def test_the_readme_names_every_key_and_every_reason():
+    root = Path(__file__).resolve().parents[2]
+    text = (root / "shards" / "README.md").read_text()
+    blocks = (
+        schema.Manifest,
+        schema.Counts,
+        schema.ShardEntry,
+        schema.Index,
+        schema.ClipColumns,
+        StudyRecord,
+    )
+    names = {name for block in blocks for name in block.model_fields} | set(ClipRecord.model_fields)
+    sources = "".join(path.read_text() for path in (root / "deepcoro" / "ingest").glob("*.py"))
+    reasons = set(re.findall(r"""(?:RejectedFilm\(\s*f?|Rejection\(number, \w+, f?)"([a-z_]+)""", sources))
+    assert len(reasons) > 15
+    assert not {name for name in names | reasons if name not in text}

@@ -1,0 +1,261 @@
+"""The command that makes shards, as a user meets it."""
+
+import importlib.util
+import os
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pydicom
+import pytest
+
+from deepcoro.data import manifest as schema
+from tests.ingest import films
+from tests.ingest.films import PLANTED, moving_bar, write_dicom, write_video
+
+TOOL = Path(__file__).resolve().parents[2] / "tools" / "shard_dataset.py"
+
+
+def load_tool():
+    spec = importlib.util.spec_from_file_location("shard_dataset", TOOL)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def key(tmp_path) -> Path:
+    (tmp_path / "test.key").write_text("0123456789abcdef0123456789abcdef\n")
+    return tmp_path / "test.key"
+
+
+@pytest.fixture
+def run(monkeypatch, capsys, caplog, key):
+    """Runs the command in this process; gives exit code, stdout, and stderr with the log (which pytest catches)."""
+    caplog.set_level("INFO")
+
+    def run(*words: object):
+        monkeypatch.setattr(
+            sys, "argv", ["shard_dataset", *map(str, words), "--key_file", str(key), "--workers", "1"]
+        )
+        caplog.clear()
+        code = load_tool().main()
+        out, err = capsys.readouterr()
+        return code, out, err + caplog.text
+
+    return run
+
+
+def write_table(folder: Path, rows: list[dict], delimiter: str = ",") -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    lines = [list(rows[0]), *([row[name] for name in rows[0]] for row in rows)]
+    table = folder / "dataset.csv"
+    table.write_text("\n".join(delimiter.join(map(str, line)) for line in lines) + "\n", encoding="utf-8")
+    return table
+
+
+def make_rows(folder: Path, num_films: int = 12, split: bool = True) -> list[dict]:
+    """Two films a study, one study a patient, npy."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for number in range(num_films):
+        random = np.random.default_rng(number)
+        np.save(folder / f"{number}.npy", random.integers(0, 255, (4, 24, 24), dtype=np.uint8))
+        row = {
+            "FileName": f"{number}.npy",
+            "PatientID": f"P{number // 2}",
+            "StudyInstanceUID": f"1.2.{number // 2}",
+        }
+        if split:
+            row["Split"] = ("train", "val", "test")[number // 2 % 3]
+        row |= {"Report": f"Report {number // 2}", "side": "left", "cto": number % 2, "mid_lad_stenosis": -1}
+        rows.append(row)
+    return rows
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_every_row_is_counted_once_in_the_summary(tmp_path, run):
+    rows = make_rows(tmp_path / "data")
+    (tmp_path / "data" / "3.npy").write_bytes(b"cut")
+    rows += [{**rows[0]}, {**rows[0], "FileName": "gone.npy"}, {**rows[0], "FileName": ""}]
+    code, out, _ = run("--csv", write_table(tmp_path / "data", rows), "--output", tmp_path / "out")
+    assert code == 0 and "rows     15 = 11 sharded + 4 rejected" in out
+    for reason in ("truncated", "duplicate_film", "missing_file", "path_missing"):
+        assert f"1 x {reason}" in out
+    rejected = schema.read_rejected(tmp_path / "out")
+    assert [row for row, _, _ in rejected] == [4, 13, 14, 15]
+    manifest = schema.read_manifest(tmp_path / "out")
+    assert manifest.counts.clips == 11 and manifest.label_columns == ["cto", "mid_lad_stenosis"]
+
+
+@pytest.mark.parametrize("delimiter", ["α", "\t"])
+def test_the_dialect_of_the_table_changes_no_byte(tmp_path, run, delimiter):
+    rows = make_rows(tmp_path / "data")
+    run("--csv", write_table(tmp_path / "data", rows), "--output", tmp_path / "comma")
+    run("--csv", write_table(tmp_path / "data", rows, delimiter), "--output", tmp_path / "other")
+    assert contents(tmp_path / "other") == contents(tmp_path / "comma")
+
+
+def test_without_a_split_column_patients_are_drawn_and_verified(tmp_path, run):
+    rows = make_rows(tmp_path / "data", 24, split=False)
+    code, out, _ = run("--csv", write_table(tmp_path / "data", rows), "--output", tmp_path / "out")
+    manifest = schema.read_manifest(tmp_path / "out")
+    assert code == 0 and manifest.patient_split == "verified" and "train: " in out
+    assert sum(split.studies for split in manifest.counts.splits.values()) == 12
+
+
+def test_without_patients_the_split_is_called_unverifiable_loudly(tmp_path, run):
+    rows = [{name: row[name] for name in row if name != "PatientID"} for row in make_rows(tmp_path / "data")]
+    code, out, err = run("--csv", write_table(tmp_path / "data", rows), "--output", tmp_path / "out")
+    assert code == 0 and "PATIENT SPLIT UNVERIFIABLE" in err and "patient split unverifiable" in out
+    assert schema.read_manifest(tmp_path / "out").patient_split == "unverifiable"
+
+
+@pytest.mark.parametrize(
+    ("change", "words", "message"),
+    [
+        (lambda rows: rows, ["--csv", "none.csv"], "none.csv does not exist"),
+        (lambda rows: rows, ["--report_column", "Findings"], "'Findings' is not in the table"),
+        (lambda rows: rows, ["--jpeg_quality", "101"], "encoding.quality"),
+        (lambda rows: [{"Report": "x"}], [], "--path_column"),
+        (
+            lambda rows: [{**row, "FileName": f"no{row['FileName']}"} for row in rows],
+            [],
+            "no film could be used",
+        ),
+        (lambda rows: [{**row, "PatientID": "P0"} for row in rows], [], "in two splits"),
+        (lambda rows: [{**row, "Split": "exam"} for row in rows], [], "row 1: the split is none of"),
+        (
+            lambda rows: [{**row, "Report": n} for n, row in enumerate(rows)],
+            ["--report_scope", "side"],
+            "two texts",
+        ),
+    ],
+)
+def test_what_is_wrong_is_told_in_one_line_with_exit_code_2(tmp_path, run, change, words, message):
+    table = write_table(tmp_path / "data", change(make_rows(tmp_path / "data")))
+    code, out, err = run("--csv", table, "--output", tmp_path / "out", *words)
+    told = [line for line in err.splitlines() if line.startswith("shard_dataset: ")]
+    assert code == 2 and out == "" and len(told) == 1 and message in told[0] and "Traceback" not in err
+    assert not (tmp_path / "out" / schema.MANIFEST).exists()
+
+
+def test_an_empty_table_and_a_file_as_output_are_told_too(tmp_path, run):
+    (tmp_path / "empty.csv").write_text("")
+    code, _, err = run("--csv", tmp_path / "empty.csv", "--output", tmp_path / "out")
+    assert code == 2 and "is empty" in err
+    table = write_table(tmp_path / "data", make_rows(tmp_path / "data"))
+    code, _, err = run("--csv", table, "--output", tmp_path / "empty.csv")
+    assert code == 2 and "cannot be made" in err
+
+
+def test_debug_shows_the_traceback(tmp_path, run):
+    with pytest.raises(Exception, match="does not exist"):
+        run("--csv", tmp_path / "none.csv", "--output", tmp_path / "out", "--debug")
+
+
+def test_the_examples_of_the_help_are_commands_that_parse(monkeypatch):
+    tool = load_tool()
+    commands = re.findall(r"^    (python .*?[^\\])$", tool.EXAMPLES, flags=re.MULTILINE | re.DOTALL)
+    assert len(commands) == 4
+    for command in commands:
+        monkeypatch.setattr(sys, "argv", shlex.split(command.replace("\\\n", " "))[1:])
+        assert tool.parse_arguments().csv.suffix == ".csv"
+
+
+def test_nothing_planted_leaves_the_films_or_the_table(tmp_path, key):
+    """Twenty-six identities in the headers, more in names of files and cells; bytes of every output are searched for each."""
+    table, secrets = plant(tmp_path / "TREMBLAY-GENEVIEVE")
+    command = [
+        sys.executable,
+        TOOL,
+        "--csv",
+        table,
+        "--output",
+        tmp_path / "out",
+        "--key_file",
+        key,
+        "--workers",
+        "2",
+    ]
+    done = subprocess.run(command, capture_output=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stderr.decode()
+    assert b"6 frames could be decoded, its header says 7" in done.stderr  # what a worker logs is shown
+    manifest = schema.read_manifest(tmp_path / "out")
+    assert manifest.counts.clips >= 5 and manifest.counts.rejected_clips >= 3
+    written = {**contents(tmp_path / "out"), "stdout": done.stdout, "stderr": done.stderr}
+    for name, payload in written.items():
+        found = [secret for secret in secrets if secret.lower() in (name.encode() + payload).lower()]
+        assert not found, f"{found} in {name}"
+
+
+def plant(folder: Path) -> tuple[Path, list[bytes]]:
+    """DICOM, video and array films, whole and damaged, whose headers, names and cells hold identities."""
+    folder.mkdir()
+    whole = [write_dicom(folder / "BOUCHARD-0.dcm", moving_bar())]
+    whole.append(write_dicom(folder / "BOUCHARD-1.dcm", moving_bar(), films.RLE))
+    whole.append(
+        write_dicom(folder / "20210917093012-2.dcm", moving_bar(), films.JPEG_BASELINE, NumberOfFrames=7)
+    )
+    whole.append(write_video(folder / "MRN-7734501.avi", moving_bar(6, 64, 64), "mjpeg", "yuvj420p"))
+    np.save(folder / "LAVOIE.npy", moving_bar())
+    whole.append(folder / "LAVOIE.npy")
+    bytes_of_one = whole[0].read_bytes()
+    bad = [folder / "OKAFOR-cut.dcm", folder / "OKAFOR-uid.dcm", folder / "OKAFOR.avi"]
+    bad[0].write_bytes(bytes_of_one[: len(bytes_of_one) // 2 - 600])
+    bad[1].write_bytes(bytes_of_one.replace(b"\x08\x00\x16\x00UI\x1c\x00", b"\x08\x00\x16\x00UI\xff\x0f"))
+    bad[2].write_bytes(b"OKAFOR" * 50)
+    write_dicom(folder / "odd.dcm", moving_bar(), SOPClassUID="1.2.840.10008.5.1.4.1.1.7")
+    odd = pydicom.dcmread(folder / "odd.dcm")
+    odd.add_new("StudyTime", "TM", "TREMBLAY at nine")
+    odd.save_as(folder / "odd.dcm")
+    rows = [
+        {
+            "FileName": path.name, "PatientID": "MRN-7734501", "StudyInstanceUID": PLANTED["StudyInstanceUID"],
+            "Split": "train", "Report": "Normal.", "side": "left", "cto": 0,
+            "birth": PLANTED["PatientBirthDate"], "comment": "voisine du maire", "main_structure": "Left Coronary",
+        }
+        for path in (*whole, *bad, folder / "odd.dcm", folder / "BOUCHARD-gone.dcm")
+    ]  # fmt: skip
+    values = {
+        *PLANTED.values(),
+        "TREMBLAY",
+        "GENEVIEVE",
+        "BOUCHARD",
+        "LAVOIE",
+        "OKAFOR",
+        "7734501",
+        "77345",
+        ".dcm",
+    }
+    return write_table(folder, rows), [value.encode() for value in values]
+
+
+def test_a_killed_run_goes_on_and_ends_in_the_same_bytes(tmp_path, run, key):
+    rows = make_rows(tmp_path / "data", 120)
+    table = write_table(tmp_path / "data", rows)
+    run("--csv", table, "--output", tmp_path / "whole", "--clips_per_shard", 4)
+    out = tmp_path / "killed"
+    words = ["--csv", table, "--output", out, "--clips_per_shard", "4", "--key_file", key, "--workers", "2"]
+    with subprocess.Popen(
+        [sys.executable, TOOL, *words], stderr=subprocess.DEVNULL, start_new_session=True
+    ) as process:
+        deadline = time.monotonic() + 60
+        while (
+            not list(out.glob(".progress/*.json")) and process.poll() is None and time.monotonic() < deadline
+        ):
+            time.sleep(0.002)
+        os.killpg(process.pid, signal.SIGKILL)
+    written = len(list(out.glob(".progress/*.json")))
+    assert 0 < written < 30 and not (out / schema.MANIFEST).exists()
+    code, summary, err = run("--csv", table, "--output", out, "--clips_per_shard", 4)
+    assert code == 0 and f"{written} of 30 shards are already complete" in err and "120 sharded" in summary
+    assert contents(out) == contents(tmp_path / "whole")
