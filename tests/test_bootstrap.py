@@ -95,6 +95,19 @@ def test_the_auroc_interval_is_the_same_in_blocks_and_holds_the_estimate(monkeyp
     assert auroc_interval(scores, positive, patients, 300, seed=0) == pytest.approx((low, high), abs=1e-12)
 
 
+def test_the_auroc_interval_is_the_one_of_patients_resampled_by_hand():
+    scores, positive = scored_films(40, 20)
+    patients = np.random.default_rng(2).integers(0, 12, 40)
+    by_hand = []
+    for counts in np.concatenate(list(resamples(12, 200, seed=5))).astype(int):
+        films = np.concatenate(
+            [np.repeat(np.flatnonzero(patients == row), count) for row, count in enumerate(counts)]
+        )
+        by_hand.append(roc_auc_score(positive[films], scores[films]))
+    found = auroc_interval(scores, positive, patients, 200, seed=5)
+    np.testing.assert_allclose(found, np.percentile(by_hand, [2.5, 97.5]), atol=1e-12)
+
+
 def test_a_single_patient_has_an_interval_of_no_width_and_no_samples_have_none():
     scores, positive = scored_films(20, 50)
     point = auroc(scores, positive)

@@ -71,13 +71,25 @@ def chance_places(num_positives: Int[np.ndarray, "query"], num_candidates: int) 
     return Places(np.zeros_like(num_positives), np.full_like(num_positives, num_candidates), num_positives)
 
 
+def require_finite(embeddings: Float[np.ndarray, "row dim"]) -> None:
+    """Raises ValueError when a model that diverged is about to be measured."""
+    num_bad = int((~np.isfinite(embeddings).all(axis=1)).sum())
+    if num_bad:
+        raise ValueError(
+            f"{num_bad} of {len(embeddings)} embeddings hold NaN or infinity: the model has diverged"
+        )
+
+
 def similarity_blocks(
     queries: Float[np.ndarray, "query dim"], candidates: Float[np.ndarray, "candidate dim"]
 ) -> Iterator[tuple[slice, Float[np.ndarray, "block candidate"]]]:
     """Similarities in units of `TIE`, rounded, a block of queries at a time.
 
     Float64, because a float32 product of two equal columns may differ in its last digit by where the column stands.
+    Raises ValueError on NaN or infinity, which would otherwise stand first in every comparison.
     """
+    require_finite(queries)
+    require_finite(candidates)
     columns = candidates.T.astype(np.float64)
     size = max(1, _ELEMENTS_AT_ONCE // max(1, len(candidates)))
     for start in range(0, len(queries), size):

@@ -118,3 +118,12 @@ def test_nearest_is_best_first_and_no_longer_than_the_candidates():
     rows, values = nearest(np.array([[1.0, 0.0]], np.float32), texts, 5)
     assert rows.tolist() == [[1, 2, 0]]
     np.testing.assert_allclose(values, [[1.0, 0.6, 0.0]], atol=TIE)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_model_that_diverged_is_not_measured(value):
+    films, texts = np.eye(3), np.eye(3)
+    films[1, 2] = value
+    for search in (text_places, film_places):
+        with pytest.raises(ValueError, match="1 of 3 embeddings hold NaN"):
+            search(films, texts, np.arange(3))

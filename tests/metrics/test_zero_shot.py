@@ -110,3 +110,8 @@ def test_probabilities_follow_the_scores():
     found = zero_shot.probability(np.array([-2.0, 0.0, 2.0]), 10.0)
     assert found[1] == 0.5
     assert (np.diff(found) > 0).all()
+
+
+def test_a_model_that_diverged_has_no_scores():
+    with pytest.raises(ValueError, match="diverged"):
+        cto_metric().scores(np.full((2, 3), np.nan, np.float32), np.eye(4, 3))
