@@ -3,7 +3,8 @@
 `write_report(run_dir)` reads the run folder; `render_report(ReportInputs(...))` is the same without a folder. What is not
 there is left out and said. Of the document `results/{data}_{split}.json` these keys are read, all optional: `metrics` (flat),
 `data`, `split`, `checkpoint`, `created`, `commit`, `patient_split`, `data_summary` (name -> number or text), `notes` (list),
-`times_computed`.
+`times_computed`,
+`patient_overlap` (`none` or `unknown`).
 """
 
 import csv
@@ -98,7 +99,7 @@ def read_inputs(run_dir: Path) -> ReportInputs:
         scored=_read_scores(run_dir, document, metric),
         data_summary=document.get("data_summary") or {},
         times_computed=document.get("times_computed"),
-        notes=document.get("notes") or [],
+        notes=[*(document.get("notes") or []), *_overlap_notes(document)],
     )
 
 
@@ -112,6 +113,14 @@ def _newest_result(run_dir: Path) -> dict:
     documents = [json.loads(file.read_text(encoding="utf-8")) for file in files]
     documents = [document for document in documents if isinstance(document, dict) and "split" in document]
     return documents[-1] if documents else {}
+
+
+def _overlap_notes(document: Mapping) -> list[str]:
+    if document.get("patient_overlap") != "unknown":
+        return []
+    return [
+        "Overlap unknown: the checkpoint does not say which patients it was trained on, or the data name none."
+    ]
 
 
 def _numbers(tree: Mapping) -> dict[str, float]:
@@ -223,7 +232,9 @@ def training_figures(history: Sequence[Mapping]) -> list[str]:
 
 
 def _curve(history: Sequence[Mapping], key: str) -> Curve:
-    points = [(float(line["step"]), float(line[key])) for line in history if isinstance(line.get(key), int | float)]
+    points = [
+        (float(line["step"]), float(line[key])) for line in history if isinstance(line.get(key), int | float)
+    ]
     label = (
         key.replace("/loss", "")
         .replace("val/retrieval/text_to_video/", "report → film ")
