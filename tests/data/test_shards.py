@@ -1,4 +1,5 @@
 import pickle
+from functools import partial
 
 import numpy as np
 import pytest
@@ -6,6 +7,9 @@ import pytest
 from deepcoro.config import DataError
 from deepcoro.data import manifest as schema
 from deepcoro.data.shards import Shards
+from deepcoro.data.writer import Settings, write_dataset
+from deepcoro.fields import video
+from deepcoro.ingest.film import FilmSource, StudySource
 from tests.data.folder import moving_film, study_with, write_folder
 
 ENCODING = schema.Encoding()
@@ -214,3 +218,42 @@ def test_columns_are_arrays_and_not_objects_of_each_clip(folder):
     for column in (shards._clips.shard, shards._clips.offset, shards._clips.size, shards._clips.crc32):
         assert isinstance(column, np.ndarray) and column.dtype.kind in "iu"
     assert sum(column.itemsize for column in vars(shards._clips).values()) <= 24
+
+
+@pytest.mark.parametrize(
+    "encoding", [ENCODING, schema.Encoding(type="lossless"), schema.Encoding(short_side_px=16)]
+)
+def test_what_the_writer_lays_down_is_read_back(tmp_path, encoding):
+    films = {}
+    for number in range(5):
+        films[number] = moving_film(number, size=(32, 48))[..., 0]
+        np.save(tmp_path / f"{number}.npy", films[number])
+    studies = [
+        StudySource(
+            study=f"{study:016d}",
+            split="train" if study < 2 else "val",
+            films=tuple(
+                FilmSource(clip + 1, tmp_path / f"{clip}.npy", f"{clip:016x}", text="a text")
+                for clip in clips
+            ),
+            patient=f"p{study}",
+        )
+        for study, clips in enumerate([(0, 1), (2,), (3, 4)])
+    ]
+    write_dataset(studies, tmp_path / "shards", Settings(encoding=encoding, clips_per_shard=2))
+    shards = Shards.open(tmp_path / "shards")
+    field = video.Config(frames=6, size_px=48).build()
+    shown = []
+    for split in shards.splits:
+        units = shards.units(split, False, 1)
+        for unit in range(len(units)):
+            row, clip = int(units.study_row[unit]), int(units.clip[unit])
+            record = shards.study(row)
+            [result] = field.decode(record, (clip,), partial(shards.read_clip, row), None)
+            film = films[int(record.clips[clip].clip, 16)]
+            assert np.abs(result[0, :, 8:40].numpy().astype(int).mean((1, 2)) - film.mean((1, 2))).max() < 1
+            shown.append((split, units.patient(unit), units.name(unit)))
+    assert [(split, patient) for split, patient, _ in shown] == [("train", "p0")] * 2 + [("train", "p1")] + [
+        ("val", "p2")
+    ] * 2
+    assert len({name for *_, name in shown}) == 5

@@ -1,4 +1,5 @@
 import json
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -343,3 +344,11 @@ def test_workers_outlive_the_signals_of_a_preemption_and_end_with_their_parent(w
     for worker in result.stdout.split():
         with pytest.raises(ProcessLookupError):
             os.kill(int(worker), signal.SIG_DFL)
+
+
+def test_leaving_a_stream_ends_its_workers(written):
+    batches = iter(make_stream(written, num_workers=2))
+    next(batches)
+    assert len(multiprocessing.active_children()) == 2
+    batches.close()
+    assert not multiprocessing.active_children()
