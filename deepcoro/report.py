@@ -3,12 +3,12 @@
 `write_report(run_dir)` reads the run folder; `render_report(ReportInputs(...))` is the same without a folder. What is not
 there is left out and said. Of the document `results/{data}_{split}.json` these keys are read, all optional: `metrics` (flat),
 `data`, `split`, `checkpoint`, `created`, `commit`, `patient_split`, `data_summary` (name -> number or text), `notes` (list),
-`times_computed`,
-`patient_overlap` (`none` or `unknown`).
+`times_computed`, `patient_overlap` (`none` or `unknown`).
 """
 
 import csv
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -215,7 +215,11 @@ def training_figures(history: Sequence[Mapping]) -> list[str]:
     keys = list(dict.fromkeys(key for line in history for key in line))
     losses = [key for key in keys if key.startswith(("train/", "val/")) and key.rsplit("/", 1)[-1] == "loss"]
     rates = [key for key in keys if key == "lr" or key.startswith("lr/")]
-    speeds = [key for key in keys if key.startswith("speed/")][:2]
+    parts = [key for key in losses if key.count("/") > 1]
+    if len(parts) == 1 and "train/loss" in losses:  # one objective: its loss is the loss
+        losses.remove(parts[0])
+    speeds = [key for key in keys if key.startswith("speed/")]
+    speeds = sorted(speeds, key=lambda key: not key.endswith("_per_s"))[:2]
     recall = "val/retrieval/text_to_video/R@5"
     scores = [key for key in (recall, f"{recall}_chance") if key in keys]
     groups = [
@@ -232,12 +236,14 @@ def training_figures(history: Sequence[Mapping]) -> list[str]:
 
 
 def _curve(history: Sequence[Mapping], key: str) -> Curve:
-    points = [
-        (float(line["step"]), float(line[key])) for line in history if isinstance(line.get(key), int | float)
-    ]
+    points = [(float(line["step"]), float(line[key])) for line in history if _is_number(line.get(key))]
     label = (
         key.replace("/loss", "")
         .replace("val/retrieval/text_to_video/", "report → film ")
         .replace("_chance", " by chance")
     )
     return Curve(label, [step for step, _ in points], [value for _, value in points])
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)

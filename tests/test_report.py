@@ -275,6 +275,16 @@ def test_the_same_run_gives_the_same_page(tmp_path):
     assert write_report(run_dir, two_examples()).read_text() == write_report(run_dir).read_text()
 
 
+def test_throughput_is_drawn_before_other_timings_and_one_objective_once():
+    line = {"speed/step_s": 1.0, "speed/data_wait_s": 0.1, "speed/samples_per_s": 9.0}
+    history = [{"step": step, "train/loss": 1.0, "train/contrastive/loss": 1.0} | line for step in range(3)]
+    history[1] |= {"train/loss": float("nan")}
+    loss, first, second = training_figures(history)
+    assert "contrastive" not in loss
+    assert "samples per s" in first
+    assert "step s" in second
+
+
 def test_a_long_run_makes_a_light_page():
     history = [{"step": step, "train/loss": 1.0 / step} for step in range(1, 50_001)]
     (figure,) = training_figures(history)
