@@ -4,9 +4,11 @@ import numpy as np
 from jaxtyping import Float
 
 from deepcoro.angiography.carm import CArm
+from deepcoro.angiography.splat import Canvas
 
 _COARSE = 4
 """The background is smooth: it is computed at a quarter of the size."""
+_LUNG_VESSELS = 16
 
 
 def draw_backdrop(carm: CArm, pad_px: int, rng: np.random.Generator) -> Float[np.ndarray, "height width"]:
@@ -19,17 +21,17 @@ def draw_backdrop(carm: CArm, pad_px: int, rng: np.random.Generator) -> Float[np
     down = down - carm.centre_mm[1] * 1.4 / carm.field_mm
     field = _chest(down, across, carm, rng)
     side = carm.size_px + 2 * pad_px
-    return _enlarge(field, _COARSE)[:side, :side]
+    return _enlarge(field, _COARSE)[:side, :side] + _lung_vessels(side, rng)
 
 
 def _chest(down: np.ndarray, across: np.ndarray, carm: CArm, rng: np.random.Generator) -> np.ndarray:
     # the spine lies behind: it moves right in LAO, left in RAO
-    spine = float(np.clip(0.42 * np.sin(np.deg2rad(carm.primary_deg)) / 0.55, -0.62, 0.62)) + rng.normal(
+    spine = float(np.clip(0.33 * np.sin(np.deg2rad(carm.primary_deg)) / 0.55, -0.62, 0.62)) + rng.normal(
         0, 0.03
     )
     bent = across - spine - 0.03 * np.sin(3 * down + rng.uniform(0, 6))
     vertebrae = 1 + 0.10 * np.sin(2 * np.pi * down * rng.uniform(4.5, 6) + rng.uniform(0, 6))
-    column = 1.0 * rng.uniform(0.8, 1.2) * _plateau(bent, rng.uniform(0.12, 0.17), 0.035) * vertebrae
+    column = 1.1 * rng.uniform(0.8, 1.2) * _plateau(bent, rng.uniform(0.13, 0.18), 0.03) * vertebrae
     mediastinum = 0.45 * _plateau(bent * 0.8, 0.26, 0.08)
     heart_centre = 0.10 * np.sign(-spine) * abs(spine) + rng.normal(0, 0.03)
     heart = np.hypot((across - heart_centre) / 0.40, (down - 0.08) / 0.42)
@@ -37,7 +39,7 @@ def _chest(down: np.ndarray, across: np.ndarray, carm: CArm, rng: np.random.Gene
     lung = 1 - np.clip(column + mediastinum, 0, 1)
     field = column + mediastinum + shadow + _diaphragm(down, across, carm, rng)
     field += lung * _ribs(down, across, carm, rng)
-    field += _mottle(down.shape[0], rng) * (0.02 + 0.06 * lung)
+    field += _mottle(down.shape[0], rng) * (0.012 + 0.035 * lung)
     tilt = rng.normal(0, 0.15, 2)
     return field + tilt[0] * across + tilt[1] * down + 0.12
 
@@ -70,13 +72,35 @@ def _ribs(down: np.ndarray, across: np.ndarray, carm: CArm, rng: np.random.Gener
 def _mottle(size: int, rng: np.random.Generator) -> np.ndarray:
     """Lung markings: noise with a falling spectrum, unit variance."""
     total = np.zeros((size, size), np.float32)
-    cells = 6
+    cells = 8
     while cells <= size:
         grid = rng.standard_normal((cells + 3, cells + 3), dtype=np.float32)
         factor = -(-size // cells) + 1
-        total += _enlarge(grid, factor)[:size, :size] * np.float32(cells**-0.15)
+        total += _enlarge(grid, factor)[:size, :size] * np.float32(cells**0.1)
         cells *= 2
     return total / total.std()
+
+
+def _lung_vessels(size: int, rng: np.random.Generator) -> np.ndarray:
+    """Faint curved strokes, from thick to thin: the vessels of the lungs, out of focus of the question but always there."""
+    t = np.linspace(0, 1, size // 5, dtype=np.float32)
+    parts = []
+    for _ in range(_LUNG_VESSELS):
+        start, angle, bend = rng.uniform(0, size, 2), rng.uniform(0, 2 * np.pi), rng.normal(0, 1.0)
+        heading = angle + bend * t
+        step = 1.5 * rng.uniform(0.4, 1)
+        column, row = start[0] + step * np.cumsum(np.cos(heading)), start[1] + step * np.cumsum(
+            np.sin(heading)
+        )
+        radius = np.maximum(size * rng.uniform(0.006, 0.014) * (1 - 0.6 * t), 0.75)
+        mass = rng.uniform(0.015, 0.05) * 2 * radius * step
+        parts.append((column, row, radius, mass))
+    column, row, radius, mass = (np.concatenate(values) for values in zip(*parts, strict=True))
+    canvas = Canvas(size, 1, float(radius.max()))
+    rows, columns, drawn = canvas.draw(np.zeros(len(row), int), column, row, radius, mass)
+    field = np.zeros((size, size), np.float32)
+    field[rows, columns] = drawn[0]
+    return field
 
 
 def _enlarge(field: np.ndarray, factor: int) -> Float[np.ndarray, "height width"]:

@@ -1,5 +1,6 @@
 """A picture of generated films for the eye: one film a row, frames from left to right."""
 
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -51,5 +52,8 @@ def _caption(text: str, width: int) -> UInt8[np.ndarray, "height width"]:
     from PIL import Image, ImageDraw
 
     image = Image.new("L", (width, _LABEL_PX), 255)
-    ImageDraw.Draw(image).text((4, 3), text.encode("ascii", "replace").decode(), fill=0)
+    plain = (
+        unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
+    )  # the built-in font has no accents
+    ImageDraw.Draw(image).text((4, 3), plain, fill=0)
     return np.asarray(image)

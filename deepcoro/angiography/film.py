@@ -121,26 +121,32 @@ def _fill(
 def project(injection: Injection, tree: Tree, cloud: Cloud, time_s: Float[np.ndarray, " frame"]) -> Balls:
     """Where every ball is on every frame, how large, and how much contrast it holds."""
     carm, rhythm = injection.carm, injection.rhythm
-    squeeze = motion.systole(motion.cardiac_phase(rhythm, time_s))
-    sink = motion.breath(rhythm, time_s)
-    rest = carm.across(cloud.points_mm)
-    beat = carm.across(motion.systolic_shift(cloud, tree.heart, rhythm.lvef_percent))
-    breathing = carm.across(motion.breath_direction(cloud))
+    squeeze = motion.systole(motion.cardiac_phase(rhythm, time_s)).astype(np.float32)
+    sink = motion.breath(rhythm, time_s).astype(np.float32)
+    shift = motion.systolic_shift(cloud, tree.heart, rhythm.lvef_percent)
+    moving = (cloud.points_mm, shift, motion.breath_direction(cloud))
+    rest, beat, breathing = (carm.across(vectors).astype(np.float32) for vectors in moving)
     right, up, depth = (
         rest[axis] + squeeze[:, None] * beat[axis] + sink[:, None] * breathing[axis] for axis in range(3)
     )
     pan = _pan(injection, time_s)
     column, row, scale = carm.pixels(right + pan[:, :1], up + pan[:, 1:], depth)
-    contrast = motion.concentration(cloud, injection.bolus, time_s, squeeze)
+    contrast = motion.concentration(cloud, injection.bolus, time_s, squeeze).astype(np.float32)
     along = unit(np.gradient(cloud.points_mm, axis=0) + 1e-9)
-    radius = visible_width(cloud, carm, along) * scale * 1.12 + 0.45
+    radius = visible_width(cloud, carm, along).astype(np.float32) * scale * 1.12 + 0.45
     # a thinly filled arm of balls may end up below a pixel; half a pixel is the least that can be drawn
-    return Balls(column, row, np.maximum(radius, 0.75), cloud.mass_mm3 * contrast * scale**2, contrast)
+    return Balls(
+        column,
+        row,
+        np.maximum(radius, 0.75),
+        cloud.mass_mm3.astype(np.float32) * contrast * scale**2,
+        contrast,
+    )
 
 
 def _pan(injection: Injection, time_s: Float[np.ndarray, " frame"]) -> Float[np.ndarray, "frame 2"]:
     progress = np.clip((time_s / max(time_s[-1], 1e-6) - 0.33) / 0.5, 0, 1)
-    return progress[:, None] * np.array(injection.pan_mm)
+    return (progress[:, None] * np.array(injection.pan_mm)).astype(np.float32)
 
 
 def _expose(

@@ -106,13 +106,16 @@ def concentration(
     clock = (flow_time - flow_time[0] + time_s[0])[:, None] - bolus.start_s
     since = clock - cloud.path_mm / bolus.speed_mm_per_s
     filled = _bolus_curve(since, bolus.duration_s) * (1 - cloud.blocked)
-    filled += 0.35 * _logistic((since - cloud.collateral_s) / 0.25) * cloud.blocked
+    fed = np.isfinite(cloud.collateral_s)
+    filled[:, fed] += 0.35 * _logistic((since[:, fed] - cloud.collateral_s[fed]) / 0.25) * cloud.blocked[fed]
     # a tube full of saline still shows its wall
-    tube = 0.6 + 0.6 * (_logistic(clock / 0.05) - _logistic((clock - bolus.duration_s) / 0.1))
+    filled[:, cloud.kind == CATHETER] = 0.6 + 0.6 * (
+        _logistic(clock / 0.05) - _logistic((clock - bolus.duration_s) / 0.1)
+    )
     puff = _bolus_curve(clock, 0.8 * bolus.duration_s) * (0.35 + 0.65 * squeeze[:, None])
-    opaque = np.isin(cloud.kind, (WALL, FIXED))
-    kinds = [opaque, cloud.kind == CATHETER, cloud.kind == REFLUX]
-    return np.select(kinds, [np.ones_like(since), tube, puff], np.clip(filled, 0, 1))
+    filled[:, cloud.kind == REFLUX] = puff
+    filled[:, np.isin(cloud.kind, (WALL, FIXED))] = 1
+    return filled
 
 
 def _bolus_curve(since_s: np.ndarray, duration_s: float) -> np.ndarray:

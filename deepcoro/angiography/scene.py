@@ -8,7 +8,7 @@ from deepcoro.angiography.lumen import CATHETER, FIXED, REFLUX, Cloud, join, loo
 from deepcoro.angiography.tree import Tree
 
 _CATHETER_RADIUS_MM = 0.95  # 6 French
-_CATHETER_STEP_MM = 0.7
+_CATHETER_STEP_MM = 0.5
 
 
 def furnish(tree: Tree, vessels: Cloud, clutter: float, rng: np.random.Generator) -> Cloud:

@@ -151,7 +151,7 @@ class _Grower:
     def wobble(self, num_points: int, amplitude_deg: _Number) -> Float[np.ndarray, " point"]:
         """Tortuosity: low sine harmonics that vanish at both ends."""
         harmonic = np.arange(1, 9)
-        weights = self.rng.normal(size=8) / harmonic**0.9
+        weights = self.rng.normal(size=8) / harmonic**1.1
         return amplitude_deg * weights @ np.sin(np.pi * harmonic[:, None] * np.linspace(0, 1, num_points))
 
     def course(
@@ -217,5 +217,5 @@ class _Grower:
             length = 1.6 if index == 0 else 1.0
             polar += length * self.rng.uniform(0.3, 1) * bend_deg[0]
             azimuth += length * sign * self.rng.uniform(0.4, 1) * bend_deg[1]
-            points = self.offshoot(origin, (polar, azimuth), 40, wobble_deg=5.0)
+            points = self.offshoot(origin, (polar, azimuth), 40, wobble_deg=3)
             self.add(f"{parent}/twig{index}", parent, points, is_twig=index > 0)
