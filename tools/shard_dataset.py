@@ -88,7 +88,7 @@ def _add_storage(parser: argparse.ArgumentParser) -> None:
 
 def _add_running(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("running").add_argument
-    cores = len(os.sched_getaffinity(0))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     add("--workers", type=int, default=min(16, cores), help="processes (default: one a core, at most 16)")
     key = "secret of the ids (default: $DEEPCORO_KEY_FILE, else ~/.config/deepcoro/id.key, made on first use)"
     add("--key_file", type=Path, metavar="FILE", help=key)
@@ -171,6 +171,11 @@ def main() -> int:
         if arguments.debug:
             raise
         print(f"shard_dataset: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:  # a full or failing disk; the path in the error may be that of a film
+        if arguments.debug:
+            raise
+        print(f"shard_dataset: reading or writing failed: {error.strerror}; then run again", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("shard_dataset: interrupted; run the same command again to go on", file=sys.stderr)

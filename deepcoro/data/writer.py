@@ -3,7 +3,10 @@
 import concurrent.futures
 import logging
 import multiprocessing
+import os
+import threading
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from logging.handlers import QueueHandler, QueueListener
 from pathlib import Path
 from typing import Any
@@ -143,7 +146,7 @@ def _write_all(
             finished, waiting = concurrent.futures.wait(waiting, 0.2, concurrent.futures.FIRST_COMPLETED)
             on_progress(counter.value)
             yield from (future.result() for future in finished)
-    except concurrent.futures.process.BrokenProcessPool as error:
+    except BrokenProcessPool as error:
         raise DataError(
             "a worker process died (out of memory, or a decoder crashed); run again: complete shards are kept"
         ) from error
@@ -171,6 +174,13 @@ def _start_worker(counter: Any, messages: Any, level: int) -> None:
     global _shared_counter
     _shared_counter = counter
     logging.basicConfig(level=level, handlers=[QueueHandler(messages)], force=True)
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
+
+
+def _leave_with_parent() -> None:
+    """A pool's worker would wait for ever when its parent is killed; what it leaves half-written has a temporary name."""
+    multiprocessing.parent_process().join()
+    os._exit(1)
 
 
 def _count_in_worker(films: int) -> None:

@@ -17,7 +17,7 @@ from pydicom.pixels import apply_color_lut, iter_pixels
 
 from deepcoro.ingest.display import display_table, to_display
 from deepcoro.ingest.film import Film, RejectedFilm, check_complete
-from deepcoro.ingest.header import acquisition_order, angle_of, find, frame_rate_of, number_of
+from deepcoro.ingest.header import READ, acquisition_order, angle_of, find, frame_rate_of, number_of
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ def _silence_pydicom() -> None:
 
 
 def _open(path: Path, accept_burned_in: bool) -> Film:
-    header = pydicom.dcmread(path, stop_before_pixels=True, force=True)
+    header = pydicom.dcmread(path, stop_before_pixels=True, force=True, specific_tags=list(READ))
     if "TransferSyntaxUID" not in header.file_meta:
         raise RejectedFilm("unreadable: no DICOM file meta information (transfer syntax)")
     _check_kind(header, accept_burned_in)
@@ -131,7 +131,7 @@ def count_fragments(path: Path, header: pydicom.Dataset) -> int | None:
     if not header.file_meta.TransferSyntaxUID.is_encapsulated or "ExtendedOffsetTable" in header:
         return None
     with path.open("rb") as file:
-        pydicom.dcmread(file, stop_before_pixels=True, force=True)
+        pydicom.dcmread(file, stop_before_pixels=True, force=True, specific_tags=["NumberOfFrames"])
         file.seek(_PIXEL_DATA_HEADER, os.SEEK_CUR)
         sizes = list(_item_sizes(file))
     return len(sizes) - 1 if sizes and sizes[0] == 0 else None

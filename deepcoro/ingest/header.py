@@ -10,12 +10,27 @@ if TYPE_CHECKING:
 
 _FASTEST_FPS = 1000.0
 
+READ = (
+    "SOPClassUID", "Modality", "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "BurnedInAnnotation",
+    "PhotometricInterpretation", "PresentationLUTShape", "BitsStored", "PixelRepresentation", "ExtendedOffsetTable",
+    "RescaleSlope", "RescaleIntercept", "ModalityLUTSequence", "VOILUTSequence", "WindowCenter", "WindowWidth",
+    "VOILUTFunction", "RedPaletteColorLookupTableDescriptor", "GreenPaletteColorLookupTableDescriptor",
+    "BluePaletteColorLookupTableDescriptor", "RedPaletteColorLookupTableData", "GreenPaletteColorLookupTableData",
+    "BluePaletteColorLookupTableData", "SegmentedRedPaletteColorLookupTableData",
+    "SegmentedGreenPaletteColorLookupTableData", "SegmentedBluePaletteColorLookupTableData",
+    "FrameTime", "FrameTimeVector", "FrameIncrementPointer", "CineRate", "ActualFrameDuration",
+    "RecommendedDisplayFrameRate", "EffectiveDuration", "PositionerPrimaryAngle", "PositionerSecondaryAngle",
+    "AcquisitionDate", "AcquisitionTime", "AcquisitionDateTime", "ContentDate", "ContentTime", "SeriesDate",
+    "SeriesTime", "SeriesNumber", "InstanceNumber", "SharedFunctionalGroupsSequence",
+    "PerFrameFunctionalGroupsSequence",
+)  # fmt: skip
+"""The elements that are read at all: names and numbers of the patient are skipped, not filtered out later."""
+
 
 def find(header: "Dataset", keyword: str) -> Any:
     """Value of an element, at the top or (enhanced objects) in the functional groups of all frames or of the first; None if empty."""
     for place in _places(header):
-        value = place.get(keyword)
-        if value is not None and value != "":
+        if keyword in place and (value := place[keyword].value) not in (None, ""):
             return value
     return None
 
@@ -23,7 +38,9 @@ def find(header: "Dataset", keyword: str) -> Any:
 def _places(header: "Dataset") -> Iterator["Dataset"]:
     yield header
     for groups in ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"):
-        for group in list(header.get(groups) or [])[:1]:
+        if groups not in header:
+            continue
+        for group in list(header[groups].value or [])[:1]:
             yield from (element.value[0] for element in group if element.VR == "SQ" and element.value)
 
 

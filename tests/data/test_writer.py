@@ -2,6 +2,7 @@
 
 import io
 import logging
+import multiprocessing
 import re
 import tarfile
 import zlib
@@ -311,6 +312,19 @@ def test_progress_counts_every_film_once(tmp_path, studies):
     assert seen == sorted(seen) and seen[-1] == 10
     write_dataset(studies, tmp_path / "out", SMALL, on_progress=seen.append)
     assert seen[-1] == 10
+
+
+def test_a_worker_that_dies_is_an_error_and_the_next_run_goes_on(tmp_path, studies):
+    def kill_a_worker(films: int) -> None:
+        for child in multiprocessing.active_children()[:1]:
+            child.kill()
+
+    settings = SMALL.model_copy(update={"workers": 2})
+    with pytest.raises(DataError, match="worker process died"):
+        write_dataset(studies, tmp_path / "out", settings, on_progress=kill_a_worker)
+    write_dataset(studies, tmp_path / "out", SMALL)
+    write_dataset(studies, tmp_path / "whole", SMALL)
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 
 def test_the_stored_jpeg_is_close_to_the_film(tmp_path):

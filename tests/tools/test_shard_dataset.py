@@ -1,5 +1,6 @@
 """The command that makes shards, as a user meets it."""
 
+import contextlib
 import importlib.util
 import os
 import re
@@ -239,6 +240,17 @@ def plant(folder: Path) -> tuple[Path, list[bytes]]:
     return write_table(folder, rows), [value.encode() for value in values]
 
 
+def assert_group_ends(group: int) -> None:
+    """Workers notice that their parent is gone; none is left behind."""
+    deadline = time.monotonic() + 30
+    with contextlib.suppress(ProcessLookupError):
+        while time.monotonic() < deadline:
+            os.killpg(group, 0)
+            time.sleep(0.02)
+        os.killpg(group, signal.SIGKILL)
+        pytest.fail("worker processes outlived the command")
+
+
 def test_a_killed_run_goes_on_and_ends_in_the_same_bytes(tmp_path, run, key):
     rows = make_rows(tmp_path / "data", 120)
     table = write_table(tmp_path / "data", rows)
@@ -253,7 +265,8 @@ def test_a_killed_run_goes_on_and_ends_in_the_same_bytes(tmp_path, run, key):
             not list(out.glob(".progress/*.json")) and process.poll() is None and time.monotonic() < deadline
         ):
             time.sleep(0.002)
-        os.killpg(process.pid, signal.SIGKILL)
+        process.kill()
+    assert_group_ends(process.pid)
     written = len(list(out.glob(".progress/*.json")))
     assert 0 < written < 30 and not (out / schema.MANIFEST).exists()
     code, summary, err = run("--csv", table, "--output", out, "--clips_per_shard", 4)
