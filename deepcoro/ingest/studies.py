@@ -1,5 +1,6 @@
 """From the rows of a table to studies: ids keyed, splits kept or drawn, texts checked against their scope."""
 
+import functools
 import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -106,10 +107,7 @@ class _RowReader:
 
     def _film(self, number: int, path: Path, clip: str, cells: Cells) -> FilmSource:
         roles = self._roles
-
-        def cell(column: str | None) -> str | None:
-            return None if column is None else cells[column]
-
+        cell = functools.partial(_cell, cells)
         return FilmSource(
             row=number,
             path=path,
@@ -122,6 +120,10 @@ class _RowReader:
             frame_rate_fps=number_of_cell(cell(roles.frame_rate)),
             labels=tuple((column, label_of(column, cells[column])) for column in roles.labels),
         )
+
+
+def _cell(cells: Cells, column: str | None) -> str | None:
+    return None if column is None else cells[column]
 
 
 def _by_study(rows: Iterable[_Row]) -> dict[str, list[_Row]]:

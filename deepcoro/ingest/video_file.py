@@ -1,5 +1,6 @@
 """Films in video containers (AVI, MP4, MKV, MOV), read with FFmpeg through PyAV, one frame in memory at a time."""
 
+import functools
 import itertools
 import logging
 from collections.abc import Callable, Iterator
@@ -20,9 +21,7 @@ def open_video(path: Path) -> Film:
     """Grey films give grey frames in full range, colour stays colour. RejectedFilm when the container cannot be opened."""
     import av
 
-    def opened() -> Any:
-        return av.open(str(path))
-
+    opened = functools.partial(av.open, str(path))
     try:
         with opened() as container:
             if not container.streams.video:

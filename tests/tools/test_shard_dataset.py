@@ -16,6 +16,7 @@ import pydicom
 import pytest
 
 from deepcoro.data import manifest as schema
+from deepcoro.data.shards import Shards
 from tests.ingest import films
 from tests.ingest.films import PLANTED, moving_bar, write_dicom, write_video
 
@@ -252,7 +253,7 @@ def assert_group_ends(group: int) -> None:
 
 
 def test_a_killed_run_goes_on_and_ends_in_the_same_bytes(tmp_path, run, key):
-    rows = make_rows(tmp_path / "data", 120)
+    rows = make_rows(tmp_path / "data", 64)
     table = write_table(tmp_path / "data", rows)
     run("--csv", table, "--output", tmp_path / "whole", "--clips_per_shard", 4)
     out = tmp_path / "killed"
@@ -268,7 +269,23 @@ def test_a_killed_run_goes_on_and_ends_in_the_same_bytes(tmp_path, run, key):
         process.kill()
     assert_group_ends(process.pid)
     written = len(list(out.glob(".progress/*.json")))
-    assert 0 < written < 30 and not (out / schema.MANIFEST).exists()
+    assert 0 < written < 16 and not (out / schema.MANIFEST).exists()
     code, summary, err = run("--csv", table, "--output", out, "--clips_per_shard", 4)
-    assert code == 0 and f"{written} of 30 shards are already complete" in err and "120 sharded" in summary
+    assert code == 0 and f"{written} of 16 shards are already complete" in err and "64 sharded" in summary
     assert contents(out) == contents(tmp_path / "whole")
+
+
+def test_generated_films_are_all_taken_with_side_view_rate_and_labels(tmp_path, run):
+    generator = TOOL.with_name("make_demo_data.py")
+    words = [tmp_path / "demo", "--preset", "tiny", "--seed", "0", "--patients", "3", "--workers", "1"]
+    subprocess.run([sys.executable, generator, *words], check=True, capture_output=True, timeout=300)
+    table = tmp_path / "demo" / "dataset.csv"
+    code, out, err = run("--csv", table, "--output", tmp_path / "out", "--report_scope", "side")
+    assert code == 0 and " + 0 rejected" in out, out + err
+    shards = Shards.open(tmp_path / "out")
+    for row in range(shards.manifest.counts.studies):
+        study = shards.study(row)
+        for number, clip in enumerate(study.clips):
+            assert clip.side in ("left", "right") and clip.view and clip.frame_rate_fps
+            assert study.report_of((number,)) and clip.labels["cto"] in (0.0, 1.0)
+            assert len(shards.read_clip(row, number)) == clip.frame_offsets[-1]
