@@ -45,6 +45,7 @@ _REFUSED_FAMILIES = {"88.": "structured_report", "9.": "waveform", "11.": "prese
 _ACCEPTED_MODALITIES = ("XA", "RF", "US")
 
 # Pinned, because decoders differ by 1-3 grey levels and the shards must not depend on what else is installed.
+# 12-bit JPEG Extended (51) is refused: of the decoders only a GPL one reads it right.
 _PLUGINS = {
     **dict.fromkeys(("50", "51", "57", "70", "80", "81"), "gdcm"),
     **dict.fromkeys(("90", "91", "201", "202", "203"), "pylibjpeg"),

@@ -116,6 +116,25 @@ def _set_pixels(dataset: FileDataset, frames: np.ndarray, syntax: str, allocated
         dataset.compress(UID(syntax), generate_instance_uid=False)
 
 
+def transcode(path: Path, syntax: str) -> Path:
+    """Rewrites a DICOM file in a syntax that only GDCM can write (a name of gdcm.TransferSyntax)."""
+    import gdcm
+
+    reader = gdcm.ImageReader()
+    reader.SetFileName(str(path))
+    change = gdcm.ImageChangeTransferSyntax()
+    change.SetTransferSyntax(gdcm.TransferSyntax(getattr(gdcm.TransferSyntax, syntax)))
+    writer = gdcm.ImageWriter()
+    writer.SetFileName(str(path))
+    assert reader.Read()
+    change.SetInput(reader.GetImage())
+    assert change.Change()
+    writer.SetFile(reader.GetFile())
+    writer.SetImage(change.GetOutput())
+    assert writer.Write()
+    return path
+
+
 def write_video(path: Path, frames: np.ndarray, codec: str, pixel_format: str, rate_fps: int = 15) -> Path:
     """Writes [frame height width] or [frame height width 3] with FFmpeg at high quality."""
     import av

@@ -43,6 +43,32 @@ def test_twelve_bit_films_go_through_their_window_in_every_syntax(tmp_path, synt
 
 
 @pytest.mark.parametrize(
+    ("syntax", "uid"),
+    [
+        ("JPEGLosslessProcess14_1", "70"),  # what cardiac media carry
+        ("JPEGLosslessProcess14", "57"),
+        ("JPEGLSLossless", "80"),
+    ],
+)
+@pytest.mark.parametrize("bits", [8, 12])
+def test_the_lossless_jpegs_keep_every_value(tmp_path, syntax, uid, bits):
+    top = 2**bits - 1
+    film = moving_bar(top=top)
+    window = {"WindowCenter": 2 ** (bits - 1), "WindowWidth": 2**bits}
+    path = films.transcode(write_dicom(tmp_path / "film", film, bits=bits, **window), syntax)
+    assert pydicom.dcmread(path).file_meta.TransferSyntaxUID == f"1.2.840.10008.1.2.4.{uid}"
+    assert np.abs(read_all(path) - film / top * 255).max() <= 0.5
+
+
+def test_twelve_bit_jpeg_extended_is_refused_rather_than_read_wrong(tmp_path):
+    """GDCM decodes it to wrong values, and the one decoder that is right is under the GPL."""
+    film = moving_bar(top=4095)
+    path = write_dicom(tmp_path / "film", film, bits=12, WindowCenter=2048, WindowWidth=4096)
+    with pytest.raises(RejectedFilm, match="^unreadable"):
+        read_all(films.transcode(path, "JPEGExtendedProcess2_4"))
+
+
+@pytest.mark.parametrize(
     "elements",
     [
         {"WindowCenter": 900, "WindowWidth": 700},
