@@ -39,7 +39,8 @@ then:
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     lines = [
-        f"  {preset.name:6} {preset.size_px:3} px, {preset.frames[0]}-{preset.frames[1]} frames, {preset.patients} patients"
+        f"  {preset.name:6} {preset.size_px:3} px, {'-'.join(map(str, sorted(set(preset.frames)))):5} frames, "
+        f"{preset.patients} patients"
         for preset in PRESETS.values()
     ]
     parser = argparse.ArgumentParser(
