@@ -1,0 +1,133 @@
+"""Configuration: what is wrong is named by its key, with what is allowed and the nearest name, before anything starts."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from deepcoro import config
+from deepcoro.config import ConfigError
+from deepcoro.run_config import RunConfig, changed_keys, load_run_config
+
+TINY = config.SHIPPED / "demo" / "tiny.yaml"
+
+
+def message_of(*overrides: str, path: Path = TINY) -> str:
+    with pytest.raises(ConfigError) as caught:
+        load_run_config(path, list(overrides))
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def test_an_unknown_key_is_named_with_the_nearest_one_and_those_allowed() -> None:
+    message = message_of("optim.lrr=1e-3")
+    assert "unknown key 'optim.lrr'" in message
+    assert "did you mean 'lr'?" in message
+    assert "weight_decay" in message
+
+
+@pytest.mark.parametrize(
+    ("override", "parts"),
+    [
+        ("objectives.contrastive.loss.type=clpi", ("'objectives.contrastive.loss.type' is 'clpi'", "'clip'", "siglip")),
+        ("towers.video.type=mvit", ("'towers.video.type' is 'mvit'", "'video_mvit'")),
+        ("data.fields.video.frame=3", ("unknown key 'data.fields.video.frame'", "'frames'")),
+        ("objectives.contrastive.embed_dmi=3", ("unknown key 'objectives.contrastive.embed_dmi'", "'embed_dim'")),
+        ("towers.video.variant=huge", ("'towers.video.variant' = 'huge'", "mvit_v2_s")),
+        ("batch_size=many", ("'batch_size' = 'many'", "integer")),
+        ("checkpoint.keep=1", ("'checkpoint.keep' = 1", "greater than or equal to 2")),
+        ("loss_weights.captioning=2", ("loss_weights names ['captioning']", "['contrastive']")),
+    ],
+)
+def test_every_kind_of_mistake_names_key_value_and_remedy(override: str, parts: tuple[str, ...]) -> None:
+    message = message_of(override)
+    for part in parts:
+        assert part in message
+
+
+def test_all_mistakes_are_listed_at_once() -> None:
+    message = message_of("optim.lrr=1", "batch_size=0")
+    assert "optim.lrr" in message
+    assert "batch_size" in message
+
+
+def test_an_override_without_a_value_and_one_below_a_number_are_refused() -> None:
+    assert "has no '='" in message_of("optim.lr")
+    assert "'batch_size' holds 4" in message_of("batch_size.x=1")
+
+
+def test_broken_yaml_is_one_line(tmp_path: Path) -> None:
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("a: [1,\nb: 2")
+    assert "not valid YAML" in message_of(path=broken)
+    broken.write_text("- a list")
+    assert "a mapping of keys is expected" in message_of(path=broken)
+
+
+def test_a_config_that_is_nowhere_names_the_nearest_shipped_one() -> None:
+    with pytest.raises(ConfigError, match="did you mean 'demo/tiny'"):
+        config.find_config("demo/tny")
+
+
+def test_numbers_in_scientific_notation_are_numbers() -> None:
+    assert load_run_config(TINY, ["optim.lr=3e-4"]).optim.lr == 3e-4
+
+
+def test_the_key_of_a_block_is_its_default_type_and_false_takes_a_default_out() -> None:
+    run = load_run_config(TINY, ["evaluate.metrics={retrieval: {recall_at: [2]}, zero_shot: false}"])
+    assert list(run.evaluate.metrics) == ["retrieval"]
+    assert run.evaluate.metrics["retrieval"].recall_at == (2,)
+    assert set(run.data.fields) == {"video", "report"}
+
+
+def test_checkpoint_alone_means_which_one_to_load() -> None:
+    run = load_run_config(TINY, ["checkpoint.every_steps=7", "checkpoint=last"])
+    assert (run.checkpoint.load, run.checkpoint.every_steps) == ("last", 7)
+
+
+def test_what_show_prints_reads_back_as_the_same_tree(tmp_path: Path) -> None:
+    run = load_run_config(TINY, ["optim.lr=3e-4", "data.shards=some/folder"])
+    shown = tmp_path / "shown.yaml"
+    shown.write_text(config.show(run))
+    assert load_run_config(shown, []) == run
+
+
+def test_every_key_has_its_sentence() -> None:
+    def without(block: type[config.Block], path: str) -> list[str]:
+        missing = []
+        for name, field in block.model_fields.items():
+            if name != "type" and not field.description:
+                missing.append(f"{path}{name}")
+            for inner in config._blocks_of(field.annotation):
+                missing += without(inner, f"{path}{name}.")
+        return missing
+
+    assert without(RunConfig, "") == []
+
+
+def test_keys_that_may_change_on_resume_do_not_count_as_changed() -> None:
+    old = config.dump(load_run_config(TINY, []))
+    new = config.dump(load_run_config(TINY, ["max_steps=99", "data.num_workers=3", "optim.lr=1", "pooler.type=attention"]))
+    assert changed_keys(old, new) == ["optim.lr", "pooler.hidden_dim", "pooler.type"]
+
+
+def test_the_shipped_configs_are_these() -> None:
+    assert config.shipped_names() == [
+        "clip/base_config",
+        "clip/multi_video_config",
+        "clip/siglip_config",
+        "clip/timm_config",
+        "demo/demo",
+        "demo/tiny",
+    ]
+
+
+@pytest.mark.parametrize("name", config.shipped_names())
+def test_line_one_of_a_shipped_config_is_the_command_that_runs_it(name: str) -> None:
+    first = config.find_config(name).read_text().splitlines()[0]
+    assert first.startswith("# accelerate launch --config_file accelerate_configs/")
+    words = first.removeprefix("# ").split()
+    assert Path(words[3]).is_file()
+    assert words[4:6] == ["train.py", name]
+    run = load_run_config(config.find_config(name), words[6:])
+    assert yaml.safe_load(config.show(run))["run_dir"] == words[7].removeprefix("run_dir=")

@@ -1,0 +1,71 @@
+"""Parameter groups and schedule."""
+
+import pytest
+import torch
+from torch import nn
+
+from deepcoro.optim import build_optimizer, lr_factor, lr_of_groups, parameter_groups
+from deepcoro.run_config import Optim
+
+
+class Towers(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        text = nn.Sequential(nn.Embedding(5, 4), nn.Linear(4, 4), nn.LayerNorm(4))
+        video = nn.Sequential(nn.Conv3d(3, 4, 1), nn.LayerNorm(4), nn.Linear(4, 4))
+        self.towers = nn.ModuleDict({"text": text, "video": video})
+        self.logit_scale = nn.Parameter(torch.zeros(1))
+
+
+def names_by_group(model: nn.Module, optim: Optim) -> dict[str, set[str]]:
+    name_of = {id(parameter): name for name, parameter in model.named_parameters()}
+    groups = parameter_groups(model, optim)
+    return {group["name"]: {name_of[id(parameter)] for parameter in group["params"]} for group in groups}
+
+
+def test_every_trainable_parameter_is_in_exactly_one_group_and_tables_norms_and_biases_are_not_decayed() -> None:
+    model = Towers()
+    groups = names_by_group(model, Optim(weight_decay=0.1))
+    assert groups["text"] == {"towers.text.1.weight"}
+    assert groups["default"] == {"towers.video.0.weight", "towers.video.2.weight"}
+    assert groups["text_no_decay"] == {
+        "towers.text.0.weight",
+        "towers.text.1.bias",
+        "towers.text.2.weight",
+        "towers.text.2.bias",
+    }
+    assert "logit_scale" in groups["default_no_decay"]
+    grouped = [name for names in groups.values() for name in names]
+    assert sorted(grouped) == sorted(name for name, _ in model.named_parameters())
+    decays = {group["name"]: group["weight_decay"] for group in parameter_groups(model, Optim(weight_decay=0.1))}
+    assert decays == {"text": 0.1, "default": 0.1, "text_no_decay": 0.0, "default_no_decay": 0.0}
+
+
+def test_frozen_parameters_are_in_no_group_and_empty_groups_are_dropped() -> None:
+    model = Towers()
+    model.towers["text"].requires_grad_(False)
+    assert set(names_by_group(model, Optim())) == {"default", "default_no_decay"}
+
+
+def test_the_text_tower_has_its_own_peak_learning_rate() -> None:
+    optim = Optim(lr=1e-3, text_lr=1e-5)
+    optimizer = build_optimizer(Towers(), optim)
+    peaks = {group["name"]: group["lr"] for group in optimizer.param_groups}
+    assert peaks == {"default": 1e-3, "default_no_decay": 1e-3, "text": 1e-5, "text_no_decay": 1e-5}
+    assert lr_of_groups(10, 10, Optim(lr=1e-3, text_lr=1e-5, final_lr_fraction=1), ["text"]) == {"text": 1e-5}
+
+
+def test_warm_up_is_linear_to_the_peak_and_the_cosine_ends_at_its_floor() -> None:
+    optim = Optim(warmup_steps=4, final_lr_fraction=0.1)
+    factors = [lr_factor(step, 20, optim) for step in range(21)]
+    assert factors[:4] == [0.25, 0.5, 0.75, 1.0]
+    assert factors[4] == 1.0
+    assert factors[12] == pytest.approx(0.55)
+    assert factors[20] == pytest.approx(0.1)
+    assert all(later <= earlier for earlier, later in zip(factors[4:], factors[5:], strict=False))
+
+
+def test_without_warm_up_steps_a_fraction_of_the_run_warms_up() -> None:
+    assert lr_factor(0, 100, Optim(warmup_fraction=0.1)) == pytest.approx(0.1)
+    assert lr_factor(9, 100, Optim(warmup_fraction=0.1)) == 1.0
+    assert lr_factor(0, 100, Optim(warmup_fraction=0.0)) == 1.0
