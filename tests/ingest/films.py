@@ -117,7 +117,7 @@ def _set_pixels(dataset: FileDataset, frames: np.ndarray, syntax: str, allocated
 
 
 def transcode(path: Path, syntax: str) -> Path:
-    """Rewrites a DICOM file in a syntax that only GDCM can write (a name of gdcm.TransferSyntax)."""
+    """A copy of a DICOM file in a syntax that only GDCM can write (a name of gdcm.TransferSyntax)."""
     import gdcm
 
     reader = gdcm.ImageReader()
@@ -125,14 +125,15 @@ def transcode(path: Path, syntax: str) -> Path:
     change = gdcm.ImageChangeTransferSyntax()
     change.SetTransferSyntax(gdcm.TransferSyntax(getattr(gdcm.TransferSyntax, syntax)))
     writer = gdcm.ImageWriter()
-    writer.SetFileName(str(path))
+    target = path.with_suffix(".transcoded")  # GDCM cannot replace the file that it reads
+    writer.SetFileName(str(target))
     assert reader.Read()
     change.SetInput(reader.GetImage())
     assert change.Change()
     writer.SetFile(reader.GetFile())
     writer.SetImage(change.GetOutput())
     assert writer.Write()
-    return path
+    return target
 
 
 def write_video(path: Path, frames: np.ndarray, codec: str, pixel_format: str, rate_fps: int = 15) -> Path:
