@@ -5,11 +5,26 @@ from pathlib import Path
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes beside the file, syncs, then renames over it: a reader sees the old text or the new one. Makes the folder."""
+    """As `write_bytes`, UTF-8; line ends are written as given."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, payload: bytes) -> None:
+    """All of the file or none of it, also after a power cut: a reader sees the old content or the new. Makes the folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("w", encoding="utf-8", newline="") as file:
-        file.write(text)
+    with temporary.open("wb") as file:
+        file.write(payload)
         file.flush()
         os.fsync(file.fileno())
+    publish(temporary, path)
+
+
+def publish(temporary: Path, path: Path) -> None:
+    """Gives a finished, synced file or folder its name, for good."""
     temporary.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

@@ -17,8 +17,8 @@ from typing import Any
 from torch import Tensor
 
 from deepcoro import distributed
+from deepcoro.atomic import publish, write_bytes
 from deepcoro.config import ConfigError, DataError
-from deepcoro.data.manifest import publish, write_atomically
 from deepcoro.engine import Engine
 
 logger = logging.getLogger(__name__)
@@ -79,9 +79,9 @@ def save(folder: Path, step: int, engine: Engine, state: dict[str, Any], keep: i
         save_file(moments, temporary / MOMENTS)
         (temporary / STATE).write_text(json.dumps(state))
         digests = {name: _synced_digest(temporary / name) for name in (WEIGHTS, MOMENTS, STATE)}
-        write_atomically(temporary / DIGESTS, json.dumps(digests).encode())
+        write_bytes(temporary / DIGESTS, json.dumps(digests).encode())
         publish(temporary, final)
-        write_atomically(folder / "latest", final.name.encode())
+        write_bytes(folder / "latest", final.name.encode())
         _prune(folder, keep)
     distributed.barrier()
     return Checkpoint(final)
@@ -90,7 +90,7 @@ def save(folder: Path, step: int, engine: Engine, state: dict[str, Any], keep: i
 def mark_best(folder: Path, step: int) -> None:
     """`best` names the checkpoint with the best evaluation so far."""
     if distributed.rank() == 0:
-        write_atomically(folder / "best", f"step_{step}".encode())
+        write_bytes(folder / "best", f"step_{step}".encode())
 
 
 def newest_whole(folder: Path) -> Checkpoint | None:

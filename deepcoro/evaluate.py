@@ -35,12 +35,9 @@ _STRIP_FRAMES, _STRIP_PX = 6, 160
 def run(config: RunConfig) -> int:
     """Evaluates the checkpoint on the split that run_mode names and writes results, predictions and report."""
     accelerator = start_accelerator(config)
-    saved = checkpoint.find(config.checkpoint_folder, config.checkpoint.load)
-    parts = build_parts(config)
-    state = saved.state()
-    refuse_other_model(config, state)
     split = config.run_mode
-    overlap = _patient_overlap(parts, split, state)
+    saved, parts = open_checkpoint(config)
+    overlap = _patient_overlap(parts, split, saved.state())
     model = load_model(config, parts, saved).to(accelerator.device)
     evaluated, numbers, notes = evaluate_split(model, config, parts, split)
     if distributed.rank() == 0:
@@ -62,11 +59,18 @@ def run(config: RunConfig) -> int:
             "data_summary": _data_summary(evaluated),
         }
         write_results(config.run_dir, record)
-        _write_predictions(config, f"{record['data']}_{split}", evaluated)
+        write_split_predictions(config, f"{record['data']}_{split}", evaluated)
         path = write_report(config.run_dir, retrieval_examples(config, parts, evaluated))
         logger.info("report: %s", path)
     distributed.barrier()
     return 0
+
+
+def open_checkpoint(config: RunConfig) -> tuple[checkpoint.Checkpoint, Parts]:
+    """The checkpoint that `checkpoint.load` names and what to read with; ConfigError when the config is of another model."""
+    saved = checkpoint.find(config.checkpoint_folder, config.checkpoint.load)
+    _refuse_other_model(config, saved.state())
+    return saved, build_parts(config)
 
 
 def load_model(config: RunConfig, parts: Parts, saved: checkpoint.Checkpoint) -> nn.Module:
@@ -76,7 +80,7 @@ def load_model(config: RunConfig, parts: Parts, saved: checkpoint.Checkpoint) ->
     return model
 
 
-def refuse_other_model(config: RunConfig, state: dict[str, Any]) -> None:
+def _refuse_other_model(config: RunConfig, state: dict[str, Any]) -> None:
     """ConfigError when the config describes another model than the checkpoint's."""
     changed = [key for key in changed_keys(state["config"], dump(config)) if key.startswith(_MODEL_KEYS)]
     if changed:
@@ -133,7 +137,7 @@ def _data_summary(evaluated: Evaluated) -> dict[str, int | str]:
     }
 
 
-def _write_predictions(config: RunConfig, name: str, evaluated: Evaluated) -> None:
+def write_split_predictions(config: RunConfig, name: str, evaluated: Evaluated) -> None:
     scores: dict[str, np.ndarray] = {}
     for metric in config.evaluate.metrics.values():
         scores |= metric.build().film_scores(evaluated)
