@@ -34,13 +34,13 @@ def embed_split(
     facts = distributed.broadcast_object(facts)
     prompts = list(prompts)
     embedded = _embed_texts(model, config, parts.tokenizer, [*facts.texts, *prompts])
-    num_texts = len(facts.texts)
+    num_texts, numbers = len(facts.texts), seen.tolist()
     return Evaluated(
         split=split,
         units=seen,
-        clips=[units.name(unit) for unit in seen],
-        studies=[units.study_id(unit) for unit in seen],
-        patients=[units.patient(unit) for unit in seen],
+        clips=[units.name(unit) for unit in numbers],
+        studies=[units.study_id(unit) for unit in numbers],
+        patients=[units.patient(unit) for unit in numbers],
         films=films,
         texts=facts.texts,
         text_embeddings=embedded[:num_texts],
@@ -106,9 +106,9 @@ def _facts(shards: Shards, units: Units, seen: np.ndarray) -> _Facts:
     rows: dict[int, int] = {}
     texts: list[str] = []
     text_of_film, labels = [], []
-    for unit in seen:
+    for unit in seen.tolist():
         study = shards.study(int(units.study_row[unit]))
-        clips = clips_of_unit(shards, units, int(unit))
+        clips = clips_of_unit(shards, units, unit)
         text = study.report_of(clips)
         row = -1
         if text is not None:
