@@ -22,8 +22,8 @@ def depthwise_pool(
 ) -> Float[Tensor, "batch frame height_out width_out channel"]:
     """Depthwise convolution (zero padding 1, temporal stride 1, spatial `stride`), channel `head * dim + i` under filter i.
 
-    `frames` writes it as three 2-D channels-last convolutions, which CPUs run 10-20x faster forward + backward than the
-    3-D one (fp32, Zen 3: 25 against 402 ms for [2, 8, 56, 56, 96]); `conv3d` is the oracle and the choice on CUDA.
+    `frames` writes it as three 2-D channels-last convolutions: one of them takes a CPU 8 ms forward + backward where the
+    3-D one takes 402 (fp32, Zen 3, [2, 8, 56, 56, 96]; docs/benchmarks). `conv3d` is the oracle and the choice on CUDA.
     """
     if backend not in POOLING_BACKENDS:
         raise ValueError(f"pooling backend is '{backend}'; allowed: {POOLING_BACKENDS}")
