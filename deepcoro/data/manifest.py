@@ -3,13 +3,13 @@
 import csv
 import hashlib
 import io
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import pydantic
 
+from deepcoro import atomic
 from deepcoro.config import Block, DataError
 
 SCHEMA_VERSION = 1
@@ -170,30 +170,10 @@ def sha256(payload: bytes) -> str:
     return hashlib.sha256(payload).hexdigest()
 
 
-def write_atomically(path: Path, payload: bytes) -> None:
-    """All of the file or none of it, also after a power cut: temporary file, fsync, rename, fsync of the folder."""
-    temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("wb") as file:
-        file.write(payload)
-        file.flush()
-        os.fsync(file.fileno())
-    publish(temporary, path)
-
-
-def publish(temporary: Path, path: Path) -> None:
-    """Gives a finished, synced file its name."""
-    temporary.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
 def write_block(path: Path, block: Block, indent: int | None = None) -> str:
     """Writes the block as JSON; returns the sha256 of the file."""
     payload = (block.model_dump_json(indent=indent) + "\n").encode()
-    write_atomically(path, payload)
+    atomic.write_bytes(path, payload)
     return sha256(payload)
 
 
@@ -231,7 +211,7 @@ def _read(block: type[Block], path: Path) -> Block:
 def write_rejected(folder: Path, rows: Sequence[tuple[int, str | None, str]]) -> None:
     """Writes `rejected.csv` sorted by row: row of the source table (1 = first under the header), keyed id, reason."""
     lines = [(row, clip or "", reason) for row, clip, reason in sorted(rows, key=lambda each: each[0])]
-    write_atomically(folder / REJECTED, _table(("row", "clip", "reason"), lines))
+    atomic.write_bytes(folder / REJECTED, _table(("row", "clip", "reason"), lines))
 
 
 def read_rejected(folder: Path) -> list[tuple[int, str | None, str]]:
@@ -251,7 +231,7 @@ def write_splits(folder: Path, rows: Sequence[SplitRow]) -> str:
     """Writes `splits.csv` sorted by study; returns its sha256."""
     lines = [(row.study, row.patient or "", row.split) for row in sorted(rows, key=lambda row: row.study)]
     payload = _table(SplitRow._fields, lines)
-    write_atomically(folder / SPLITS, payload)
+    atomic.write_bytes(folder / SPLITS, payload)
     return sha256(payload)
 
 

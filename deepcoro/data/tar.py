@@ -12,6 +12,7 @@ from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
+from deepcoro import atomic
 from deepcoro.angiography.vocabulary import view_of
 from deepcoro.config import Block
 from deepcoro.data import manifest as schema
@@ -244,7 +245,7 @@ class _Tar:
 def _publish(temporary: Path, path: Path, shard: _Tar) -> ShardEntry:
     """The index first: a tar that has its name also has its index."""
     index_digest = schema.write_block(path.parent / schema.index_name(path.name), shard.index)
-    schema.publish(temporary, path)
+    atomic.publish(temporary, path)
     return ShardEntry(
         name=path.name,
         studies=len(shard.index.studies.key),

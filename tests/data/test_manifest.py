@@ -52,26 +52,6 @@ def test_an_index_that_is_not_the_one_named_is_refused(tmp_path):
         schema.read_index(tmp_path, entry.model_copy(update={"name": "shard-000001.tar"}))
 
 
-def test_writing_replaces_a_file_whole_and_leaves_nothing_else(tmp_path):
-    path = tmp_path / "table"
-    schema.write_atomically(path, b"first")
-    schema.write_atomically(path, b"second")
-    assert path.read_bytes() == b"second" and list(tmp_path.iterdir()) == [path]
-
-
-def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
-    path = tmp_path / "table"
-    schema.write_atomically(path, b"first")
-
-    def full(*_):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(schema.os, "fsync", full)
-    with pytest.raises(OSError, match="No space"):
-        schema.write_atomically(path, b"second")
-    assert path.read_bytes() == b"first"
-
-
 @settings(max_examples=30, deadline=None)
 @given(st.lists(st.tuples(st.booleans(), st.sampled_from(schema.SPLIT_NAMES)), max_size=12))
 def test_splits_read_back_sorted_by_study(tmp_path_factory, drawn):
