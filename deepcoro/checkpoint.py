@@ -71,7 +71,7 @@ def save(folder: Path, step: int, engine: Engine, state: dict[str, Any], keep: i
 
     weights, moments = engine.full_weights(), engine.full_moments()
     final = folder / f"step_{step}"
-    if distributed.rank() == 0 and not final.exists():
+    if distributed.rank() == 0:
         temporary = folder / f"step_{step}.tmp"
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
@@ -110,15 +110,26 @@ def newest_whole(folder: Path) -> Checkpoint | None:
 def _newest_whole_name(folder: Path) -> str | None:
     """None: nothing was committed; empty: nothing committed is whole."""
     committed = _committed(folder)
+    damaged = []
     for checkpoint in committed:
         if checkpoint.is_whole():
+            _set_aside(damaged)
             return checkpoint.folder.name
         logger.warning("checkpoint %s is damaged; looking for an older one", checkpoint.folder.name)
+        damaged.append(checkpoint)
     if not committed and list(folder.glob("step_*.tmp")):
         logger.warning(
             "only an unfinished checkpoint was found: nothing had been acknowledged, starting over"
         )
     return "" if committed else None
+
+
+def _set_aside(damaged: list[Checkpoint]) -> None:
+    """Else they would count as the newest ones to keep, and stand where the resumed run writes."""
+    for checkpoint in damaged:
+        aside = checkpoint.folder.with_suffix(".damaged")
+        shutil.rmtree(aside, ignore_errors=True)
+        checkpoint.folder.replace(aside)
 
 
 def find(folder: Path, name: str) -> Checkpoint:

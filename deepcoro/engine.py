@@ -41,7 +41,11 @@ def start_accelerator(config: RunConfig) -> Any:
             f"accelerate sees {accelerator.num_processes} processes, torch.distributed {distributed.world_size()}; "
             "launch with one of accelerate_configs/*.yaml"
         )
-    if accelerator.state.deepspeed_plugin is not None:
+    if uses_deepspeed and accelerator.state.deepspeed_plugin is None:
+        raise ConfigError(
+            f"DeepSpeed was asked for and accelerate chose {accelerator.state.distributed_type.value}: unset ACCELERATE_USE_CPU"
+        )
+    if uses_deepspeed:
         _fill_deepspeed_config(accelerator.state.deepspeed_plugin.deepspeed_config, config)
     return accelerator
 
@@ -101,13 +105,14 @@ class Engine:
         """Backward of one micro-step; the last of a window also clips and steps, and returns the norm before clipping.
 
         Both backends divide the loss by the accumulation count and average gradients over ranks; the caller's loss allows
-        for both.
+        for both. DeepSpeed tells no norm under ZeRO-0.
         """
         self.accelerator.backward(loss)
         if not self.accelerator.sync_gradients:
             return None
         if self.uses_deepspeed:  # it has clipped and stepped inside backward
-            return torch.as_tensor(self.wrapped.get_global_grad_norm(), device=self.device)
+            norm = self.wrapped.get_global_grad_norm()
+            return None if norm is None else torch.as_tensor(norm, device=self.device)
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.optim.max_grad_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()

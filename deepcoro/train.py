@@ -124,6 +124,8 @@ def _resume(training: Run, saved: checkpoint.Checkpoint) -> None:
     training.engine.set_moments(saved.moments(), saved.step)
     training.stream.restore(state["stream"])
     training.progress = Progress(**state["progress"])
+    if training.progress.best_step == saved.step:  # a crash may have come between checkpoint and pointer
+        checkpoint.mark_best(training.config.checkpoint_folder, saved.step)
     logger.info("continuing from %s", saved.folder.name)
 
 
@@ -224,7 +226,8 @@ def _numbers(training: Run, record: Record, window: list[Batch]) -> dict[str, fl
         f"train/{key}": total / distributed.world_size()
         for key, total in zip(record.metrics, totals[len(names) :], strict=True)
     }
-    numbers["train/grad_norm"] = float(record.grad_norm) if record.grad_norm is not None else float("nan")
+    if record.grad_norm is not None:
+        numbers["train/grad_norm"] = float(record.grad_norm)
     numbers |= {f"lr/{label}": lr for label, lr in record.lr.items() if not label.endswith("_no_decay")}
     numbers["epoch"] = (training.progress.step * training.plan.rows_per_step) / training.plan.num_units
     _refuse_non_finite(training, numbers["train/loss"], window)

@@ -14,7 +14,9 @@ import torch
 import torch.distributed as dist
 
 
-def run_on_ranks(function: Callable[..., Any], world_size: int, *arguments: Any, timeout_s: float = 120) -> list[Any]:
+def run_on_ranks(
+    function: Callable[..., Any], world_size: int, *arguments: Any, timeout_s: float = 120
+) -> list[Any]:
     """`function(rank, *arguments)` on each rank of a fresh process group; a module-level function, since ranks are spawned."""
     with tempfile.TemporaryDirectory() as folder:
         context = multiprocessing.get_context("spawn")
@@ -37,17 +39,22 @@ def run_on_ranks(function: Callable[..., Any], world_size: int, *arguments: Any,
         return [pickle.loads((Path(folder) / f"result-{rank}").read_bytes()) for rank in range(world_size)]
 
 
-def _rank(function: Callable[..., Any], rank: int, world_size: int, folder: str, arguments: tuple) -> None:
+def join_group(rank: int, world_size: int, folder: Path) -> None:
+    """Makes this process a rank of the group that meets in `folder`."""
     os.environ.update(RANK=str(rank), WORLD_SIZE=str(world_size), LOCAL_RANK=str(rank), OMP_NUM_THREADS="1")
     torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo",
+        init_method=f"file://{folder}/rendezvous",
+        rank=rank,
+        world_size=world_size,
+        timeout=datetime.timedelta(seconds=60),
+    )
+
+
+def _rank(function: Callable[..., Any], rank: int, world_size: int, folder: str, arguments: tuple) -> None:
     try:
-        dist.init_process_group(
-            "gloo",
-            init_method=f"file://{folder}/rendezvous",
-            rank=rank,
-            world_size=world_size,
-            timeout=datetime.timedelta(seconds=60),
-        )
+        join_group(rank, world_size, Path(folder))
         result = function(rank, *arguments)
         (Path(folder) / f"result-{rank}").write_bytes(pickle.dumps(result))
         dist.barrier()

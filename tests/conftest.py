@@ -1,0 +1,36 @@
+"""What several test files share and is dear to make: shards to train on, two ranks to train with."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.launch import ROOT
+from tests.ranks import Ranks
+
+
+@pytest.fixture(scope="session")
+def tiny_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Generated films in shards: train, val and test splits, patients named."""
+    folder = tmp_path_factory.mktemp("tiny")
+    _run("tools/make_demo_data.py", folder / "data", "--preset", "tiny", "--seed", "0")
+    table, key = folder / "data" / "dataset.csv", folder / "data" / "demo.key"
+    _run(
+        *("tools/shard_dataset.py", "--csv", table, "--output", folder / "shards"),
+        *("--report_scope", "side", "--key_file", key),
+    )
+    return folder / "shards"
+
+
+@pytest.fixture(scope="session")
+def two_ranks() -> Iterator[Ranks]:
+    """A process group of two, started when first asked."""
+    ranks = Ranks(2)
+    yield ranks
+    ranks.end()
+
+
+def _run(*words: str | Path) -> None:
+    subprocess.run([sys.executable, *map(str, words)], cwd=ROOT, check=True, capture_output=True, timeout=400)

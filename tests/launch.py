@@ -1,0 +1,156 @@
+"""Starts train.py the way its users do (`accelerate launch`), or many times in one process group, which costs its imports once."""
+
+import contextlib
+import json
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from unittest import mock
+
+ROOT = Path(__file__).parent.parent
+TIMEOUT_S = 400
+
+# No dropout, so that the same samples give the same loss however they are spread over ranks; no evaluation unless asked for.
+STEADY = ("towers.text.from_scratch.dropout=0.0",)
+SILENT = ("evaluate.metrics={retrieval: false, zero_shot: false}",)
+# The learning rate then does not depend on max_steps, so runs of other lengths have the same curve.
+CONSTANT_LR = ("optim.warmup_steps=0", "optim.final_lr_fraction=1.0")
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A launch that ended."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+
+def launch(accelerate_config: str, *words: str, **environment: str) -> Finished:
+    """`accelerate launch --config_file accelerate_configs/NAME.yaml train.py WORDS`, waited for."""
+    with launched(accelerate_config, *words, **environment) as process:
+        stdout, stderr = process.communicate(timeout=TIMEOUT_S)
+    return Finished(process.returncode, stdout, stderr)
+
+
+@contextlib.contextmanager
+def launched(accelerate_config: str, *words: str, **environment: str) -> Iterator[subprocess.Popen]:
+    """The launcher, running; it and all its ranks are killed on leaving."""
+    process = subprocess.Popen(
+        [
+            *(sys.executable, "-m", "accelerate.commands.launch"),
+            *("--config_file", f"accelerate_configs/{accelerate_config}.yaml"),
+            *("--main_process_port", str(_free_port())),
+            *("train.py", *words),
+        ],
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        yield process
+    finally:
+        kill(process)
+
+
+def kill(process: subprocess.Popen) -> None:
+    """SIGKILL to the launcher and its ranks at once, as when a node dies."""
+    for group in _sessions_groups(process.pid):
+        os.killpg(group, signal.SIGKILL)
+    process.wait()
+
+
+def _sessions_groups(session: int) -> set[int]:
+    """Process groups of a session: the elastic launcher gives each rank its own."""
+    table = subprocess.run(["ps", "-eo", "sid=,pgid="], capture_output=True, text=True, check=True).stdout
+    pairs = (line.split() for line in table.splitlines())
+    return {int(group) for sid, group in pairs if int(sid) == session}
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def main_on_this_rank(engine: str, *words: str) -> int:
+    """train.py's exit code on this rank, as if `accelerate launch` had started it."""
+    from deepcoro.command_line import main
+
+    with as_launched(engine):
+        return main(list(words))
+
+
+def main_on_rank(rank: int, engine: str, *words: str) -> int:
+    """`main_on_this_rank` for `Ranks.run`."""
+    return main_on_this_rank(engine, *words)
+
+
+@contextlib.contextmanager
+def as_launched(engine: str) -> Iterator[None]:
+    """The environment that `accelerate launch` makes, any number of times in a process.
+
+    `engine`: `ddp` (one process where there is no group), `zero0` to `zero3` as shipped, or `zero3_whole`, which divides
+    every parameter: the shipped threshold keeps those of the tiny model whole.
+    """
+    from accelerate.state import AcceleratorState
+
+    AcceleratorState._reset_state(reset_partial_state=True)
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    with contextlib.ExitStack() as stack:
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        stack.enter_context(contextlib.chdir(ROOT))
+        stack.enter_context(mock.patch.dict(os.environ, _accelerate_environment(engine, folder)))
+        yield
+    used = AcceleratorState._shared_state.get("distributed_type")
+    root.handlers[:] = handlers
+    root.setLevel(level)
+    # accelerate may choose another backend in silence
+    assert used is None or (used.value == "DEEPSPEED") == engine.startswith("zero"), f"{engine} ran as {used}"
+
+
+def _accelerate_environment(engine: str, folder: Path) -> dict[str, str]:
+    environment = {"ACCELERATE_MIXED_PRECISION": "no", "MASTER_ADDR": "127.0.0.1"}
+    if engine == "ddp":
+        return environment | {"ACCELERATE_USE_CPU": "true"}
+    settings = json.loads((ROOT / "ds_configs" / f"{engine.removesuffix('_whole')}.json").read_text())
+    if engine == "zero3_whole":
+        settings["zero_optimization"]["stage3_param_persistence_threshold"] = 0
+    (folder / "deepspeed.json").write_text(json.dumps(settings))
+    return environment | {
+        "ACCELERATE_USE_DEEPSPEED": "true",
+        "ACCELERATE_DEEPSPEED_ZERO3_INIT": "false",
+        "ACCELERATE_DEEPSPEED_CONFIG_FILE": str(folder / "deepspeed.json"),
+    }
+
+
+def tiny(shards: Path, run_dir: Path, *words: str) -> list[str]:
+    """Words of a run of demo/tiny."""
+    return ["demo/tiny", f"data.shards={shards}", f"run_dir={run_dir}", *words]
+
+
+def metrics(run_dir: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+
+
+def losses(run_dir: Path) -> dict[int, float]:
+    """The training curve: step -> train/loss."""
+    lines = metrics(run_dir)
+    curve = {line["step"]: line["train/loss"] for line in lines if "train/loss" in line}
+    assert len(curve) == sum("train/loss" in line for line in lines), "a step was logged twice"
+    return curve
+
+
+def exit_code(run_dir: Path) -> int:
+    return json.loads((run_dir / "exit.json").read_text())["code"]

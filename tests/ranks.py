@@ -1,0 +1,68 @@
+"""Two ranks that stay: a process group that runs one function after another, so that many tests pay for its imports once."""
+
+import multiprocessing
+import tempfile
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from tests.gloo import join_group
+
+
+class Ranks:
+    """A gloo process group of `world_size` ranks. A rank that fails or hangs ends them all; the next call starts new ones."""
+
+    def __init__(self, world_size: int):
+        self._world_size = world_size
+        self._processes: list = []
+        self._pipes: list = []
+
+    def run(self, function: Callable[..., Any], *arguments: Any, timeout_s: float = 400) -> list[Any]:
+        """`function(rank, *arguments)` on each rank, in order of ranks; a module-level function."""
+        if not self._processes:
+            self._start()
+        for pipe in self._pipes:
+            pipe.send((function, arguments))
+        answers = [self._answer(rank, timeout_s) for rank in range(self._world_size)]
+        errors = [f"rank {rank}:\n{text}" for rank, (is_well, text) in enumerate(answers) if not is_well]
+        if errors:
+            self.end()
+            raise AssertionError("\n".join(errors))
+        return [result for _, result in answers]
+
+    def end(self) -> None:
+        for process in self._processes:
+            process.kill()
+            process.join()
+        self._processes, self._pipes = [], []
+
+    def _start(self) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._folder = tempfile.TemporaryDirectory()
+        for rank in range(self._world_size):
+            mine, theirs = context.Pipe()
+            arguments = (rank, self._world_size, self._folder.name, theirs)
+            process = context.Process(target=_serve, args=arguments)
+            process.start()
+            theirs.close()
+            self._processes.append(process)
+            self._pipes.append(mine)
+
+    def _answer(self, rank: int, timeout_s: float) -> tuple[bool, Any]:
+        if not self._pipes[rank].poll(timeout_s):
+            return False, f"no answer within {timeout_s} s"
+        try:
+            return self._pipes[rank].recv()
+        except EOFError:
+            return False, f"ended with exit code {self._processes[rank].exitcode}"
+
+
+def _serve(rank: int, world_size: int, folder: str, pipe: Any) -> None:
+    join_group(rank, world_size, Path(folder))
+    while True:
+        function, arguments = pipe.recv()
+        try:
+            pipe.send((True, function(rank, *arguments)))
+        except Exception:  # noqa: BLE001 - the parent reports whatever ended the function
+            pipe.send((False, traceback.format_exc()))

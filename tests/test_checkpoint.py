@@ -1,0 +1,175 @@
+import json
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+
+from deepcoro import checkpoint
+from deepcoro.config import ConfigError, DataError
+from deepcoro.engine import Engine
+
+
+class FakeEngine(Engine):
+    """Stands for an engine: the weights and moments of one parameter."""
+
+    def __init__(self, value: float = 0.0):
+        self.value = value
+
+    def full_weights(self) -> dict[str, torch.Tensor]:
+        return {"layer.weight": torch.full((2, 3), self.value)}
+
+    def full_moments(self) -> dict[str, torch.Tensor]:
+        return {
+            f"layer.weight/{key}": torch.full((2, 3), self.value + 1) for key in ("exp_avg", "exp_avg_sq")
+        }
+
+
+def saved(folder: Path, *steps: int, keep: int = 2) -> checkpoint.Checkpoint:
+    for step in steps:
+        last = checkpoint.save(folder, step, FakeEngine(step), {"progress": {"step": step}}, keep)
+    return last
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.glob("step_*")}
+
+
+def damage(folder: Path, file: str = checkpoint.WEIGHTS) -> None:
+    """One bit of one file, as a bad disk does."""
+    content = bytearray((folder / file).read_bytes())
+    content[-1] ^= 1
+    (folder / file).write_bytes(content)
+
+
+def test_what_was_saved_is_read_back(tmp_path: Path) -> None:
+    last = saved(tmp_path, 3)
+    assert last.step == 3 and last.is_whole()
+    assert last.state() == {"progress": {"step": 3}}
+    assert torch.equal(last.weights()["layer.weight"], torch.full((2, 3), 3.0))
+    assert torch.equal(last.moments()["layer.weight/exp_avg_sq"], torch.full((2, 3), 4.0))
+    assert (tmp_path / "latest").read_text() == "step_3"
+
+
+def test_old_checkpoints_are_pruned_and_the_best_is_kept(tmp_path: Path) -> None:
+    saved(tmp_path, 1)
+    checkpoint.mark_best(tmp_path, 1)
+    saved(tmp_path, 2, 10, 9, 30, keep=3)
+    assert names(tmp_path) == {"step_1", "step_9", "step_10", "step_30"}
+
+
+@pytest.mark.parametrize("failing", ["publish", "_synced_digest", "write_bytes"])
+def test_a_crash_before_the_rename_leaves_the_previous_one_as_the_newest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
+    saved(tmp_path, 3)
+    checkpoint.mark_best(tmp_path, 3)
+
+    def crash(*_: object) -> None:
+        raise OSError("no space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, failing, crash)
+        with pytest.raises(OSError, match="no space"):
+            saved(tmp_path, 6)
+    assert names(tmp_path) == {"step_3", "step_6.tmp"}
+    assert checkpoint.newest_whole(tmp_path).step == 3
+    assert checkpoint.find(tmp_path, "last").step == 3
+    assert (tmp_path / "latest").read_text() == "step_3"
+    assert saved(tmp_path, 6).is_whole(), "the leftover stands in the way"
+    assert names(tmp_path) == {"step_3", "step_6"}
+
+
+def test_a_crash_after_the_rename_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved(tmp_path, 3, 6)
+
+    def crash(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "_prune", crash)
+        with pytest.raises(KeyboardInterrupt):
+            saved(tmp_path, 9)
+    assert checkpoint.newest_whole(tmp_path).step == 9
+    saved(tmp_path, 12)
+    assert names(tmp_path) == {"step_9", "step_12"}
+
+
+def test_nothing_saved_is_nothing_found(tmp_path: Path) -> None:
+    assert checkpoint.newest_whole(tmp_path / "absent") is None
+
+
+def test_only_an_unfinished_one_means_starting_over_and_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "step_3.tmp").mkdir()
+    with caplog.at_level(logging.WARNING):
+        assert checkpoint.newest_whole(tmp_path) is None
+    assert "starting over" in caplog.text
+
+
+FILES = (checkpoint.WEIGHTS, checkpoint.MOMENTS, checkpoint.STATE, checkpoint.DIGESTS)
+
+
+@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize("how", ["bit", "absent", "short"])
+def test_a_damaged_newest_gives_way_to_the_one_before(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, file: str, how: str
+) -> None:
+    saved(tmp_path, 3, 6)
+    if how == "bit":
+        damage(tmp_path / "step_6", file)
+    elif how == "absent":
+        (tmp_path / "step_6" / file).unlink()
+    else:
+        (tmp_path / "step_6" / file).write_bytes((tmp_path / "step_6" / file).read_bytes()[:-1])
+    with caplog.at_level(logging.WARNING):
+        assert checkpoint.newest_whole(tmp_path).step == 3
+    assert "step_6 is damaged" in caplog.text
+
+
+def test_a_run_that_goes_on_before_a_damaged_one_keeps_what_it_saves(tmp_path: Path) -> None:
+    saved(tmp_path, 3, 6, 9, keep=3)
+    damage(tmp_path / "step_6")
+    damage(tmp_path / "step_9")
+    assert checkpoint.newest_whole(tmp_path).step == 3
+    saved(tmp_path, 4, 6)  # neither pruned as older than the damaged ones nor left out because one is there
+    assert checkpoint.newest_whole(tmp_path).step == 6
+    assert checkpoint.find(tmp_path, "step_4").is_whole()
+
+
+def test_none_whole_stops_instead_of_starting_over(tmp_path: Path) -> None:
+    saved(tmp_path, 3, 6)
+    damage(tmp_path / "step_3")
+    damage(tmp_path / "step_6")
+    for _ in range(2):  # also when asked again
+        with pytest.raises(DataError, match="none of them is whole"):
+            checkpoint.newest_whole(tmp_path)
+    assert names(tmp_path) == {"step_3", "step_6"}
+
+
+def test_find_knows_best_last_and_a_step(tmp_path: Path) -> None:
+    saved(tmp_path, 3)
+    assert checkpoint.find(tmp_path, "best").step == 3, "without a best the newest is the best"
+    checkpoint.mark_best(tmp_path, 3)
+    saved(tmp_path, 6)
+    found = {name: checkpoint.find(tmp_path, name).step for name in ("best", "last", "step_3", "step_6")}
+    assert found == {"best": 3, "last": 6, "step_3": 3, "step_6": 6}
+
+
+def test_find_says_what_there_is(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="holds no checkpoint; train first"):
+        checkpoint.find(tmp_path, "best")
+    saved(tmp_path, 3, 6)
+    with pytest.raises(ConfigError, match="'step_4' is not in .*best, last, step_6, step_3"):
+        checkpoint.find(tmp_path, "step_4")
+    damage(tmp_path / "step_6")
+    with pytest.raises(DataError, match="step_6 .* is damaged; choose another"):
+        checkpoint.find(tmp_path, "last")
+
+
+def test_digests_cover_every_file_and_name_the_weights(tmp_path: Path) -> None:
+    last = saved(tmp_path, 3)
+    digests = json.loads((last.folder / checkpoint.DIGESTS).read_text())
+    assert set(digests) == {path.name for path in last.folder.iterdir()} - {checkpoint.DIGESTS}
+    assert digests[checkpoint.WEIGHTS].startswith(last.digest())
