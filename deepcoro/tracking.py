@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import secrets
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +108,7 @@ class _WandB:
         import wandb
 
         id_file = config.run_dir / "wandb_id"
-        run_id = id_file.read_text() if id_file.is_file() else wandb.util.generate_id()
+        run_id = id_file.read_text() if id_file.is_file() else secrets.token_hex(4)
         id_file.write_text(run_id)
         self._run = wandb.init(
             id=run_id,

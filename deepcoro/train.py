@@ -81,6 +81,8 @@ def _prepare(config: RunConfig, accelerator: Any) -> Run:
     )
     max_steps = config.max_steps or max(round(config.epochs * plan.num_units / plan.rows_per_step), 1)
     saved = _checkpoint_to_resume(config)
+    if saved is not None:
+        _refuse_another_run(config, plan, saved)
     model = build_model(config, parts)
     if saved is not None:
         model.load_state_dict(saved.weights())
@@ -107,20 +109,24 @@ def _checkpoint_to_resume(config: RunConfig) -> checkpoint.Checkpoint | None:
     return saved
 
 
-def _resume(training: Run, saved: checkpoint.Checkpoint) -> None:
+def _refuse_another_run(config: RunConfig, plan: Plan, saved: checkpoint.Checkpoint) -> None:
     state = saved.state()
-    changed = changed_keys(state["config"], dump(training.config))
+    changed = changed_keys(state["config"], dump(config))
     if changed:
         raise ConfigError(
             f"{saved.folder.name} was trained with other values of {changed}; give it back its values, "
             "or start a new run_dir (towers.video.weights=... warm-starts one)"
         )
-    if state["global_batch"] != training.plan.rows_per_step:
+    if state["global_batch"] != plan.rows_per_step:
         raise ConfigError(
             f"batch_size x gradient_accumulation_steps x processes was {state['global_batch']} and is "
-            f"{training.plan.rows_per_step}; on {distributed.world_size()} processes set batch_size x "
-            f"gradient_accumulation_steps to {state['global_batch'] / distributed.world_size():g}"
+            f"{plan.rows_per_step}; on {plan.world_size} processes set batch_size x "
+            f"gradient_accumulation_steps to {state['global_batch'] / plan.world_size:g}"
         )
+
+
+def _resume(training: Run, saved: checkpoint.Checkpoint) -> None:
+    state = saved.state()
     training.engine.set_moments(saved.moments(), saved.step)
     training.stream.restore(state["stream"])
     training.progress = Progress(**state["progress"])
@@ -152,6 +158,7 @@ def _loop(training: Run, tracker: Tracker, preemption: Preemption) -> int:
             or is_better
             or progress.step % config.checkpoint.every_steps == 0
         ):
+            _numbers(training, record, window)  # a diverged model is not saved
             _save(training, is_better)
         if preempted and not (is_last or must_stop):
             logger.warning("SIGTERM: saved step %d, leaving with exit code %d", progress.step, EXIT_CODE)
@@ -230,16 +237,17 @@ def _numbers(training: Run, record: Record, window: list[Batch]) -> dict[str, fl
         numbers["train/grad_norm"] = float(record.grad_norm)
     numbers |= {f"lr/{label}": lr for label, lr in record.lr.items() if not label.endswith("_no_decay")}
     numbers["epoch"] = (training.progress.step * training.plan.rows_per_step) / training.plan.num_units
-    _refuse_non_finite(training, numbers["train/loss"], window)
+    _refuse_non_finite(training, numbers, window)
     return numbers
 
 
-def _refuse_non_finite(training: Run, loss: float, window: list[Batch]) -> None:
-    if np.isfinite(loss):
+def _refuse_non_finite(training: Run, numbers: dict[str, float], window: list[Batch]) -> None:
+    loss, norm = numbers["train/loss"], numbers.get("train/grad_norm", 0.0)
+    if np.isfinite([loss, norm]).all():
         return
     rows = [int(position) for batch in window for position in batch["position"]]
     raise DataError(
-        f"the loss is {loss} at step {training.progress.step} (this rank's rows {rows[0]} to {rows[-1]} of the plan); "
+        f"the loss is {loss}, the gradient's norm {norm} at step {training.progress.step} (this rank's rows {rows[0]} to {rows[-1]} of the plan); "
         "lower optim.lr or max_grad_norm; the last checkpoint is untouched"
     )
 
