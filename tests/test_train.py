@@ -313,24 +313,36 @@ def test_only_rank_0_speaks(launched: dict) -> None:
     assert output.count(" 4/4 ") == 1, "one progress bar"
 
 
+def wandb_records(path: Path) -> Iterator[bytes]:
+    """Payloads of a LevelDB log after W&B's own 7 bytes: [crc 4, length 2, type 1, payload] in blocks of 32 KiB."""
+    content, place, payload = path.read_bytes(), 7, b""
+    while place + 7 <= len(content):
+        rest_of_block = -place % 32768
+        if 0 < rest_of_block < 7:
+            place += rest_of_block
+            continue
+        length, kind = int.from_bytes(content[place + 4 : place + 6], "little"), content[place + 6]
+        payload += content[place + 7 : place + 7 + length]
+        place += 7 + length
+        if kind in (1, 4):  # whole, or the last part
+            yield payload
+            payload = b""
+
+
 def test_wandb_offline_holds_the_same_numbers(launched: dict) -> None:
     from wandb.proto.wandb_internal_pb2 import Record
-    from wandb.sdk.internal.datastore import DataStore
 
     (path,) = (launched["run"] / "wandb").glob("offline-run-*/run-*.wandb")
-    store = DataStore()
-    store.open_for_scan(str(path))
     sent: dict[int, dict[str, float]] = {}
-    while (data := store.scan_data()) is not None:
-        record = Record()
-        record.ParseFromString(data)
-        if record.HasField("history"):
-            items = {".".join(i.nested_key) or i.key: json.loads(i.value_json) for i in record.history.item}
-            numbers = {key: value for key, value in items.items() if not key.startswith("_")}
-            sent.setdefault(int(items["_step"]), {}).update(numbers)
+    for payload in wandb_records(path):
+        history = Record.FromString(payload).history
+        items = {".".join(item.nested_key) or item.key: json.loads(item.value_json) for item in history.item}
+        numbers = {key: value for key, value in items.items() if not key.startswith("_")}
+        if numbers:
+            sent.setdefault(history.step.num, {}).update(numbers)
     written: dict[int, dict[str, float]] = {}
     for line in metrics(launched["run"]):
-        written.setdefault(line.pop("step"), {}).update(line)
+        written.setdefault(int(line.pop("step")), {}).update(line)
     assert sent == written
 
 
