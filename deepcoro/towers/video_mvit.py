@@ -17,6 +17,7 @@ from deepcoro.config import Block, ConfigError
 from deepcoro.features import VideoFeatures, encode_clips, flatten_studies
 from deepcoro.kernels.multiscale_block import NORM_EPS, BlockShape, Grid, MultiscaleBlock, strided
 from deepcoro.kernels.precision import kernel_dtype
+from deepcoro.weights import read_weights
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +29,7 @@ class Config(Block):
     variant: Literal["mvit_v2_s", "mvit_v2_b", "demo", "tiny"] = "mvit_v2_s"
     """Size of the encoder: mvit_v2_s (34.5 M parameters), mvit_v2_b (51 M), demo (learns on a CPU), tiny (tests)."""
     weights: str | None = None
-    """State dict to start from (.pt, .pth or .safetensors; torchvision's mvit_v2_s or our own), null for random weights. Relative positions are interpolated to this run's frames and size."""
+    """Weights to start from: a file (.pt, .pth, .safetensors; torchvision's mvit_v2_s or our own), a checkpoint folder or a run folder; null for random ones. Relative positions are interpolated to this run's frames and size."""
     video_freeze_ratio: float = 0.0
     """Fraction of the encoder that is FROZEN, from the bottom: floor(ratio * (1 embedding + blocks)) of these; 1 also freezes the last norm."""
     activation_checkpointing: bool = False
@@ -44,7 +45,7 @@ class Config(Block):
         )
         tower = VideoMViT.from_variant(self.variant, frames=frames, size_px=size_px, settings=settings)
         if self.weights is not None:
-            tower.load_weights(read_state_dict(Path(self.weights)), source=self.weights)
+            tower.load_weights(read_weights(Path(self.weights), "towers.video."), source=self.weights)
         return tower
 
 
@@ -278,22 +279,3 @@ def interpolate_positions(
     film = rearrange(table.float(), "position dim -> 1 dim position")
     stretched = F.interpolate(film, size=num_positions, mode="linear")
     return rearrange(stretched, "1 dim position -> position dim").to(table.dtype)
-
-
-def read_state_dict(path: Path) -> dict[str, Tensor]:
-    """Tensors by name from .safetensors or a torch file; a whole model's file gives those of its video tower."""
-    if not path.is_file():
-        raise ConfigError(
-            f"towers.video.weights is '{path}', which is not a file; give a .pt, .pth or .safetensors"
-        )
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        state = load_file(path)
-    else:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    for wrapper in ("state_dict", "model"):
-        state = state[wrapper] if isinstance(state.get(wrapper), dict) else state
-    prefix = "towers.video."
-    inner = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
-    return inner or state

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from deepcoro.config import Block, ConfigError
 from deepcoro.features import VideoFeatures, encode_clips
+from deepcoro.weights import read_weights
 
 logger = logging.getLogger(__name__)
 
@@ -69,16 +70,7 @@ def import_timm() -> Any:
 
 def load_backbone(backbone: nn.Module, path: Path) -> None:
     """Loads by name; the classifier of the file is left out, anything else missing is an error."""
-    if not path.is_file():
-        raise ConfigError(
-            f"towers.video.weights is '{path}', which is not a file; give a .pt, .pth or .safetensors"
-        )
-    if path.suffix == ".safetensors":
-        from safetensors.torch import load_file
-
-        state = load_file(path)
-    else:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+    state = read_weights(path, "towers.video.backbone.")
     own = backbone.state_dict()
     wrong = [name for name in own if name not in state or state[name].shape != own[name].shape]
     if wrong:

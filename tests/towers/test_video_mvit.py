@@ -234,7 +234,7 @@ def test_the_video_tower_of_a_whole_model_is_found(tmp_path):
 
 
 def test_absent_or_foreign_weights_are_named(tmp_path):
-    with pytest.raises(ConfigError, match="towers.video.weights is 'nowhere.pt'"):
+    with pytest.raises(ConfigError, match="weights 'nowhere.pt' is neither"):
         Config(variant="tiny", weights="nowhere.pt").build(frames=4, size_px=32)
     torch.save({"fc.weight": torch.zeros(1)}, tmp_path / "foreign.pt")
     with pytest.raises(ConfigError, match="lack .* the first 'blocks.0"):

@@ -70,7 +70,7 @@ def test_weights_of_the_image_model_are_loaded_and_a_missing_file_is_named(tmp_p
     torch.save(state, tmp_path / "image.pth")
     tower = Config(model="resnet10t", weights=str(tmp_path / "image.pth")).build(frames=2, size_px=32)
     assert torch.equal(tower.backbone.conv1[0].weight, state["conv1.0.weight"])
-    with pytest.raises(ConfigError, match="towers.video.weights is 'nowhere.pth'"):
+    with pytest.raises(ConfigError, match="weights 'nowhere.pth' is neither"):
         Config(model="resnet10t", weights="nowhere.pth").build(frames=2, size_px=32)
 
 

@@ -1,0 +1,41 @@
+"""Weights to start from: a file, a checkpoint folder, or a run folder, of which the best checkpoint is taken."""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from deepcoro.config import ConfigError
+
+FILE = "weights.safetensors"
+"""Name of the weights inside a checkpoint folder."""
+
+
+def read_weights(path: Path, prefix: str) -> dict[str, Tensor]:
+    """Tensors by name; of a whole model's weights those below `prefix`, without it. ConfigError when there is nothing to read."""
+    file = weights_file(path)
+    if file.suffix == ".safetensors":
+        from safetensors.torch import load_file
+
+        state = load_file(file)
+    else:
+        state = torch.load(file, map_location="cpu", weights_only=True)
+    for wrapper in ("state_dict", "model"):
+        state = state[wrapper] if isinstance(state.get(wrapper), dict) else state
+    inner = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+    return inner or state
+
+
+def weights_file(path: Path) -> Path:
+    """The file that a path means: itself, that of a checkpoint folder, that of a run's best (else newest) checkpoint."""
+    if path.is_file():
+        return path
+    if (path / FILE).is_file():
+        return path / FILE
+    for pointer in ("best", "latest"):
+        named = path / "checkpoints" / pointer
+        if named.is_file():
+            return path / "checkpoints" / named.read_text() / FILE
+    raise ConfigError(
+        f"weights '{path}' is neither a file (.pt, .pth, .safetensors) nor a checkpoint folder nor a run folder with a checkpoint"
+    )
