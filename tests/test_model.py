@@ -1,0 +1,132 @@
+"""The whole model: two ranks against one, and rows that are not there."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.nn.parallel import DistributedDataParallel
+
+from deepcoro import distributed
+from deepcoro.build import build_model, build_parts
+from deepcoro.config import find_config
+from deepcoro.data.plan import Plan, rows_from
+from deepcoro.data.stream import Fetch
+from deepcoro.model import Batch, PixelNormalisation, VideoTextModel
+from deepcoro.run_config import load_run_config
+from tests.launch import STEADY, tiny
+from tests.ranks import Ranks
+
+GLOBAL_BATCH = 6
+
+
+def model_and_batch(shards: Path, run_dir: Path, *words: str) -> tuple[VideoTextModel, Batch]:
+    """This rank's share of a batch of studies with up to three films."""
+    words = (*STEADY, "data.multi_video=true", "data.num_videos=3", *words)
+    name, *overrides = tiny(shards, run_dir, *words)
+    config = load_run_config(find_config(name), overrides)
+    parts = build_parts(config, make_tokenizer=True)
+    units = parts.shards.units("train", True, 3)
+    rank, world_size = distributed.rank(), distributed.world_size()
+    plan = Plan(units.shard, GLOBAL_BATCH // world_size, 0, 1, rank, world_size)
+    batch = Fetch(parts.shards, units, parts.fields, 0)[rows_from(plan, 0, 0)].batch
+    return build_model(config, parts), batch
+
+
+def loss_and_gradients(rank: int, shards: Path, run_dir: Path, loss: str) -> dict[str, Any]:
+    model, batch = model_and_batch(shards, run_dir, f"objectives.contrastive.loss.type={loss}")
+    world_size = distributed.world_size()
+    wrapped = DistributedDataParallel(model) if world_size > 1 else model
+    result = wrapped(batch, task="losses")["contrastive"]
+    count = distributed.sum_over_ranks(model.objectives["contrastive"].count(batch))
+    (result["sum"] * world_size / count).sum().backward()
+    value = distributed.sum_over_ranks(result["sum"]) / count
+    return {"loss": value, "gradients": {name: each.grad for name, each in model.named_parameters()}}
+
+
+@pytest.mark.parametrize("loss", ["clip", "siglip"])
+def test_two_ranks_have_the_loss_and_gradients_of_one(
+    tiny_shards: Path, two_ranks: Ranks, tmp_path: Path, loss: str
+) -> None:
+    alone = loss_and_gradients(0, tiny_shards, tmp_path / "alone", loss)
+    assert all(gradient is not None for gradient in alone["gradients"].values()), "no parameter is left out"
+    for rank in two_ranks.run(loss_and_gradients, tiny_shards, tmp_path / "two", loss):
+        torch.testing.assert_close(rank["loss"], alone["loss"], rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(rank["gradients"], alone["gradients"], rtol=1e-4, atol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def ready(tiny_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[VideoTextModel, Batch]:
+    return model_and_batch(tiny_shards, tmp_path_factory.mktemp("model"))
+
+
+def test_wider_padding_changes_no_embedding(ready: tuple[VideoTextModel, Batch]) -> None:
+    model, batch = ready
+    padded = dict(batch, clip_mask=torch.nn.functional.pad(batch["clip_mask"], (0, 2)))
+    report = batch["report"]
+    wider = {name: torch.nn.functional.pad(report[name], (0, 3)) for name in ("input_ids", "attention_mask")}
+    padded["report"] = report | wider
+    with torch.no_grad():
+        torch.testing.assert_close(model(padded, "features"), model(batch, "features"), rtol=1e-5, atol=1e-6)
+
+
+def test_an_invalid_row_changes_neither_loss_nor_gradients(ready: tuple[VideoTextModel, Batch]) -> None:
+    """What is shown in its place does not matter."""
+    model, batch = ready
+    valid = batch["valid"].clone()
+    valid[2] = False
+    start = int(batch["clip_mask"][:2].sum())
+    video = batch["video"].clone()
+    video[start : start + int(batch["clip_mask"][2].sum())] = 255
+    losses = []
+    for shown in (batch["video"], video):
+        model.zero_grad()
+        given = dict(batch, valid=valid, video=shown)
+        share = model(given, task="losses")["contrastive"]["sum"]
+        share.backward()
+        gradients = {name: each.grad.clone() for name, each in model.named_parameters()}
+        losses.append((share.detach(), gradients, model.objectives["contrastive"].count(given)))
+    torch.testing.assert_close(losses[0], losses[1], rtol=1e-5, atol=1e-6)
+    assert int(losses[0][2]) == GLOBAL_BATCH - 1
+
+
+def test_a_batch_without_a_valid_row_gives_a_zero_that_every_parameter_hears_of(
+    ready: tuple[VideoTextModel, Batch],
+) -> None:
+    model, batch = ready
+    model.zero_grad(set_to_none=True)
+    given = dict(batch, valid=torch.zeros_like(batch["valid"]))
+    share = model(given, task="losses")["contrastive"]["sum"]
+    share.backward()
+    assert share.item() == 0
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None and not parameter.grad.any(), name
+
+
+def test_encoding_in_chunks_is_encoding_at_once(ready: tuple[VideoTextModel, Batch]) -> None:
+    model, batch = ready
+    with torch.no_grad():
+        whole = model(batch, task="features")["video"]
+        model.clips_per_chunk = 2
+        chunked = model(batch, task="features")["video"]
+        model.clips_per_chunk = None
+    torch.testing.assert_close(chunked, whole, rtol=1e-5, atol=1e-6)
+
+
+def test_bf16_keeps_losses_and_embeddings_in_fp32(ready: tuple[VideoTextModel, Batch]) -> None:
+    model, batch = ready
+    with torch.no_grad():
+        exact = model(batch, task="features")["video"]
+        model.precision = "bf16"
+        features, share = model(batch, task="features"), model(batch, task="losses")["contrastive"]["sum"]
+        model.precision = "fp32"
+    assert {each.dtype for each in (*features.values(), share)} == {torch.float32}
+    torch.testing.assert_close(features["video"], exact, rtol=0, atol=0.05)
+    assert not torch.equal(features["video"], exact)
+
+
+def test_grey_films_are_normalised_and_shown_to_three_channels() -> None:
+    video = torch.tensor([0, 100, 200], dtype=torch.uint8).reshape(1, 1, 3, 1, 1)
+    normalised = PixelNormalisation(mean=100.0, std=50.0)(video)
+    assert normalised.shape == (1, 3, 3, 1, 1)
+    assert torch.equal(normalised[0, :, :, 0, 0], torch.tensor([[-2.0, 0.0, 2.0]]).expand(3, 3))
