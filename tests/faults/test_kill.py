@@ -1,0 +1,107 @@
+"""Real launches, really killed: nodes that die and schedulers that take them back."""
+
+import json
+import random
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from deepcoro.checkpoint import newest_whole
+from tests.launch import (
+    CONSTANT_LR,
+    SILENT,
+    exit_code,
+    kill,
+    launch,
+    launched,
+    losses,
+    main_on_rank,
+    metrics,
+    tiny,
+)
+from tests.ranks import Ranks
+
+pytestmark = pytest.mark.slow
+
+WORDS = (*SILENT, *CONSTANT_LR, "checkpoint.every_steps=4")
+ENDLESS = (*WORDS, "max_steps=100000")
+TIMEOUT_S = 240
+
+
+def wait_for_step(process: subprocess.Popen, run_dir: Path, step: int) -> None:
+    deadline = time.monotonic() + TIMEOUT_S
+    while last_step(run_dir) < step:
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline, f"step {step} was not reached"
+        time.sleep(0.05)
+
+
+def last_step(run_dir: Path) -> int:
+    path = run_dir / "metrics.jsonl"
+    whole = (
+        [line for line in path.read_text().splitlines(True) if line.endswith("\n")] if path.is_file() else []
+    )
+    return json.loads(whole[-1])["step"] if whole else 0
+
+
+def uninterrupted(ranks: Ranks, shards: Path, run_dir: Path, engine: str, steps: int) -> dict[int, float]:
+    words = tiny(shards, run_dir, *WORDS, f"max_steps={steps}", "checkpoint.every_steps=100000")
+    assert ranks.run(main_on_rank, engine, *words) == [0, 0]
+    return losses(run_dir)
+
+
+@pytest.mark.parametrize(("stage", "seed"), [(2, 0), (3, 1)])
+def test_killed_at_a_random_step_and_started_again_the_curve_is_the_same(
+    tiny_shards: Path, two_ranks: Ranks, tmp_path: Path, stage: int, seed: int
+) -> None:
+    run_dir, chance = tmp_path / "killed", random.Random(seed)
+    step = chance.randint(5, 12)
+    with launched(f"cpu_2_zero{stage}", *tiny(tiny_shards, run_dir, *ENDLESS)) as process:
+        wait_for_step(process, run_dir, step)
+        time.sleep(chance.random() / 2)  # anywhere in a step, or in the writing of a checkpoint
+        kill(process)
+    reached, saved = last_step(run_dir), newest_whole(run_dir / "checkpoints").step
+    assert step <= reached and saved <= reached
+    end = saved + 6
+    again = launch(f"cpu_2_zero{stage}", *tiny(tiny_shards, run_dir, *WORDS, f"max_steps={end}"))
+    assert again.code == 0, again.stderr
+    assert f"continuing from step_{saved}" in again.stderr
+    assert [line["step"] for line in metrics(run_dir)] == list(range(1, end + 1))
+    whole = uninterrupted(two_ranks, tiny_shards, tmp_path / "whole", f"zero{stage}", end)
+    assert losses(run_dir) == pytest.approx(whole, rel=1e-6)
+
+
+@pytest.mark.parametrize("config", ["cpu_2_zero2", "cpu_1"])
+def test_sigterm_to_the_launcher_saves_and_exits_75(
+    tiny_shards: Path, two_ranks: Ranks, tmp_path: Path, config: str
+) -> None:
+    run_dir = tmp_path / "preempted"
+    workers = ("data.num_workers=1",)  # they must outlive the signal, or there is nothing to save with
+    with launched(config, *tiny(tiny_shards, run_dir, *ENDLESS, *workers)) as process:
+        wait_for_step(process, run_dir, 5)
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode != 0
+    assert exit_code(run_dir) == 75, errors
+    saved = newest_whole(run_dir / "checkpoints").step
+    assert saved == last_step(run_dir), "nothing that was logged is lost"
+    again = launch(config, *tiny(tiny_shards, run_dir, *WORDS, f"max_steps={saved + 3}"))
+    assert again.code == 0 and exit_code(run_dir) == 0, again.stderr
+    if config == "cpu_2_zero2":
+        whole = uninterrupted(two_ranks, tiny_shards, tmp_path / "whole", "zero2", saved + 3)
+        assert losses(run_dir) == pytest.approx(whole, rel=1e-6)
+
+
+def test_a_rank_that_dies_takes_the_others_along(tiny_shards: Path, tmp_path: Path) -> None:
+    with launched("cpu_2_zero2", *tiny(tiny_shards, tmp_path, *ENDLESS)) as process:
+        wait_for_step(process, tmp_path, 5)
+        ranks = subprocess.run(
+            ["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True, text=True
+        )
+        subprocess.run(["kill", "-9", ranks.stdout.split()[-1]], check=True)
+        process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode != 0
+    assert newest_whole(tmp_path / "checkpoints").step >= 4
