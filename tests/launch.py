@@ -65,16 +65,20 @@ def launched(accelerate_config: str, *words: str, **environment: str) -> Iterato
 
 def kill(process: subprocess.Popen) -> None:
     """SIGKILL to the launcher and its ranks at once, as when a node dies."""
-    for group in _sessions_groups(process.pid):
-        os.killpg(group, signal.SIGKILL)
+    for pid in [*_descendants(process.pid), process.pid]:
+        with contextlib.suppress(ProcessLookupError):  # it ended in the meantime
+            os.kill(pid, signal.SIGKILL)
     process.wait()
 
 
-def _sessions_groups(session: int) -> set[int]:
-    """Process groups of a session: the elastic launcher gives each rank its own."""
-    table = subprocess.run(["ps", "-eo", "sid=,pgid="], capture_output=True, text=True, check=True).stdout
-    pairs = (line.split() for line in table.splitlines())
-    return {int(group) for sid, group in pairs if int(sid) == session}
+def _descendants(ancestor: int) -> set[int]:
+    """By parent, not by group or session: the elastic launcher gives each rank its own of both."""
+    table = subprocess.run(["ps", "-eo", "pid=,ppid="], capture_output=True, text=True, check=True).stdout
+    parent_of = dict(map(int, line.split()) for line in table.splitlines())
+    found = {ancestor}
+    while more := {pid for pid, parent in parent_of.items() if parent in found} - found:
+        found |= more
+    return found - {ancestor}
 
 
 def _free_port() -> int:
