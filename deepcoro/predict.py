@@ -21,12 +21,16 @@ def run(config: RunConfig) -> int:
     accelerator = start_accelerator(config)
     saved, parts = open_checkpoint(config)
     model = load_model(config, parts, saved).to(accelerator.device)
-    prompts = [sentence for metric in config.evaluate.metrics.values() for sentence in metric.build().prompts()]
+    prompts = [
+        sentence for metric in config.evaluate.metrics.values() for sentence in metric.build().prompts()
+    ]
     evaluated = embed_split(model, config, parts, "inference", list(dict.fromkeys(prompts)))
     if distributed.rank() == 0:
         name = f"{parts.shards.folder.name}_inference"
         write_split_predictions(config, name, evaluated)
-        logger.info("embeddings: %s", _write_embeddings(config.run_dir / "embeddings" / f"{name}.npz", evaluated))
+        logger.info(
+            "embeddings: %s", _write_embeddings(config.run_dir / "embeddings" / f"{name}.npz", evaluated)
+        )
     distributed.barrier()
     return 0
 

@@ -7,6 +7,10 @@ import time
 from collections.abc import Iterator
 
 import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from deepcoro import distributed
 
 # Dense bf16 peak without sparsity, TFLOP/s, from the vendors' data sheets.
 PEAK_TFLOPS = {"H100": 989.0, "H200": 989.0, "A100": 312.0, "L40S": 362.0, "B200": 2250.0}
@@ -15,8 +19,11 @@ PEAK_TFLOPS = {"H100": 989.0, "H200": 989.0, "A100": 312.0, "L40S": 362.0, "B200
 class Stopwatch:
     """Times between two readings: whole steps, the wait for data, samples a second of all ranks together."""
 
-    def __init__(self, device: torch.device):
+    def __init__(self, device: torch.device, flops_per_sample: float | None = None):
+        """`flops_per_sample`: of forward and backward of one sample; with a known peak it gives the share of it in use."""
         self._device = device
+        peak = peak_tflops(device)
+        self._peak_samples_per_s = peak * 1e12 / flops_per_sample if peak and flops_per_sample else None
         self._reset()
 
     def _reset(self) -> None:
@@ -42,8 +49,25 @@ class Stopwatch:
             "speed/samples_per_s": self._samples / elapsed,
             "memory/peak_gb": peak_memory_gb(self._device),
         }
+        if self._peak_samples_per_s:
+            numbers["speed/mfu"] = (
+                numbers["speed/samples_per_s"] / distributed.world_size() / self._peak_samples_per_s
+            )
         self._reset()
         return numbers
+
+
+@torch.no_grad()
+def training_flops_per_clip(tower: nn.Module, frames: int, size_px: int) -> float:
+    """FLOPs of forward and backward of one clip in the video tower: three times a counted forward, recomputation not counted.
+
+    The towers of text and the heads are left out: beside the films they are small.
+    """
+    device = next(tower.parameters()).device
+    clip = torch.zeros(1, 3, frames, size_px, size_px, device=device)
+    with FlopCounterMode(display=False) as counter:
+        tower.features(clip, torch.ones(1, 1, dtype=torch.bool, device=device), None)
+    return 3.0 * counter.get_total_flops()
 
 
 def peak_memory_gb(device: torch.device) -> float:

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from deepcoro import atomic, checkpoint, distributed, evaluate
 from deepcoro.build import Parts, build_model, build_parts
@@ -19,7 +19,7 @@ from deepcoro.optim import build_optimizer, lr_of_groups
 from deepcoro.preemption import EXIT_CODE, Preemption
 from deepcoro.report import write_report
 from deepcoro.run_config import RunConfig, changed_keys
-from deepcoro.speed import Stopwatch
+from deepcoro.speed import Stopwatch, peak_tflops, training_flops_per_clip
 from deepcoro.tracking import Tracker
 
 logger = logging.getLogger(__name__)
@@ -49,6 +49,8 @@ class Run:
     stream: TrainingStream
     plan: Plan
     max_steps: int
+    flops_per_sample: float | None = None
+    """Of forward and backward; None where the device's peak is not known."""
     progress: Progress = field(default_factory=Progress)
 
 
@@ -88,16 +90,25 @@ def _prepare(config: RunConfig, accelerator: Any) -> Run:
         model.load_state_dict(saved.weights())
     elif distributed.rank() == 0:
         logger.info("parameters: %s", num_parameters(model))
+    flops = _flops_per_sample(config, model, accelerator.device)
     engine = Engine(accelerator, model, build_optimizer(model, config.optim), config)
     stream = TrainingStream(
         parts.shards, units, parts.fields, plan, config.data.num_workers, config.data.max_bad_fraction
     )
-    training = Run(config, parts, engine, stream, plan, max_steps)
+    training = Run(config, parts, engine, stream, plan, max_steps, flops)
     if saved is not None:
         _resume(training, saved)
     if distributed.rank() == 0:
         atomic.write_text(config.run_dir / "config.yaml", show(config) + "\n")
     return training
+
+
+def _flops_per_sample(config: RunConfig, model: nn.Module, device: torch.device) -> float | None:
+    if peak_tflops(device) is None:
+        return None
+    video = config.data.fields["video"]
+    tower = model.towers["video"].to(device)
+    return training_flops_per_clip(tower, video.frames, video.size_px) * config.data.clips_per_sample
 
 
 def _checkpoint_to_resume(config: RunConfig) -> checkpoint.Checkpoint | None:
@@ -138,7 +149,7 @@ def _resume(training: Run, saved: checkpoint.Checkpoint) -> None:
 def _loop(training: Run, tracker: Tracker, preemption: Preemption) -> int:
     config, progress = training.config, training.progress
     batches = iter(training.stream)
-    stopwatch = Stopwatch(training.engine.device)
+    stopwatch = Stopwatch(training.engine.device, training.flops_per_sample)
     while progress.step < training.max_steps:
         with stopwatch.waiting_for_data():
             window = [next(batches) for _ in range(config.gradient_accumulation_steps)]

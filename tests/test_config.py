@@ -29,10 +29,16 @@ def test_an_unknown_key_is_named_with_the_nearest_one_and_those_allowed() -> Non
 @pytest.mark.parametrize(
     ("override", "parts"),
     [
-        ("objectives.contrastive.loss.type=clpi", ("'objectives.contrastive.loss.type' is 'clpi'", "'clip'", "siglip")),
+        (
+            "objectives.contrastive.loss.type=clpi",
+            ("'objectives.contrastive.loss.type' is 'clpi'", "'clip'", "siglip"),
+        ),
         ("towers.video.type=mvit", ("'towers.video.type' is 'mvit'", "'video_mvit'")),
         ("data.fields.video.frame=3", ("unknown key 'data.fields.video.frame'", "'frames'")),
-        ("objectives.contrastive.embed_dmi=3", ("unknown key 'objectives.contrastive.embed_dmi'", "'embed_dim'")),
+        (
+            "objectives.contrastive.embed_dmi=3",
+            ("unknown key 'objectives.contrastive.embed_dmi'", "'embed_dim'"),
+        ),
         ("towers.video.variant=huge", ("'towers.video.variant' = 'huge'", "mvit_v2_s")),
         ("batch_size=many", ("'batch_size' = 'many'", "integer")),
         ("checkpoint.keep=1", ("'checkpoint.keep' = 1", "greater than or equal to 2")),
@@ -107,7 +113,9 @@ def test_every_key_has_its_sentence() -> None:
 
 def test_keys_that_may_change_on_resume_do_not_count_as_changed() -> None:
     old = config.dump(load_run_config(TINY, []))
-    new = config.dump(load_run_config(TINY, ["max_steps=99", "data.num_workers=3", "optim.lr=1", "pooler.type=attention"]))
+    new = config.dump(
+        load_run_config(TINY, ["max_steps=99", "data.num_workers=3", "optim.lr=1", "pooler.type=attention"])
+    )
     assert changed_keys(old, new) == ["optim.lr", "pooler.hidden_dim", "pooler.type"]
 
 

@@ -23,7 +23,9 @@ def names_by_group(model: nn.Module, optim: Optim) -> dict[str, set[str]]:
     return {group["name"]: {name_of[id(parameter)] for parameter in group["params"]} for group in groups}
 
 
-def test_every_trainable_parameter_is_in_exactly_one_group_and_tables_norms_and_biases_are_not_decayed() -> None:
+def test_every_trainable_parameter_is_in_exactly_one_group_and_tables_norms_and_biases_are_not_decayed() -> (
+    None
+):
     model = Towers()
     groups = names_by_group(model, Optim(weight_decay=0.1))
     assert groups["text"] == {"towers.text.1.weight"}
@@ -37,7 +39,9 @@ def test_every_trainable_parameter_is_in_exactly_one_group_and_tables_norms_and_
     assert "logit_scale" in groups["default_no_decay"]
     grouped = [name for names in groups.values() for name in names]
     assert sorted(grouped) == sorted(name for name, _ in model.named_parameters())
-    decays = {group["name"]: group["weight_decay"] for group in parameter_groups(model, Optim(weight_decay=0.1))}
+    decays = {
+        group["name"]: group["weight_decay"] for group in parameter_groups(model, Optim(weight_decay=0.1))
+    }
     assert decays == {"text": 0.1, "default": 0.1, "text_no_decay": 0.0, "default_no_decay": 0.0}
 
 
