@@ -108,11 +108,11 @@ SMALL = Preset(
     dominance=(0.842, 0.109, 0.049), report_styles=("canonical", "paraphrased"), explicit_negatives=0.3,
 )  # fmt: skip
 DEMO = Preset(
-    name="demo", patients=690, size_px=128, frames=(18, 18), frame_rate_fps=7.5, films_per_side=(2, 2),
-    vessel_scale=1.8, finding_boost=6.0, twigs=0.4, ball_step=1.8, cto_prevalence=0.3, lesion_prevalence=0.7, max_lesions=1,
-    lesion_segments=_MAJOR, stenosis_percent=(80,), calcification=0.45, calcification_grades=("severe",),
+    name="demo", patients=740, size_px=128, frames=(18, 18), frame_rate_fps=7.5, films_per_side=(2, 2),
+    vessel_scale=1.8, finding_boost=16.0, twigs=0.4, ball_step=1.8, cto_prevalence=0.35, lesion_prevalence=0.7, max_lesions=1,
+    lesion_segments=_MAJOR, stenosis_percent=(90,), calcification=0.5, calcification_grades=("severe",),
     dominance=(0.7, 0.3, 0.0), one_sided=0.05,
-    splits=(0.868, 0.044, 0.088),
+    splits=(0.81, 0.04, 0.15),
     formats={"avi": 0.80, "dicom_explicit": 0.14, "dicom_rle": 0.03, "dicom_j2k": 0.03},
 )  # fmt: skip
 FULL = Preset(
