@@ -11,6 +11,7 @@ from pathlib import Path
 
 from deepcoro import __version__, config
 from deepcoro.config import ConfigError, DataError
+from deepcoro.preemption import end_with_launcher
 from deepcoro.run_config import RunConfig, load_run_config
 
 EXIT_BAD_INPUT = 2
@@ -44,6 +45,7 @@ def main(words: list[str]) -> int:
         if options.show:
             sys.stdout.write(config.show(run_config) + "\n")
             return 0
+        end_with_launcher()
         return _run(run_config)
     except (ConfigError, DataError) as error:
         if options.debug:

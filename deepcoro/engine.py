@@ -189,11 +189,17 @@ class Engine:
             zeros = {key: torch.zeros_like(parameter, memory_format=torch.preserve_format) for key in MOMENTS}
             self._adamw.state[parameter] = {"step": torch.zeros((), dtype=torch.float32)} | zeros
         if self.zero_stage in (1, 2):
-            zero = self.optimizer.optimizer
-            for flat, group in zip(zero.single_partition_of_fp32_groups, zero.bit16_groups, strict=True):
-                for parameter in group:
-                    if parameter._hp_mapping is not None:  # None: another rank owns all of it
-                        parameter._hp_mapping.set_optim_state_fragment(flat, self._adamw.state[flat])
+            self._link_moments()
+
+    def _link_moments(self) -> None:
+        """Tells ZeRO-1 and -2's parameters where in the flat partitions their moments lie."""
+        zero = self.optimizer.optimizer
+        for flat, group in zip(zero.single_partition_of_fp32_groups, zero.bit16_groups, strict=True):
+            owned = (
+                each._hp_mapping for each in group if each._hp_mapping is not None
+            )  # None: another rank's
+            for mapping in owned:
+                mapping.set_optim_state_fragment(flat, self._adamw.state[flat])
 
     def _optimized_tensors(self) -> list[Tensor]:
         """What AdamW really steps: the parameters, or this rank's flat fp32 partitions of them."""

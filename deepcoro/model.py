@@ -4,7 +4,6 @@ import contextlib
 from typing import Any, Literal
 
 import torch
-from einops import repeat
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
@@ -14,7 +13,7 @@ Batch = dict[str, Any]
 
 
 class PixelNormalisation(nn.Module):
-    """Grey levels 0-255 -> zero mean and unit variance over the training films, three channels."""
+    """Grey levels 0-255 -> zero mean and unit variance over the training films; grey films stay one channel."""
 
     def __init__(self, mean: float, std: float):
         super().__init__()
@@ -23,11 +22,8 @@ class PixelNormalisation(nn.Module):
 
     def forward(
         self, video: UInt8[Tensor, "clip channel frame height width"]
-    ) -> Float[Tensor, "clip 3 frame height width"]:
-        normalised = (video.to(self.mean.dtype) - self.mean) / self.std
-        if normalised.shape[1] == 3:
-            return normalised
-        return repeat(normalised, "clip 1 frame height width -> clip channel frame height width", channel=3)
+    ) -> Float[Tensor, "clip channel frame height width"]:
+        return (video.to(self.mean.dtype) - self.mean) / self.std
 
 
 class VideoTextModel(nn.Module):

@@ -1,11 +1,26 @@
 """A scheduler's SIGTERM becomes a flag that all ranks see at the same step, so that they save together and leave."""
 
+import ctypes
+import os
 import signal
+import sys
 from types import FrameType
 
 from deepcoro import distributed
 
 EXIT_CODE = 75  # EX_TEMPFAIL: start me again
+
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+def end_with_launcher() -> None:
+    """A rank whose launcher is killed outright would train on unseen, and race with the run that is started after it.
+
+    Linux only; elsewhere, and without a launcher, nothing is changed.
+    """
+    if "LOCAL_RANK" in os.environ and sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 class Preemption:

@@ -105,3 +105,16 @@ def test_a_rank_that_dies_takes_the_others_along(tiny_shards: Path, tmp_path: Pa
         process.communicate(timeout=TIMEOUT_S)
     assert process.returncode != 0
     assert newest_whole(tmp_path / "checkpoints").step >= 4
+
+
+def test_ranks_end_with_a_launcher_that_is_killed(tiny_shards: Path, tmp_path: Path) -> None:
+    with launched("cpu_2_zero2", *tiny(tiny_shards, tmp_path, *ENDLESS)) as process:
+        wait_for_step(process, tmp_path, 2)
+        process.kill()
+        process.wait()
+        deadline = time.monotonic() + TIMEOUT_S
+        while running := subprocess.run(
+            ["pgrep", "-f", str(tmp_path)], capture_output=True, text=True
+        ).stdout:
+            assert time.monotonic() < deadline, f"ranks {running.split()} train on without their launcher"
+            time.sleep(0.2)
