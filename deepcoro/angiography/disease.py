@@ -63,7 +63,7 @@ def _draw_lesion(
     )
     shape = LesionShape(
         place=float(rng.uniform(0.2, 0.8)),
-        length_mm=float(rng.uniform(8, 24)),
+        length_mm=float(rng.uniform(*preset.lesion_length_mm)),
         eccentricity=float(rng.uniform(0, 0.4)) if preset.extras else 0.0,
         collateral_delay_s=float(rng.uniform(1.5, 2.5)) if collateral and is_occluded else None,
     )

@@ -68,6 +68,8 @@ class Preset(Block):
     """Diameter stenoses to draw from."""
     reader_noise_percent: float = 0.0
     """Standard deviation of the reader around the truth (published readers differ by 7 to 26 %)."""
+    lesion_length_mm: tuple[float, float] = (8.0, 24.0)
+    """Shortest and longest lesion; long ones survive at 64 px."""
     calcification: float = 0.0
     """Chance that a lesion is calcified."""
     calcification_grades: tuple[Calcification, ...] = ("mild", "moderate", "severe")
@@ -110,7 +112,7 @@ SMALL = Preset(
 DEMO = Preset(
     name="demo", patients=740, size_px=128, frames=(18, 18), frame_rate_fps=7.5, films_per_side=(2, 2),
     vessel_scale=1.8, finding_boost=16.0, twigs=0.4, ball_step=1.8, cto_prevalence=0.35, lesion_prevalence=0.7, max_lesions=1,
-    lesion_segments=_MAJOR, stenosis_percent=(90,), calcification=0.5, calcification_grades=("severe",),
+    lesion_segments=_MAJOR, stenosis_percent=(90,), lesion_length_mm=(24.0, 36.0), calcification=0.5, calcification_grades=("severe",),
     dominance=(0.7, 0.3, 0.0), one_sided=0.05,
     splits=(0.81, 0.04, 0.15),
     formats={"avi": 0.80, "dicom_explicit": 0.14, "dicom_rle": 0.03, "dicom_j2k": 0.03},
