@@ -20,10 +20,11 @@ from deepcoro import distributed
 from deepcoro.atomic import publish, write_bytes
 from deepcoro.config import ConfigError, DataError
 from deepcoro.engine import Engine
+from deepcoro.weights import FILE as WEIGHTS
 
 logger = logging.getLogger(__name__)
 
-WEIGHTS, MOMENTS, STATE, DIGESTS = "weights.safetensors", "moments.safetensors", "state.json", "digests.json"
+MOMENTS, STATE, DIGESTS = "moments.safetensors", "state.json", "digests.json"
 
 
 @dataclass(frozen=True)
