@@ -1,0 +1,109 @@
+"""`films.parquet`: one row a film, in the order of the indexes. Filters, samplers, label tables and the data sheet read it and open no tar."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import pyarrow
+import pyarrow.parquet
+
+from deepcoro import atomic
+from deepcoro.config import ConfigError, DataError
+from deepcoro.sample import StudyRecord, text_id
+
+FILMS = "films.parquet"
+SCHEMA = pyarrow.schema(
+    [
+        ("clip", pyarrow.string()),
+        ("study", pyarrow.string()),
+        ("patient", pyarrow.string()),
+        ("num_frames", pyarrow.int32()),
+        ("height", pyarrow.int32()),
+        ("width", pyarrow.int32()),
+        ("channels", pyarrow.int8()),
+        ("frame_rate_fps", pyarrow.float64()),
+        ("side", pyarrow.string()),
+        ("view", pyarrow.string()),
+        ("primary_angle_deg", pyarrow.float64()),
+        ("secondary_angle_deg", pyarrow.float64()),
+        ("text_id", pyarrow.int64()),
+    ]
+)
+"""The columns that every folder has. `text_id` is that of the text a single film is paired with; -1 = none. Label columns follow."""
+
+
+def film_table(studies: Iterable[StudyRecord], label_columns: Sequence[str]) -> pyarrow.Table:
+    """Rows of the films of these studies. A label column is float64 when all it holds are numbers, else string; null = not assessed.
+
+    ConfigError when a label column has the name of a fixed one.
+    """
+    taken = sorted(set(label_columns) & set(SCHEMA.names))
+    if taken:
+        raise ConfigError(f"label columns {taken} have names that films.parquet uses itself; rename them")
+    rows = [
+        (study, clip, text_id(study.report_of((number,))))
+        for study in studies
+        for number, clip in enumerate(study.clips)
+    ]
+    columns = {
+        "clip": [clip.clip for _, clip, _ in rows],
+        "study": [study.study for study, _, _ in rows],
+        "patient": [study.patient for study, _, _ in rows],
+        "text_id": [text for _, _, text in rows],
+    }
+    columns |= {
+        name: [getattr(clip, name) for _, clip, _ in rows] for name in SCHEMA.names if name not in columns
+    }
+    table = pyarrow.table({name: columns[name] for name in SCHEMA.names}, schema=SCHEMA)
+    for name in label_columns:
+        table = table.append_column(name, _label_column([clip.labels.get(name) for _, clip, _ in rows]))
+    return table
+
+
+def _label_column(values: Sequence[float | str | None]) -> pyarrow.Array:
+    if any(isinstance(value, str) for value in values):
+        words = [f"{value:g}" if isinstance(value, float) else value for value in values]
+        return pyarrow.array(words, pyarrow.string())
+    return pyarrow.array(values, pyarrow.float64())
+
+
+def joined(parts: Sequence[pyarrow.Table]) -> pyarrow.Table:
+    """The tables of several shards as one; a label that is a number in one and a word in another becomes words."""
+    words = {name for part in parts for name in part.column_names if pyarrow.types.is_string(part[name].type)}
+    same = [
+        pyarrow.table(
+            {name: _as_words(part[name]) if name in words else part[name] for name in part.column_names}
+        )
+        for part in parts
+    ]
+    return pyarrow.concat_tables(same).combine_chunks()
+
+
+def _as_words(column: pyarrow.ChunkedArray) -> pyarrow.ChunkedArray:
+    if pyarrow.types.is_string(column.type):
+        return column
+    words = [None if value is None else f"{value:g}" for value in column.to_pylist()]
+    return pyarrow.chunked_array([pyarrow.array(words, pyarrow.string())])
+
+
+def write_films(folder: Path, table: pyarrow.Table) -> None:
+    """Writes the table whole; the same rows give the same bytes."""
+    sink = pyarrow.BufferOutputStream()
+    pyarrow.parquet.write_table(table, sink, compression="zstd")
+    atomic.write_bytes(folder / FILMS, sink.getvalue().to_pybytes())
+
+
+def read_films(folder: Path, columns: Sequence[str] | None = None) -> pyarrow.Table:
+    """The table, or some of its columns. DataError when it is absent, damaged, or lacks a column (the message names those there are)."""
+    path = Path(folder) / FILMS
+    if not path.is_file():
+        raise DataError(f"{FILMS} is missing from the shard folder; run tools/shard_dataset.py again")
+    try:
+        there = pyarrow.parquet.read_schema(path).names
+        unknown = sorted(set(columns or ()) - set(there))
+        if unknown:
+            raise DataError(f"{FILMS} has no column {unknown}; it has {there}")
+        return pyarrow.parquet.read_table(path, columns=None if columns is None else list(columns))
+    except pyarrow.ArrowException as error:
+        raise DataError(
+            f"{FILMS} is damaged; copy the folder again or run tools/shard_dataset.py again"
+        ) from error
