@@ -8,9 +8,9 @@ from typing import Any
 
 from deepcoro import distributed
 from deepcoro.config import ConfigError
-from deepcoro.data.plan import chosen_clips
-from deepcoro.data.shards import Shards, Units
+from deepcoro.data.shards import Shards
 from deepcoro.data.stream import BuiltField
+from deepcoro.data.units import Units
 from deepcoro.model import VideoTextModel
 from deepcoro.run_config import RunConfig
 
@@ -57,15 +57,7 @@ def build_model(config: RunConfig, parts: Parts) -> VideoTextModel:
 def report_of_unit(shards: Shards, units: Units, unit: int) -> str | None:
     """The text that evaluation pairs with a unit."""
     study = shards.study(int(units.study_row[unit]))
-    return study.report_of(clips_of_unit(shards, units, unit))
-
-
-def clips_of_unit(shards: Shards, units: Units, unit: int) -> tuple[int, ...]:
-    """The clips that evaluation shows of a unit."""
-    clip = int(units.clip[unit])
-    if clip >= 0:
-        return (clip,)
-    return chosen_clips(int(units.num_clips[unit]), units.num_videos, None)
+    return study.report_of(units.shown_clips(unit, None))
 
 
 def patient_digest(patient: str) -> str:

@@ -39,6 +39,14 @@ def choice(*configs: type[Block]) -> Any:
     return Annotated[Union[configs], pydantic.Field(discriminator="type")]  # noqa: UP007 - built from a tuple
 
 
+def typed_by_key(value: Any) -> Any:
+    """`{contrastive: {loss: ...}}` means `{contrastive: {type: contrastive, loss: ...}}`: the key is the default type."""
+    if not isinstance(value, dict):
+        return value
+    given = {key: {} if block is None else block for key, block in value.items() if block is not False}
+    return {key: {"type": key} | block if isinstance(block, dict) else block for key, block in given.items()}
+
+
 def find_config(name: str) -> Path:
     """A path as given, or the shipped file of that name (`clip/base_config`)."""
     shipped = SHIPPED / f"{name}.yaml"

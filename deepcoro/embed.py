@@ -10,10 +10,11 @@ from rich.progress import track
 from torch import Tensor, nn
 
 from deepcoro import distributed
-from deepcoro.build import Parts, clips_of_unit
+from deepcoro.build import Parts
 from deepcoro.data.plan import evaluation_rows
-from deepcoro.data.shards import Shards, Units
+from deepcoro.data.shards import Shards
 from deepcoro.data.stream import evaluation_batches
+from deepcoro.data.units import Units
 from deepcoro.evaluated import Evaluated
 from deepcoro.model import to_device
 from deepcoro.run_config import RunConfig
@@ -108,7 +109,7 @@ def _facts(shards: Shards, units: Units, seen: np.ndarray) -> _Facts:
     text_of_film, labels = [], []
     for unit in seen.tolist():
         study = shards.study(int(units.study_row[unit]))
-        clips = clips_of_unit(shards, units, unit)
+        clips = units.shown_clips(unit, None)
         text = study.report_of(clips)
         row = -1
         if text is not None:

@@ -12,9 +12,9 @@ from einops import rearrange
 from torch import nn
 
 from deepcoro import atomic, checkpoint, distributed
-from deepcoro.build import Parts, build_model, build_parts, clips_of_unit, patient_digest
+from deepcoro.build import Parts, build_model, build_parts, patient_digest
 from deepcoro.config import ConfigError, DataError, dump
-from deepcoro.data.shards import Units
+from deepcoro.data.units import Units
 from deepcoro.embed import embed_split
 from deepcoro.engine import start_accelerator
 from deepcoro.evaluated import Evaluated
@@ -171,7 +171,7 @@ def retrieval_examples(config: RunConfig, parts: Parts, evaluated: Evaluated) ->
 def _frames_of_unit(parts: Parts, units: Units, unit: int) -> np.ndarray:
     """Frames of a unit's first film, for the eye: [frame height width] grey or [frame height width 3]."""
     row = int(units.study_row[unit])
-    clip = clips_of_unit(parts.shards, units, unit)[0]
+    clip = units.shown_clips(unit, None)[0]
     field = video.Config(frames=_STRIP_FRAMES, size_px=_STRIP_PX).build()
     film = field.decode(
         parts.shards.study(row), (clip,), lambda each: parts.shards.read_clip(row, each), None

@@ -5,8 +5,8 @@ from typing import Any, Literal
 
 import pydantic
 
-from deepcoro.config import Block, parse, read_tree
-from deepcoro.fields import Field, report, video
+from deepcoro.config import Block, parse, read_tree, typed_by_key
+from deepcoro.data.config import Data
 from deepcoro.metrics import Metric, retrieval, zero_shot
 from deepcoro.objectives import Objective, contrastive
 from deepcoro.poolers import Pooler, mean
@@ -14,42 +14,6 @@ from deepcoro.towers import TextTower, VideoTower, text_hf, video_mvit
 
 # What people write alone, and the key it stands for.
 SHORTHANDS = {"checkpoint": "checkpoint.load", "use_wandb": "tracking.use_wandb"}
-
-
-def _typed(value: Any) -> Any:
-    """`{contrastive: {loss: ...}}` means `{contrastive: {type: contrastive, loss: ...}}`: the key is the default type."""
-    if not isinstance(value, dict):
-        return value
-    given = {key: {} if block is None else block for key, block in value.items() if block is not False}
-    return {key: {"type": key} | block if isinstance(block, dict) else block for key, block in given.items()}
-
-
-class Data(Block):
-    """Where the samples come from and how they are drawn."""
-
-    shards: Path | None = None
-    """Folder written by tools/shard_dataset.py."""
-    multi_video: bool = False
-    """True: a sample is a study with up to num_videos clips; false: a sample is one clip."""
-    num_videos: int = pydantic.Field(default=4, ge=1)
-    """Clips taken of a study when multi_video is true; studies with more are sampled, with fewer are masked."""
-    num_workers: int = pydantic.Field(default=2, ge=0)
-    """Loader processes per rank; they only read and decode, so their number never changes the order."""
-    max_bad_fraction: float = pydantic.Field(default=0.01, ge=0, le=1)
-    """Largest share of unreadable samples before the run stops; fewer are masked, counted and named in the log."""
-    fields: dict[str, Field] = {"video": video.Config(), "report": report.Config()}
-    """What a batch holds; the key is the batch key and the default `type`. `false` takes a default field out."""
-
-    @pydantic.field_validator("fields", mode="before")
-    @classmethod
-    def _with_defaults(cls, value: Any) -> Any:
-        if not isinstance(value, dict):
-            return value
-        return _typed({"video": {}, "report": {}} | value)
-
-    @property
-    def clips_per_sample(self) -> int:
-        return self.num_videos if self.multi_video else 1
 
 
 class Towers(Block):
@@ -132,7 +96,7 @@ class Evaluate(Block):
     def _with_defaults(cls, value: Any) -> Any:
         if not isinstance(value, dict):
             return value
-        return _typed({"retrieval": {}, "zero_shot": {}} | value)
+        return typed_by_key({"retrieval": {}, "zero_shot": {}} | value)
 
 
 class Tracking(Block):
@@ -195,7 +159,7 @@ class RunConfig(Block):
     @pydantic.field_validator("objectives", mode="before")
     @classmethod
     def _default_types(cls, value: Any) -> Any:
-        return _typed(value)
+        return typed_by_key(value)
 
     @pydantic.model_validator(mode="after")
     def _weights_name_objectives(self) -> "RunConfig":

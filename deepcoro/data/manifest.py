@@ -7,6 +7,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
+import pyarrow.compute
+import pyarrow.csv
 import pydantic
 
 from deepcoro import atomic
@@ -236,20 +238,34 @@ def write_splits(folder: Path, rows: Sequence[SplitRow]) -> str:
 
 
 def read_splits(folder: Path) -> list[SplitRow]:
-    """Rows of `splits.csv`. DataError on a missing file, an unknown split or a study listed twice."""
+    """Rows of `splits.csv`; raises what `read_split_table` raises."""
+    columns = read_split_table(folder).to_pydict()
+    return [
+        SplitRow(study, patient or None, split)
+        for study, patient, split in zip(*columns.values(), strict=True)
+    ]
+
+
+def read_split_table(folder: Path) -> pyarrow.Table:
+    """`splits.csv` as columns of text, an unknown patient empty. DataError on a missing file, an unknown split or a study listed twice."""
     path = folder / SPLITS
     if not path.is_file():
         raise DataError(f"{path.name} is missing from the shard folder; run tools/shard_dataset.py again")
-    with path.open(newline="") as file:
-        table = list(csv.reader(file))
-    if not table or tuple(table[0]) != SplitRow._fields or any(len(line) != 3 for line in table):
+    text = pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(SplitRow._fields, pyarrow.string()))
+    try:
+        table = pyarrow.csv.read_csv(path, convert_options=text)
+    except pyarrow.ArrowInvalid:
+        table = None
+    if table is None or tuple(table.column_names) != SplitRow._fields:
         raise DataError(f"{path.name} must have the columns {','.join(SplitRow._fields)}")
-    rows = [SplitRow(study, patient or None, split) for study, patient, split in table[1:]]
-    for row in rows:
-        if row.split not in SPLIT_NAMES:
-            raise DataError(
-                f"{path.name}: study {row.study} has split '{row.split}'; allowed: {list(SPLIT_NAMES)}"
-            )
-    if len({row.study for row in rows}) != len(rows):
+    unknown = table.filter(
+        pyarrow.compute.invert(pyarrow.compute.is_in(table["split"], pyarrow.array(SPLIT_NAMES)))
+    )
+    if len(unknown):
+        row = unknown.to_pylist()[0]
+        raise DataError(
+            f"{path.name}: study {row['study']} has split '{row['split']}'; allowed: {list(SPLIT_NAMES)}"
+        )
+    if pyarrow.compute.count_distinct(table["study"]).as_py() != len(table):
         raise DataError(f"{path.name} lists a study twice; keep one line a study")
-    return rows
+    return table

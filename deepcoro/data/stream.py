@@ -17,8 +17,9 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from deepcoro.config import DataError
-from deepcoro.data.plan import Plan, Row, chosen_clips, evaluation_rows, rows_from
-from deepcoro.data.shards import Shards, Units
+from deepcoro.data.plan import Plan, Row, evaluation_rows, rows_from
+from deepcoro.data.shards import Shards
+from deepcoro.data.units import Units
 from deepcoro.sample import StudyRecord
 
 logger = logging.getLogger(__name__)
@@ -82,11 +83,9 @@ class Fetch(Dataset):
         return Fetched(batch, bad)
 
     def _sample(self, row: Row) -> dict[str, Any]:
-        study_row, clip = int(self._units.study_row[row.unit]), int(self._units.clip[row.unit])
+        study_row = int(self._units.study_row[row.unit])
         study = self._shards.study(study_row)
-        clips = (
-            (clip,) if clip >= 0 else chosen_clips(len(study.clips), self._units.num_videos, self._draw(row))
-        )
+        clips = self._units.shown_clips(row.unit, self._draw(row))
         return {
             name: field.decode(
                 study, clips, lambda each: self._shards.read_clip(study_row, each), self._draw(row, name)

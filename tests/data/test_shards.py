@@ -174,7 +174,7 @@ def test_one_flipped_bit_fails_the_checksum_of_that_member_alone(folder):
     payload = Shards.open(folder).read_clip(1, 1)
     damaged = bytearray(tar.read_bytes())
     shards = Shards.open(folder)
-    place = shards._clips.place(int(shards._studies.first_clip[1]) + 1)
+    place = shards._clips.place(int(shards.studies.first_clip[1]) + 1)
     assert bytes(damaged[place.offset : place.offset + place.size]) == payload
     damaged[place.offset + place.size // 2] ^= 4
     tar.write_bytes(damaged)

@@ -1,0 +1,37 @@
+"""The block `data` of a run's configuration."""
+
+from pathlib import Path
+from typing import Any
+
+import pydantic
+
+from deepcoro.config import Block, typed_by_key
+from deepcoro.fields import Field, report, video
+
+
+class Data(Block):
+    """Where the samples come from and how they are drawn."""
+
+    shards: Path | None = None
+    """Folder written by tools/shard_dataset.py."""
+    multi_video: bool = False
+    """True: a sample is a study with up to num_videos clips; false: a sample is one clip."""
+    num_videos: int = pydantic.Field(default=4, ge=1)
+    """Clips taken of a study when multi_video is true; studies with more are sampled, with fewer are masked."""
+    num_workers: int = pydantic.Field(default=2, ge=0)
+    """Loader processes per rank; they only read and decode, so their number never changes the order."""
+    max_bad_fraction: float = pydantic.Field(default=0.01, ge=0, le=1)
+    """Largest share of unreadable samples before the run stops; fewer are masked, counted and named in the log."""
+    fields: dict[str, Field] = {"video": video.Config(), "report": report.Config()}
+    """What a batch holds; the key is the batch key and the default `type`. `false` takes a default field out."""
+
+    @pydantic.field_validator("fields", mode="before")
+    @classmethod
+    def _with_defaults(cls, value: Any) -> Any:
+        if not isinstance(value, dict):
+            return value
+        return typed_by_key({"video": {}, "report": {}} | value)
+
+    @property
+    def clips_per_sample(self) -> int:
+        return self.num_videos if self.multi_video else 1
