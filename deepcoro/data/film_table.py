@@ -1,5 +1,6 @@
 """`films.parquet`: one row a film, in the order of the indexes. Filters, samplers, label tables and the data sheet read it and open no tar."""
 
+import hashlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -85,16 +86,18 @@ def _as_words(column: pyarrow.ChunkedArray) -> pyarrow.ChunkedArray:
     return pyarrow.chunked_array([pyarrow.array(words, pyarrow.string())])
 
 
-def write_films(folder: Path, table: pyarrow.Table) -> None:
-    """Writes the table whole; the same rows give the same bytes."""
+def write_films(folder: Path, table: pyarrow.Table, name: str = FILMS) -> str:
+    """Writes the table whole; the same rows give the same bytes. Returns its sha256."""
     sink = pyarrow.BufferOutputStream()
     pyarrow.parquet.write_table(table, sink, compression="zstd")
-    atomic.write_bytes(folder / FILMS, sink.getvalue().to_pybytes())
+    payload = sink.getvalue().to_pybytes()
+    atomic.write_bytes(folder / name, payload)
+    return hashlib.sha256(payload).hexdigest()
 
 
-def read_films(folder: Path, columns: Sequence[str] | None = None) -> pyarrow.Table:
+def read_films(folder: Path, columns: Sequence[str] | None = None, name: str = FILMS) -> pyarrow.Table:
     """The table, or some of its columns. DataError when it is absent, damaged, or lacks a column (the message names those there are)."""
-    path = Path(folder) / FILMS
+    path = Path(folder) / name
     if not path.is_file():
         raise DataError(f"{FILMS} is missing from the shard folder; run tools/shard_dataset.py again")
     try:

@@ -15,7 +15,7 @@ from deepcoro import atomic
 from deepcoro.config import Block, DataError
 
 SCHEMA_VERSION = 1
-MANIFEST, SPLITS, REJECTED = "manifest.json", "splits.csv", "rejected.csv"
+MANIFEST, SPLITS, REJECTED, PROGRESS = "manifest.json", "splits.csv", "rejected.csv", ".progress"
 Split = Literal["train", "val", "test", "inference"]
 SPLIT_NAMES: tuple[str, ...] = ("train", "val", "test", "inference")
 
@@ -144,6 +144,8 @@ class Manifest(Block):
     """The tars in order."""
     splits_sha256: str
     """Digest of `splits.csv` as written at sharding."""
+    films_sha256: str
+    """Digest of `films.parquet`."""
     fingerprint: str
     """Identity of the pixels and records: sha256 over the shards' digests."""
 
@@ -162,6 +164,11 @@ def shard_name(number: int) -> str:
 
 def index_name(shard: str) -> str:
     return shard.removesuffix(".tar") + ".index.json"
+
+
+def rows_name(shard: str) -> str:
+    """Under `.progress/`: the rows that a finished shard gives to `films.parquet`."""
+    return shard.removesuffix(".tar") + ".films.parquet"
 
 
 def fingerprint(shards: Sequence[ShardEntry]) -> str:

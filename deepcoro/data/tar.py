@@ -16,6 +16,7 @@ from deepcoro import atomic
 from deepcoro.angiography.vocabulary import view_of
 from deepcoro.config import Block
 from deepcoro.data import manifest as schema
+from deepcoro.data.film_table import film_table, write_films
 from deepcoro.data.manifest import ClipColumns, Index, ShardEntry, StudyColumns
 from deepcoro.data.member import Member, encode
 from deepcoro.data.sharding import Plan, Settings
@@ -54,6 +55,8 @@ class ShardRecord(Block):
     """Of the films, rows and settings that made it."""
     entry: ShardEntry | None
     """None when every film of the shard was refused: there is no tar then."""
+    films_sha256: str
+    """Digest of the rows for `films.parquet`, a file beside this one."""
     studies: list[WrittenStudy]
     """Studies in tar order."""
     rejections: list[tuple[int, str | None, str]]
@@ -70,6 +73,7 @@ def write_shard(plan: Plan, output: Path, settings: Settings, on_films: Callable
     """Writes one tar and its index, under temporary names until they are whole; calls `on_films` as films are settled."""
     refused: list[Rejection] = []
     written: list[WrittenStudy] = []
+    records: list[StudyRecord] = []
     temporary = output / f"{plan.name}.tmp"
     with temporary.open("wb") as file:
         shard = _Tar(file)
@@ -80,12 +84,16 @@ def write_shard(plan: Plan, output: Path, settings: Settings, on_films: Callable
             record = _record(study, films, settings)
             shard.add_study(record, [each.member.payload for each in films])
             written.append(_summary(study, films))
+            records.append(record)
         shard.close()
+    rows = film_table(records, settings.label_columns)
+    films_digest = write_films(output / schema.PROGRESS, rows, schema.rows_name(plan.name))
     entry = _publish(temporary, output / plan.name, shard) if written else temporary.unlink()
     return ShardRecord(
         name=plan.name,
         digest=plan.digest,
         entry=entry,
+        films_sha256=films_digest,
         studies=written,
         rejections=[(each.row, each.clip, each.reason) for each in refused],
     )

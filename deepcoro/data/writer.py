@@ -16,7 +16,8 @@ import pydantic
 
 from deepcoro.config import DataError
 from deepcoro.data import manifest as schema
-from deepcoro.data.manifest import Counts, Encoding, Manifest, SplitCounts, SplitRow
+from deepcoro.data.film_table import film_table, joined, read_films, write_films
+from deepcoro.data.manifest import PROGRESS, Counts, Encoding, Manifest, SplitCounts, SplitRow
 from deepcoro.data.member import encode
 from deepcoro.data.sharding import Plan, Settings, plan_shards
 from deepcoro.data.tar import ShardRecord, WrittenStudy, write_shard
@@ -24,7 +25,6 @@ from deepcoro.ingest.film import Rejection, StudySource
 
 logger = logging.getLogger(__name__)
 
-PROGRESS = ".progress"
 Progress = Callable[[int], None]
 
 
@@ -48,6 +48,9 @@ def write_dataset(
     patient is in two splits, or when the folder holds another data set.
     """
     check_splits([SplitRow(study.study, study.patient, study.split) for study in studies])
+    film_table(
+        (), settings.label_columns
+    )  # a label that cannot have a column is told before a film is opened
     plans = plan_shards(studies, settings)
     progress = output / PROGRESS
     progress.mkdir(parents=True, exist_ok=True)
@@ -98,6 +101,9 @@ def _finished(output: Path, plan: Plan) -> ShardRecord | None:
         return None
     if record.digest != plan.digest:
         return None
+    rows = output / PROGRESS / schema.rows_name(plan.name)
+    if not rows.is_file() or schema.sha256(rows.read_bytes()) != record.films_sha256:
+        return None
     if record.entry is None:
         return record
     tar, index = output / plan.name, output / schema.index_name(plan.name)
@@ -120,8 +126,9 @@ def _clear(output: Path, plans: Sequence[Plan], done: dict[str, ShardRecord], ov
         complete.unlink()
     for path in stale:
         path.unlink()
-    for path in (output / PROGRESS).glob("*.json"):
-        if path.stem not in done:
+    kept = {name for shard in done for name in (f"{shard}.json", schema.rows_name(shard))}
+    for path in (output / PROGRESS).iterdir():
+        if path.name not in kept:
             path.unlink()
 
 
@@ -210,6 +217,7 @@ def _conclude(
     mean, deviation = _pixel_statistics([study for study in studies if splits[study.study] == "train"])
     shards = [record.entry for record in records if record.entry is not None]
     rows = [SplitRow(study.study, study.patient, splits[study.study]) for study in studies]
+    films = joined([read_films(output / PROGRESS, name=schema.rows_name(record.name)) for record in records])
     named = all(study.patient is not None for study in studies)
     manifest = Manifest(
         encoding=settings.encoding,
@@ -221,6 +229,7 @@ def _conclude(
         counts=_count(studies, splits, len(refused)),
         shards=shards,
         splits_sha256=schema.write_splits(output, rows),
+        films_sha256=write_films(output, films),
         fingerprint=schema.fingerprint(shards),
     )
     schema.write_block(output / schema.MANIFEST, manifest, indent=2)

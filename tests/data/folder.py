@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from deepcoro.data import manifest as schema
+from deepcoro.data.film_table import film_table, write_films
 from deepcoro.data.member import encode
 from deepcoro.sample import ClipRecord, Report, StudyRecord
 
@@ -66,6 +67,8 @@ def write_folder(
         entries.append(
             _write_shard(folder, schema.shard_name(number), studies[start : start + studies_per_shard])
         )
+    labels = [name for record, _ in studies for clip in record.clips for name in clip.labels]
+    label_columns = list(dict.fromkeys(labels))
     rows = [
         schema.SplitRow(record.study, record.patient, (splits or {}).get(record.study, "train"))
         for record, _ in studies
@@ -83,10 +86,11 @@ def write_folder(
         pixel_mean=100.0,
         pixel_std=30.0,
         patient_split="unverifiable",
-        label_columns=[],
+        label_columns=label_columns,
         counts=counts,
         shards=entries,
         splits_sha256=schema.write_splits(folder, rows),
+        films_sha256=write_films(folder, film_table([record for record, _ in studies], label_columns)),
         fingerprint=schema.fingerprint(entries),
     )
     schema.write_block(folder / schema.MANIFEST, manifest)

@@ -17,7 +17,7 @@ def make_manifest(**changes) -> Manifest:
     counts = Counts(studies=1, clips=2, frames=9, patients=1, rejected_clips=0, splits={})
     fields = {
         "encoding": Encoding(), "pixel_mean": 112.2, "pixel_std": 39.0, "patient_split": "verified",
-        "label_columns": ["cto"], "counts": counts, "shards": [ENTRY], "splits_sha256": "c" * 64,
+        "label_columns": ["cto"], "counts": counts, "shards": [ENTRY], "splits_sha256": "c" * 64, "films_sha256": "d" * 64,
         "fingerprint": schema.fingerprint([ENTRY]),
     }  # fmt: skip
     return Manifest(**{**fields, **changes})

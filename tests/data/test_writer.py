@@ -14,9 +14,10 @@ import pytest
 import simplejpeg
 import webdataset
 
-from deepcoro.config import DataError
+from deepcoro.config import ConfigError, DataError
 from deepcoro.data import manifest as schema
 from deepcoro.data import writer
+from deepcoro.data.film_table import FILMS, SCHEMA, film_table, read_films
 from deepcoro.data.manifest import Encoding
 from deepcoro.data.sharding import Settings, plan_shards
 from deepcoro.data.writer import encode_film, write_dataset
@@ -159,6 +160,37 @@ def test_the_manifest_counts_and_measures(tmp_path, studies):
     assert splits == {study.study: study.split for study in studies}
 
 
+def test_the_table_of_films_follows_the_indexes_and_is_that_of_the_manifest(tmp_path, studies):
+    studies[1].films[0].path.unlink()
+    manifest = write_dataset(studies, tmp_path / "out", SMALL)
+    table = read_films(tmp_path / "out")
+    records = [record for shard in manifest.shards for record in records_of(tmp_path / "out" / shard.name)]
+    assert table.to_pydict() == film_table(records, ["cto"]).to_pydict() and table.num_rows == 9
+    indexed = [
+        (index.studies.key[study], clip)
+        for shard in manifest.shards
+        for index in [schema.read_index(tmp_path / "out", shard)]
+        for study, clip in zip(index.clips.study, index.clips.clip, strict=True)
+    ]
+    assert [study for study, _ in indexed] == table["study"].to_pylist()
+    assert manifest.films_sha256 == schema.sha256((tmp_path / "out" / FILMS).read_bytes())
+
+
+def records_of(tar: Path) -> list[StudyRecord]:
+    members = archive_members(tar.read_bytes())
+    return [
+        StudyRecord.model_validate_json(payload)
+        for name, payload in members.items()
+        if name.endswith(".json")
+    ]
+
+
+def test_a_label_with_the_name_of_a_column_is_told_before_a_film_is_opened(tmp_path, studies, monkeypatch):
+    monkeypatch.setattr("deepcoro.data.tar.open_film", lambda *_: pytest.fail("a film was opened"))
+    with pytest.raises(ConfigError, match="'height'"):
+        write_dataset(studies, tmp_path / "out", SMALL.model_copy(update={"label_columns": ["height"]}))
+
+
 def test_a_study_is_never_split_and_a_tar_holds_no_more_than_asked(tmp_path):
     studies = make_studies(tmp_path / "films", num_studies=6, films_each=3)
     plans = plan_shards(studies, SMALL.model_copy(update={"clips_per_shard": 7}))
@@ -170,7 +202,7 @@ def test_the_order_of_the_table_and_the_number_of_processes_change_no_byte(tmp_p
     write_dataset(studies, tmp_path / "one", SMALL)
     write_dataset(studies[::-1], tmp_path / "two", SMALL.model_copy(update={"workers": 2}))
     one, two = contents(tmp_path / "one"), contents(tmp_path / "two")
-    assert one == two and len(one) == 3 + 3 * 3
+    assert one == two and len(one) == 4 + 3 * 4
 
 
 def test_refused_films_are_counted_once_and_leave_the_rest_of_their_study(tmp_path, studies, caplog):
@@ -360,6 +392,7 @@ def test_the_readme_names_every_key_and_every_reason():
         StudyRecord,
     )
     names = {name for block in blocks for name in block.model_fields} | set(ClipRecord.model_fields)
+    names |= set(SCHEMA.names)
     sources = "".join(path.read_text() for path in (root / "deepcoro" / "ingest").glob("*.py"))
     reasons = set(re.findall(r"""(?:RejectedFilm\(\s*f?|Rejection\(number, \w+, f?)"([a-z_]+)""", sources))
     assert len(reasons) > 15
