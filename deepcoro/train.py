@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from deepcoro import atomic, checkpoint, distributed, evaluate
 from deepcoro.build import Parts, build_model, build_parts
 from deepcoro.config import ConfigError, DataError, dump, show
+from deepcoro.data.order import Shuffled
 from deepcoro.data.plan import Plan
 from deepcoro.data.stream import TrainingStream
 from deepcoro.engine import Engine, start_accelerator
@@ -74,9 +75,8 @@ def _prepare(config: RunConfig, accelerator: Any) -> Run:
     parts = build_parts(config, make_tokenizer=True)
     units = parts.shards.units("train", config.data.multi_video, config.data.num_videos)
     plan = Plan(
-        shard_of_unit=units.shard,
+        order=Shuffled(units.shard, config.seed),
         batch_size=config.batch_size,
-        seed=config.seed,
         gradient_accumulation_steps=config.gradient_accumulation_steps,
         rank=distributed.rank(),
         world_size=distributed.world_size(),

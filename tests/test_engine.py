@@ -9,6 +9,7 @@ import torch
 from deepcoro import checkpoint, train
 from deepcoro.build import build_model, build_parts
 from deepcoro.config import ConfigError, find_config
+from deepcoro.data.order import Shuffled
 from deepcoro.data.plan import Plan
 from deepcoro.data.stream import TrainingStream
 from deepcoro.engine import Engine, _fill_deepspeed_config, start_accelerator
@@ -31,7 +32,7 @@ def by_hand(config: RunConfig) -> dict[int, float]:
     """The training curve of one process, from the definition: targets of a window are counted, its shares are summed."""
     parts = build_parts(config, make_tokenizer=True)
     units = parts.shards.units("train", False, 1)
-    plan = Plan(units.shard, config.batch_size, config.seed, config.gradient_accumulation_steps, 0, 1)
+    plan = Plan(Shuffled(units.shard, config.seed), config.batch_size, config.gradient_accumulation_steps)
     batches = iter(TrainingStream(parts.shards, units, parts.fields, plan))
     model = build_model(config, parts).train()
     optimizer = build_optimizer(model, config.optim)

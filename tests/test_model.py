@@ -10,6 +10,7 @@ from torch.nn.parallel import DistributedDataParallel
 from deepcoro import distributed
 from deepcoro.build import build_model, build_parts
 from deepcoro.config import find_config
+from deepcoro.data.order import Shuffled
 from deepcoro.data.plan import Plan, rows_from
 from deepcoro.data.stream import Fetch
 from deepcoro.model import Batch, PixelNormalisation, VideoTextModel
@@ -28,7 +29,7 @@ def model_and_batch(shards: Path, run_dir: Path, *words: str) -> tuple[VideoText
     parts = build_parts(config, make_tokenizer=True)
     units = parts.shards.units("train", True, 3)
     rank, world_size = distributed.rank(), distributed.world_size()
-    plan = Plan(units.shard, GLOBAL_BATCH // world_size, 0, 1, rank, world_size)
+    plan = Plan(Shuffled(units.shard), GLOBAL_BATCH // world_size, 1, rank, world_size)
     batch = Fetch(parts.shards, units, parts.fields, 0)[rows_from(plan, 0, 0)].batch
     return build_model(config, parts), batch
 

@@ -1,21 +1,17 @@
 """Which rank reads which unit when: pure functions of numbers, so that a loader's whole state is one position.
 
-A unit is what one row of a batch holds: a clip, or a study with several. Training is an endless concatenation of epoch
-permutations, cut into global batches of consecutive positions (batches straddle epochs: nothing is dropped or padded), and ranks
+A unit is what one row of a batch holds: a clip, or a study with several. Training is an endless sequence of units
+(`order.py`), cut into global batches of consecutive positions (batches straddle epochs: nothing is dropped or padded), and ranks
 take rows of the global batch. So the rows of an optimiser step depend on its global batch alone, not on ranks, workers or
 accumulation. The idea of a counter as state: MosaicML Streaming; here without canonical nodes or shared memory.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
-from deepcoro.config import ConfigError, DataError
-
-SHARDS_PER_WINDOW = 16
-"""Shards whose units are shuffled together: reads of a window stay within this many files."""
-
-_ORDER = 0x6F72646572  # sets the streams of orders apart from those of rows
+from deepcoro.config import ConfigError
+from deepcoro.data.order import Order
 
 
 @dataclass(frozen=True)
@@ -25,7 +21,7 @@ class Row:
     position: int
     """Global position in the endless sequence, or in the evaluation's order; -1 = padding."""
     epoch: int
-    """Pass over the data that the position lies in (0 in evaluation)."""
+    """Pass over the data (of its source, of its class) that the position lies in; 0 in evaluation."""
     unit: int
     """Index into the units; -1 = padding."""
 
@@ -35,21 +31,17 @@ PADDING = Row(position=-1, epoch=0, unit=-1)
 
 @dataclass(frozen=True)
 class Plan:
-    """The numbers that fix the order of training, and this rank's share of it."""
+    """The order of training, and this rank's share of it."""
 
-    shard_of_unit: np.ndarray
-    """Shard in which each unit lies, for locality."""
+    order: Order
+    """Which unit stands at each position."""
     batch_size: int
     """Rows per rank and micro-step."""
-    seed: int = 0
     gradient_accumulation_steps: int = 1
     rank: int = 0
     world_size: int = 1
-    _orders: dict[int, np.ndarray] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        if len(self.shard_of_unit) == 0:
-            raise DataError("there is nothing to train on: the split holds no sample; choose another split")
         for name in ("batch_size", "gradient_accumulation_steps", "world_size"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"'{name}' = {getattr(self, name)}: at least 1 is needed")
@@ -59,8 +51,13 @@ class Plan:
             raise ValueError(f"rank {self.rank} of {self.world_size}: 0 to {self.world_size - 1} are allowed")
 
     @property
+    def seed(self) -> int:
+        return self.order.seed
+
+    @property
     def num_units(self) -> int:
-        return len(self.shard_of_unit)
+        """Positions of one epoch."""
+        return self.order.num_units
 
     @property
     def rows_per_micro_step(self) -> int:
@@ -74,25 +71,7 @@ class Plan:
 
     def row(self, position: int) -> Row:
         """The row at a global position."""
-        epoch, place = divmod(position, self.num_units)
-        return Row(position, epoch, int(self._order(epoch)[place]))
-
-    def _order(self, epoch: int) -> np.ndarray:
-        if epoch not in self._orders:
-            for old in [kept for kept in self._orders if abs(kept - epoch) > 1]:
-                del self._orders[old]
-            self._orders[epoch] = epoch_permutation(self.shard_of_unit, self.seed, epoch)
-        return self._orders[epoch]
-
-
-def epoch_permutation(
-    shard_of_unit: np.ndarray, seed: int, epoch: int, shards_per_window: int = SHARDS_PER_WINDOW
-) -> np.ndarray:
-    """The order of one epoch, each unit once: shards are shuffled, then the units of every `shards_per_window` of them."""
-    draw = np.random.default_rng([_ORDER, seed, epoch])
-    shards, shard = np.unique(shard_of_unit, return_inverse=True)
-    window = draw.permutation(len(shards))[shard] // shards_per_window
-    return np.argsort(window + draw.random(len(shard)), kind="stable")
+        return Row(position, *self.order.at(position))
 
 
 def training_rows(plan: Plan, step: int, micro_step: int, rank: int) -> list[Row]:

@@ -5,13 +5,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deepcoro.config import ConfigError, DataError
-from deepcoro.data import plan as plans
+from deepcoro.config import ConfigError
+from deepcoro.data.order import Shuffled
 from deepcoro.data.plan import (
     Plan,
     Row,
     chosen_clips,
-    epoch_permutation,
     evaluation_rows,
     rows_from,
     training_rows,
@@ -28,30 +27,6 @@ def shardings(draw):
     return np.sort(np.array(draw(st.lists(st.integers(0, 9), min_size=num_units, max_size=num_units))))
 
 
-@given(shardings(), st.integers(0, 2**40), st.integers(0, 1000))
-def test_an_epoch_holds_every_unit_exactly_once_for_any_sharding_and_seed(shards, seed, epoch):
-    order = epoch_permutation(shards, seed, epoch, shards_per_window=2)
-    assert sorted(order) == list(range(len(shards)))
-    assert np.array_equal(order, epoch_permutation(shards, seed, epoch, shards_per_window=2))
-
-
-@given(shardings(), st.integers(0, 50))
-def test_an_epoch_reads_one_window_of_shards_after_another(shards, seed):
-    visited = shards[epoch_permutation(shards, seed, 0, shards_per_window=2)]
-    first_and_last = [np.flatnonzero(visited == shard)[[0, -1]] for shard in np.unique(visited)]
-    open_shards = [
-        sum(first <= place <= last for first, last in first_and_last) for place in range(len(visited))
-    ]
-    assert max(open_shards) <= 2
-
-
-def test_the_order_differs_between_epochs_and_seeds_and_mixes_the_units_of_shards():
-    shards = np.repeat(np.arange(4), 50)
-    orders = [epoch_permutation(shards, seed, epoch) for seed, epoch in [(0, 0), (0, 1), (1, 0)]]
-    assert len({tuple(order) for order in orders}) == 3
-    assert len(set(shards[orders[0][:50]])) == 4
-
-
 @given(
     shards=shardings(),
     seed=st.integers(0, 5),
@@ -63,7 +38,7 @@ def test_the_order_differs_between_epochs_and_seeds_and_mixes_the_units_of_shard
 def test_ranks_and_micro_steps_share_out_consecutive_positions(
     shards, seed, batch_size, accumulation, world_size, num_steps
 ):
-    plan = Plan(shards, batch_size, seed, accumulation, 0, world_size)
+    plan = Plan(Shuffled(shards, seed), batch_size, accumulation, 0, world_size)
     rows = [
         row
         for step in range(num_steps)
@@ -97,7 +72,7 @@ def test_a_run_stopped_anywhere_goes_on_with_the_same_global_batches_in_another_
         batch_size, accumulation, world_size = layout
         rows = []
         for rank in range(world_size):
-            plan = Plan(shards, batch_size, 3, accumulation, rank, world_size)
+            plan = Plan(Shuffled(shards, 3), batch_size, accumulation, rank, world_size)
             for micro_step in range(accumulation):
                 rows += rows_from(plan, start_position, step * accumulation + micro_step)
         return sorted(rows, key=lambda row: row.position)
@@ -111,7 +86,7 @@ def test_a_run_stopped_anywhere_goes_on_with_the_same_global_batches_in_another_
 def test_a_rank_going_on_from_a_position_takes_the_rows_of_that_step(
     shards, batch_size, accumulation, world, step, micro
 ):
-    plan = Plan(shards, batch_size, 1, accumulation, world - 1, world)
+    plan = Plan(Shuffled(shards, 1), batch_size, accumulation, world - 1, world)
     micro %= accumulation
     on = rows_from(plan, step * plan.rows_per_step, micro)
     assert on == training_rows(plan, step, micro, world - 1)
@@ -156,24 +131,10 @@ def test_training_shows_every_clip_of_a_long_study_over_many_draws():
     [
         ({"batch_size": 0}, ConfigError, "'batch_size' = 0"),
         ({"gradient_accumulation_steps": 0}, ConfigError, "'gradient_accumulation_steps' = 0"),
-        ({"seed": -1}, ConfigError, "'seed' = -1"),
+        ({"order": Shuffled(np.zeros(3, int), -1)}, ConfigError, "'seed' = -1"),
         ({"rank": 2, "world_size": 2}, ValueError, "rank 2 of 2"),
-        ({"shard_of_unit": np.zeros(0, int)}, DataError, "no sample"),
     ],
 )
 def test_a_plan_that_cannot_be_is_refused(change, error, words):
     with pytest.raises(error, match=words):
-        Plan(**{"shard_of_unit": np.zeros(3, int), "batch_size": 2, **change})
-
-
-def test_a_plan_keeps_the_orders_of_neighbouring_epochs_only():
-    plan = Plan(np.zeros(2, int), 1)
-    for position in range(100):
-        plan.row(position)
-    assert len(plan._orders) <= 3
-
-
-def test_two_million_units_over_a_thousand_shards_are_ordered_each_once():
-    num_units = 2_000_000
-    order = plans.epoch_permutation(np.arange(num_units) // 2000, 0, 0)
-    assert np.bincount(order, minlength=num_units).max() == 1
+        Plan(**{"order": Shuffled(np.zeros(3, int)), "batch_size": 2, **change})

@@ -15,6 +15,7 @@ import torch
 
 from deepcoro.config import DataError
 from deepcoro.data import manifest as schema
+from deepcoro.data.order import Shuffled
 from deepcoro.data.plan import Plan
 from deepcoro.data.shards import Shards
 from deepcoro.data.stream import TrainingStream, evaluation_batches
@@ -53,11 +54,18 @@ def folder(written, tmp_path):
 
 
 def make_stream(
-    folder, multi_video=False, num_videos=2, num_workers=0, start_position=0, max_bad_fraction=0.0, **layout
+    folder,
+    multi_video=False,
+    num_videos=2,
+    num_workers=0,
+    start_position=0,
+    max_bad_fraction=0.0,
+    seed=5,
+    **layout,
 ):
     shards = Shards.open(folder)
     units = shards.units("train", multi_video, num_videos)
-    plan = Plan(units.shard, **{"batch_size": 4, "seed": 5, **layout})
+    plan = Plan(Shuffled(units.shard, seed), **{"batch_size": 4, **layout})
     fields = {"video": video.Config(frames=4, size_px=16).build(), "texts": ReportTexts()}
     return TrainingStream(shards, units, fields, plan, num_workers, max_bad_fraction, start_position)
 
@@ -158,7 +166,7 @@ def test_a_further_field_does_not_change_what_the_others_draw(written):
     units = shards.units("train", False, 1)
     alone = {"video": video.Config(frames=3, size_px=16).build()}
     beside = {"texts": ReportTexts(), **alone}
-    plan = Plan(units.shard, 4)
+    plan = Plan(Shuffled(units.shard), 4)
     one, other = (take(TrainingStream(shards, units, fields, plan), 3) for fields in (alone, beside))
     assert all(torch.equal(left["video"], right["video"]) for left, right in zip(one, other, strict=True))
 
