@@ -39,7 +39,7 @@ def build_parts(config: RunConfig, make_tokenizer: bool = False) -> Parts:
     """Opens what the config names. `make_tokenizer`: a text tower from scratch learns its words now, from the train split."""
     if config.data.shards is None:
         raise ConfigError("data.shards is not set; give it the folder that tools/shard_dataset.py wrote")
-    shards = Shards.open(config.data.shards)
+    shards = Shards.open(config.data.shards, config.data.storage)
     tokenizer = _tokenizer(config, shards, make_tokenizer)
     fields = {name: field.build(tokenizer) for name, field in config.data.fields.items()}
     return Parts(shards, tokenizer, fields, _patient_digests(shards, "train"))

@@ -203,6 +203,7 @@ MAY_CHANGE_ON_RESUME = frozenset(
         "batch_size",
         "gradient_accumulation_steps",
         "data.shards",
+        "data.storage",
         "data.num_workers",
         "data.max_bad_fraction",
         "checkpoint",

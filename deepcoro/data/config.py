@@ -1,19 +1,21 @@
 """The block `data` of a run's configuration."""
 
-from pathlib import Path
 from typing import Any
 
 import pydantic
 
 from deepcoro.config import Block, typed_by_key
+from deepcoro.data.storage import Location, Storage
 from deepcoro.fields import Field, report, video
 
 
 class Data(Block):
     """Where the samples come from and how they are drawn."""
 
-    shards: Path | None = None
-    """Folder written by tools/shard_dataset.py."""
+    shards: Location | None = None
+    """Folder written by tools/shard_dataset.py: a path, or its URL (http://, https://, s3://, gs://)."""
+    storage: Storage = Storage()
+    """How a folder that lies elsewhere is asked."""
     multi_video: bool = False
     """True: a sample is a study with up to num_videos clips; false: a sample is one clip."""
     num_videos: int = pydantic.Field(default=4, ge=1)

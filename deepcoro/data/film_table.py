@@ -9,6 +9,7 @@ import pyarrow.parquet
 
 from deepcoro import atomic
 from deepcoro.config import ConfigError, DataError
+from deepcoro.data.storage import LocalFolder, Where, open_folder
 from deepcoro.sample import StudyRecord, text_id
 
 FILMS = "films.parquet"
@@ -95,17 +96,21 @@ def write_films(folder: Path, table: pyarrow.Table, name: str = FILMS) -> str:
     return hashlib.sha256(payload).hexdigest()
 
 
-def read_films(folder: Path, columns: Sequence[str] | None = None, name: str = FILMS) -> pyarrow.Table:
+def read_films(folder: Where, columns: Sequence[str] | None = None, name: str = FILMS) -> pyarrow.Table:
     """The table, or some of its columns. DataError when it is absent, damaged, or lacks a column (the message names those there are)."""
-    path = Path(folder) / name
-    if not path.is_file():
-        raise DataError(f"{FILMS} is missing from the shard folder; run tools/shard_dataset.py again")
+    folder = open_folder(folder)
+    is_local = isinstance(folder, LocalFolder)
     try:
-        there = pyarrow.parquet.read_schema(path).names
+        source = folder.path / name if is_local else pyarrow.BufferReader(folder.read(name))
+        there = pyarrow.parquet.read_schema(source).names
         unknown = sorted(set(columns or ()) - set(there))
         if unknown:
             raise DataError(f"{FILMS} has no column {unknown}; it has {there}")
-        return pyarrow.parquet.read_table(path, columns=None if columns is None else list(columns))
+        return pyarrow.parquet.read_table(source, columns=None if columns is None else list(columns))
+    except FileNotFoundError as error:
+        raise DataError(
+            f"{FILMS} is missing from the shard folder; run tools/shard_dataset.py again"
+        ) from error
     except pyarrow.ArrowException as error:
         raise DataError(
             f"{FILMS} is damaged; copy the folder again or run tools/shard_dataset.py again"

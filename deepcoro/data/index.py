@@ -2,7 +2,6 @@
 
 import logging
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -17,9 +16,10 @@ from deepcoro.data.manifest import (
     Manifest,
     ShardEntry,
     StudyColumns,
-    read_index,
+    read_indexes,
     read_split_table,
 )
+from deepcoro.data.storage import Where
 
 logger = logging.getLogger(__name__)
 
@@ -91,7 +91,7 @@ def split_code(split: str) -> int:
     return SPLIT_NAMES.index(split)
 
 
-def read_studies(folder: Path, manifest: Manifest) -> tuple[StudyTable, Members, Members]:
+def read_studies(folder: Where, manifest: Manifest) -> tuple[StudyTable, Members, Members]:
     """Studies, the places of their records, the places of their films. DataError when indexes, manifest and splits disagree.
 
     The columns are filled in place, one index after another: at no time are two copies of all of them in memory.
@@ -100,8 +100,10 @@ def read_studies(folder: Path, manifest: Manifest) -> tuple[StudyTable, Members,
     films = _empty(sum(shard.clips for shard in manifest.shards))
     num_clips = np.zeros(len(records), np.int32)
     keys, patients, study, film = [], [], 0, 0
-    for number, shard in enumerate(manifest.shards):
-        index = _checked(read_index(folder, shard), shard)
+    for number, (shard, read) in enumerate(
+        zip(manifest.shards, read_indexes(folder, manifest.shards), strict=True)
+    ):
+        index = _checked(read, shard)
         _fill(records, study, number, index.studies)
         _fill(films, film, number, index.clips)
         num_clips[study : study + shard.studies] = _clips_of_studies(index)
@@ -158,7 +160,7 @@ def _ids(identifiers: list[str | None]) -> np.ndarray:
     return np.array([identifier or "" for identifier in identifiers], dtype="S")
 
 
-def _split_codes(folder: Path, key: np.ndarray) -> np.ndarray:
+def _split_codes(folder: Where, key: np.ndarray) -> np.ndarray:
     """Split of each study by `splits.csv`, joined by id: the table may have been corrected since sharding."""
     table = read_split_table(folder)
     row = pyarrow.compute.index_in(table["study"], pyarrow.array(key.astype("U"), pyarrow.string()))

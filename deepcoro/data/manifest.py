@@ -3,7 +3,7 @@
 import csv
 import hashlib
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -13,6 +13,7 @@ import pydantic
 
 from deepcoro import atomic
 from deepcoro.config import Block, DataError
+from deepcoro.data.storage import Where, open_folder
 
 SCHEMA_VERSION = 1
 MANIFEST, SPLITS, REJECTED, PROGRESS = "manifest.json", "splits.csv", "rejected.csv", ".progress"
@@ -186,34 +187,47 @@ def write_block(path: Path, block: Block, indent: int | None = None) -> str:
     return sha256(payload)
 
 
-def read_manifest(folder: Path) -> Manifest:
+def read_manifest(folder: Where) -> Manifest:
     """DataError when the folder has no manifest (an unfinished run) or one of another version."""
-    path = folder / MANIFEST
-    if not path.is_file():
+    folder = open_folder(folder)
+    try:
+        payload = folder.read(MANIFEST)
+    except FileNotFoundError as error:
         raise DataError(
             f"{folder} holds no {MANIFEST}: not a shard folder, or tools/shard_dataset.py was interrupted; run it again"
-        )
-    return _read(Manifest, path)
+        ) from error
+    return _parsed(Manifest, payload, MANIFEST)
 
 
-def read_index(folder: Path, shard: ShardEntry) -> Index:
+def read_index(folder: Where, shard: ShardEntry) -> Index:
     """The index of one shard. DataError when it is absent or is not the one the manifest names."""
-    path = folder / index_name(shard.name)
-    if not path.is_file():
-        raise DataError(f"{path.name} is missing; copy the folder again or run tools/shard_dataset.py again")
-    if sha256(path.read_bytes()) != shard.index_sha256:
-        raise DataError(f"{path.name} differs from the manifest's digest; copy the folder again")
-    return _read(Index, path)
+    return next(read_indexes(folder, [shard]))
 
 
-def _read(block: type[Block], path: Path) -> Block:
+def read_indexes(folder: Where, shards: Sequence[ShardEntry]) -> Iterator[Index]:
+    """The indexes of several shards, in order; raises what `read_index` raises."""
+    payloads = open_folder(folder).read_many(index_name(shard.name) for shard in shards)
+    for shard in shards:
+        name = index_name(shard.name)
+        try:
+            payload = next(payloads)
+        except FileNotFoundError as error:
+            raise DataError(
+                f"{name} is missing; copy the folder again or run tools/shard_dataset.py again"
+            ) from error
+        if sha256(payload) != shard.index_sha256:
+            raise DataError(f"{name} differs from the manifest's digest; copy the folder again")
+        yield _parsed(Index, payload, name)
+
+
+def _parsed(block: type[Block], payload: bytes, name: str) -> Block:
     try:
-        return block.model_validate_json(path.read_bytes())
+        return block.model_validate_json(payload)
     except pydantic.ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(step) for step in first["loc"])
         raise DataError(
-            f"{path.name} is not a {block.__name__} of schema version {SCHEMA_VERSION} ({where}: {first['msg']})"
+            f"{name} is not a {block.__name__} of schema version {SCHEMA_VERSION} ({where}: {first['msg']})"
         ) from error
 
 
@@ -244,7 +258,7 @@ def write_splits(folder: Path, rows: Sequence[SplitRow]) -> str:
     return sha256(payload)
 
 
-def read_splits(folder: Path) -> list[SplitRow]:
+def read_splits(folder: Where) -> list[SplitRow]:
     """Rows of `splits.csv`; raises what `read_split_table` raises."""
     columns = read_split_table(folder).to_pydict()
     return [
@@ -253,26 +267,29 @@ def read_splits(folder: Path) -> list[SplitRow]:
     ]
 
 
-def read_split_table(folder: Path) -> pyarrow.Table:
+def read_split_table(folder: Where) -> pyarrow.Table:
     """`splits.csv` as columns of text, an unknown patient empty. DataError on a missing file, an unknown split or a study listed twice."""
-    path = folder / SPLITS
-    if not path.is_file():
-        raise DataError(f"{path.name} is missing from the shard folder; run tools/shard_dataset.py again")
+    try:
+        payload = open_folder(folder).read(SPLITS)
+    except FileNotFoundError as error:
+        raise DataError(
+            f"{SPLITS} is missing from the shard folder; run tools/shard_dataset.py again"
+        ) from error
     text = pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(SplitRow._fields, pyarrow.string()))
     try:
-        table = pyarrow.csv.read_csv(path, convert_options=text)
+        table = pyarrow.csv.read_csv(io.BytesIO(payload), convert_options=text)
     except pyarrow.ArrowInvalid:
         table = None
     if table is None or tuple(table.column_names) != SplitRow._fields:
-        raise DataError(f"{path.name} must have the columns {','.join(SplitRow._fields)}")
+        raise DataError(f"{SPLITS} must have the columns {','.join(SplitRow._fields)}")
     unknown = table.filter(
         pyarrow.compute.invert(pyarrow.compute.is_in(table["split"], pyarrow.array(SPLIT_NAMES)))
     )
     if len(unknown):
         row = unknown.to_pylist()[0]
         raise DataError(
-            f"{path.name}: study {row['study']} has split '{row['split']}'; allowed: {list(SPLIT_NAMES)}"
+            f"{SPLITS}: study {row['study']} has split '{row['split']}'; allowed: {list(SPLIT_NAMES)}"
         )
     if pyarrow.compute.count_distinct(table["study"]).as_py() != len(table):
-        raise DataError(f"{path.name} lists a study twice; keep one line a study")
+        raise DataError(f"{SPLITS} lists a study twice; keep one line a study")
     return table

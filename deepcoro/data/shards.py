@@ -6,23 +6,20 @@ goes by the index, is checked by size and CRC-32, and an error names the shard a
 
 import hashlib
 import logging
-import os
-import zlib
-from collections import OrderedDict
 from functools import lru_cache
-from pathlib import Path
 
 import pydantic
 
 from deepcoro.config import DataError
 from deepcoro.data.index import Members, Place, StudyTable, read_studies, split_code
 from deepcoro.data.manifest import SPLITS, Manifest, read_manifest
+from deepcoro.data.storage import Damaged, Folder, LocalFolder, Storage, Where, open_folder
+from deepcoro.data.tars import PlainTars
 from deepcoro.data.units import Units, units_of_split
 from deepcoro.sample import StudyRecord
 
 logger = logging.getLogger(__name__)
 
-_OPEN_TARS = 32
 _CACHED_RECORDS = 64
 
 
@@ -30,7 +27,7 @@ class Shards:
     """A shard folder, open for reading at any place. Cheap to hand to a forked or spawned worker."""
 
     def __init__(
-        self, folder: Path, manifest: Manifest, studies: StudyTable, records: Members, films: Members
+        self, folder: Folder, manifest: Manifest, studies: StudyTable, records: Members, films: Members
     ) -> None:
         self.folder = folder
         self.manifest = manifest
@@ -41,10 +38,10 @@ class Shards:
         self._prepare_reading()
 
     @staticmethod
-    def open(folder: Path) -> "Shards":
-        """Reads manifest, indexes and splits. DataError when one is missing or they disagree; a tar that is absent or
-        has another size is logged, since its samples can be masked."""
-        folder = Path(folder)
+    def open(location: Where, storage: Storage | None = None) -> "Shards":
+        """Reads manifest, indexes and splits. DataError when one is missing or they disagree; a tar on a disk that is absent
+        or has another size is logged, since its samples can be masked."""
+        folder = open_folder(location, storage)
         manifest = read_manifest(folder)
         shards = Shards(folder, manifest, *read_studies(folder, manifest))
         shards._warn_of_damaged_tars()
@@ -93,29 +90,25 @@ class Shards:
     def _read(self, place: Place, what: str) -> bytes:
         shard = self.manifest.shards[place.shard].name
         try:
-            payload = os.pread(self._tars.descriptor(self.folder / shard), place.size, place.offset)
+            return self._tars.member(shard, place.offset, place.size, place.crc32)
+        except Damaged as error:
+            raise DataError(f"{shard}: {what} {error}") from error
         except OSError as error:
             raise DataError(
                 f"{shard}: {what} cannot be read ({error.strerror}); restore the shard"
             ) from error
-        if len(payload) != place.size:
-            raise DataError(
-                f"{shard}: {what} has {len(payload)} of {place.size} bytes; the shard is truncated"
-            )
-        if zlib.crc32(payload) != place.crc32:
-            raise DataError(f"{shard}: {what} fails its checksum; the shard is damaged, restore it")
-        return payload
 
     def _warn_of_damaged_tars(self) -> None:
+        if not isinstance(self.folder, LocalFolder):
+            return  # a request a shard; a read that fails tells
         for shard in self.manifest.shards:
-            tar = self.folder / shard.name
-            size = tar.stat().st_size if tar.is_file() else None
+            size = self.folder.size(shard.name)
             if size != shard.bytes:
                 found = "is missing" if size is None else f"has {size} of {shard.bytes} bytes"
                 logger.warning("%s %s; its %d clips may be masked", shard.name, found, shard.clips)
 
     def _prepare_reading(self) -> None:
-        self._tars = _OpenTars(_OPEN_TARS)
+        self._tars = PlainTars(self.folder)
         self._cached_study = lru_cache(_CACHED_RECORDS)(self._read_study)
 
     def __getstate__(self) -> dict:
@@ -126,27 +119,7 @@ class Shards:
         self._prepare_reading()
 
 
-class _OpenTars:
-    """Descriptors of the last used tars; `pread` needs no position, so forked workers may share them."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._open: OrderedDict[Path, int] = OrderedDict()
-
-    def descriptor(self, tar: Path) -> int:
-        if tar not in self._open:
-            if len(self._open) >= self._limit:
-                os.close(self._open.popitem(last=False)[1])
-            self._open[tar] = os.open(tar, os.O_RDONLY)
-        self._open.move_to_end(tar)
-        return self._open[tar]
-
-    def __del__(self) -> None:
-        while self._open:
-            os.close(self._open.popitem()[1])
-
-
-def _fingerprint(folder: Path, manifest: Manifest) -> str:
+def _fingerprint(folder: Folder, manifest: Manifest) -> str:
     """Identity of what a run trains on: the tars, and the table of splits as it is now."""
-    splits = hashlib.sha256((folder / SPLITS).read_bytes()).hexdigest()
+    splits = hashlib.sha256(folder.read(SPLITS)).hexdigest()
     return hashlib.sha256(f"{manifest.fingerprint} {splits}".encode()).hexdigest()

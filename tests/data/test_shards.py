@@ -210,7 +210,7 @@ def test_more_tars_than_may_be_open_at_once_are_all_read(tmp_path):
     for _ in range(2):
         for row in range(80):
             assert shards.read_clip(row, 0) == studies[row][1][0]
-    assert len(shards._tars._open) <= 32
+    assert len(shards.folder._open) <= 32
 
 
 def test_columns_are_arrays_and_not_objects_of_each_clip(folder):
