@@ -13,15 +13,12 @@ from deepcoro.data import manifest as schema
 from deepcoro.data import remote
 from deepcoro.data.config import Data
 from deepcoro.data.film_table import read_films
-from deepcoro.data.plan import Plan
 from deepcoro.data.remote import RemoteFolder, StorageError
 from deepcoro.data.shards import Shards
 from deepcoro.data.storage import LocalFolder, Storage, open_folder
-from deepcoro.data.stream import TrainingStream
-from deepcoro.fields import video
 from tests.data.folder import moving_film, study_with, write_folder
 from tests.data.server import serving
-from tests.data.test_stream import assert_same, take
+from tests.data.test_stream import assert_same, make_stream, take
 
 CLIPS = [1, 3, 2, 5, 1, 2, 4]
 TAR = "shard-000001.tar"
@@ -51,12 +48,6 @@ def short_waits(monkeypatch):
     monkeypatch.setattr(remote, "_LONGEST_WAIT_S", 0.05)
 
 
-def stream_of(shards, num_workers=0):
-    units = shards.units("train", False, 1)
-    fields = {"video": video.Config(frames=4, size_px=16).build()}
-    return TrainingStream(shards, units, fields, Plan(units.shard, 4, seed=5), num_workers, 1.0)
-
-
 def read_all(shards):
     return [
         [shards.study(row), *(shards.read_clip(row, clip) for clip in range(clips))]
@@ -68,7 +59,8 @@ def read_all(shards):
 def test_shards_behind_http_give_the_batches_of_shards_on_a_disk(written, server, num_workers):
     local, far = Shards.open(written), Shards.open(server.url)
     assert far.fingerprint == local.fingerprint and far.folder.name == "shards"
-    assert_same(take(stream_of(far, num_workers), 7), take(stream_of(local), 7))
+    far_batches = take(make_stream(server.url, num_workers=num_workers), 7)
+    assert_same(far_batches, take(make_stream(written), 7))
 
 
 def test_a_reader_of_a_url_travels_to_a_spawned_process(written, server):
