@@ -130,3 +130,19 @@ def test_grey_films_are_normalised_and_stay_one_channel() -> None:
     video = torch.tensor([0, 100, 200], dtype=torch.uint8).reshape(1, 1, 3, 1, 1)
     normalised = PixelNormalisation(mean=100.0, std=50.0)(video)
     assert torch.equal(normalised, torch.tensor([-2.0, 0.0, 2.0]).reshape(1, 1, 3, 1, 1))
+
+
+def test_windows_of_a_film_are_encoded_as_clips_of_its_row(tiny_shards: Path, tmp_path: Path) -> None:
+    words = ("sampling=multi_window", "stride_s=0.2", "windows=2")
+    model, batch = model_and_batch(tiny_shards, tmp_path, *(f"data.fields.video.{word}" for word in words))
+    assert batch["clip_mask"].shape == (GLOBAL_BATCH, 6) and len(batch["video"]) == batch["clip_mask"].sum()
+    with torch.no_grad():
+        together = model(batch, task="features")["video"]
+        alone = dict(
+            batch,
+            clip_mask=batch["clip_mask"][-1:],
+            video=batch["video"][-int(batch["clip_mask"][-1].sum()) :],
+        )
+        torch.testing.assert_close(
+            model(alone, task="features")["video"], together[-1:], rtol=1e-5, atol=1e-6
+        )

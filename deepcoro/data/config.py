@@ -36,4 +36,5 @@ class Data(Block):
 
     @property
     def clips_per_sample(self) -> int:
-        return self.num_videos if self.multi_video else 1
+        """The most clips that the tower encodes for one sample."""
+        return (self.num_videos if self.multi_video else 1) * self.fields["video"].clips_per_film
