@@ -24,6 +24,8 @@ what FOLDER holds afterwards:
   films/        Motion-JPEG AVI and DICOM XA (explicit, RLE, JPEG 2000; 8, 10 and 12 bit)
   dataset.csv   one row a film: FileName, PatientID, StudyInstanceUID, Split, Report, labels; written last.
                 An empty cell means not assessed. A report speaks of one tree and is the same for all its films.
+                Preset content adds what the other films of a catheter laboratory show, with contrast_agent,
+                stent_presence and status.
   patients.csv studies.csv videos.csv labels.csv reports.csv   the truth behind the films
   demo.key      a public key for tools/shard_dataset.py --key_file (these ids hide nobody)
   recipe.json   preset, seed, size and format; the same command again finds its work done
@@ -39,7 +41,7 @@ then:
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     lines = [
-        f"  {preset.name:6} {preset.size_px:3} px, {'-'.join(map(str, sorted(set(preset.frames)))):5} frames, "
+        f"  {preset.name:7} {preset.size_px:3} px, {'-'.join(map(str, sorted(set(preset.frames)))):5} frames, "
         f"{preset.patients} patients"
         for preset in PRESETS.values()
     ]

@@ -1,5 +1,7 @@
 """What lies behind the arteries: lungs, ribs, heart shadow, spine, diaphragm - as attenuation seen from one C-arm angle."""
 
+from collections.abc import Callable
+
 import numpy as np
 from jaxtyping import Float
 
@@ -11,52 +13,61 @@ _COARSE = 4
 _LUNG_VESSELS = 16
 
 
-def draw_backdrop(carm: CArm, pad_px: int, rng: np.random.Generator) -> Float[np.ndarray, "height width"]:
-    """Attenuation (negative log intensity, 0 = open lung) on size + 2 pad pixels a side; the pad allows shifting."""
+Painter = Callable[[np.ndarray, np.ndarray, CArm, np.random.Generator], np.ndarray]
+"""Attenuation at places (down, across), fractions of the frame from its middle."""
+
+
+def draw_backdrop(
+    carm: CArm, pad_px: int, rng: np.random.Generator, region: Painter | None = None
+) -> Float[np.ndarray, "height width"]:
+    """Attenuation (negative log intensity, 0 = open lung) on size + 2 pad pixels a side; the pad allows shifting.
+
+    `region` paints another part of the body than the chest.
+    """
     size = -(-(carm.size_px + 2 * pad_px) // _COARSE) + 1
     place = (np.arange(size, dtype=np.float32) * _COARSE - pad_px) / carm.size_px - 0.5
     down, across = np.meshgrid(place, place, indexing="ij")
     # moved by the table like the heart is; 1.4 is the usual magnification
     across = across + carm.centre_mm[0] * 1.4 / carm.field_mm
     down = down - carm.centre_mm[1] * 1.4 / carm.field_mm
-    field = _chest(down, across, carm, rng)
+    field = (region or chest)(down, across, carm, rng)
     side = carm.size_px + 2 * pad_px
     return _enlarge(field, _COARSE)[:side, :side] + _lung_vessels(side, rng)
 
 
-def _chest(down: np.ndarray, across: np.ndarray, carm: CArm, rng: np.random.Generator) -> np.ndarray:
+def chest(down: np.ndarray, across: np.ndarray, carm: CArm, rng: np.random.Generator) -> np.ndarray:
     # the spine lies behind: it moves right in LAO, left in RAO
     spine = float(np.clip(0.33 * np.sin(np.deg2rad(carm.primary_deg)) / 0.55, -0.62, 0.62)) + rng.normal(
         0, 0.03
     )
     bent = across - spine - 0.03 * np.sin(3 * down + rng.uniform(0, 6))
     vertebrae = 1 + 0.10 * np.sin(2 * np.pi * down * rng.uniform(4.5, 6) + rng.uniform(0, 6))
-    column = 1.1 * rng.uniform(0.8, 1.2) * _plateau(bent, rng.uniform(0.13, 0.18), 0.03) * vertebrae
-    mediastinum = 0.45 * _plateau(bent * 0.8, 0.26, 0.08)
+    column = 1.1 * rng.uniform(0.8, 1.2) * plateau(bent, rng.uniform(0.13, 0.18), 0.03) * vertebrae
+    mediastinum = 0.45 * plateau(bent * 0.8, 0.26, 0.08)
     heart_centre = 0.10 * np.sign(-spine) * abs(spine) + rng.normal(0, 0.03)
     heart = np.hypot((across - heart_centre) / 0.40, (down - 0.08) / 0.42)
-    shadow = 0.55 * rng.uniform(0.8, 1.2) * _step((1 - heart) / 0.07)
+    shadow = 0.55 * rng.uniform(0.8, 1.2) * step_at((1 - heart) / 0.07)
     lung = 1 - np.clip(column + mediastinum, 0, 1)
     field = column + mediastinum + shadow + _diaphragm(down, across, carm, rng)
     field += lung * _ribs(down, across, carm, rng)
-    field += _mottle(down.shape[0], rng) * (0.012 + 0.035 * lung)
+    field += mottle(down.shape[0], rng) * (0.012 + 0.035 * lung)
     tilt = rng.normal(0, 0.15, 2)
     return field + tilt[0] * across + tilt[1] * down + 0.12
 
 
-def _plateau(distance: np.ndarray, half_width: float, softness: float) -> np.ndarray:
+def plateau(distance: np.ndarray, half_width: float, softness: float) -> np.ndarray:
     """1 inside, 0 outside, with soft edges."""
-    return _step((half_width - np.abs(distance)) / softness)
+    return step_at((half_width - np.abs(distance)) / softness)
 
 
-def _step(value: np.ndarray) -> np.ndarray:
+def step_at(value: np.ndarray) -> np.ndarray:
     return 0.5 * (1 + np.tanh(0.5 * value))
 
 
 def _diaphragm(down: np.ndarray, across: np.ndarray, carm: CArm, rng: np.random.Generator) -> np.ndarray:
     """A dome at the bottom; cranial views bring it up into the field."""
     dome = 0.43 + rng.normal(0, 0.03) - carm.secondary_deg / 260 + 0.35 * (across - rng.normal(0, 0.15)) ** 2
-    return 0.65 * rng.uniform(0.7, 1.2) * _step((down - dome) / 0.012)
+    return 0.65 * rng.uniform(0.7, 1.2) * step_at((down - dome) / 0.012)
 
 
 def _ribs(down: np.ndarray, across: np.ndarray, carm: CArm, rng: np.random.Generator) -> np.ndarray:
@@ -69,7 +80,7 @@ def _ribs(down: np.ndarray, across: np.ndarray, carm: CArm, rng: np.random.Gener
     return ribs
 
 
-def _mottle(size: int, rng: np.random.Generator) -> np.ndarray:
+def mottle(size: int, rng: np.random.Generator) -> np.ndarray:
     """Lung markings: noise with a falling spectrum, unit variance."""
     total = np.zeros((size, size), np.float32)
     cells = 8

@@ -5,23 +5,32 @@ and any film can be made alone.
 """
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from deepcoro.angiography.carm import CArm
+from deepcoro.angiography.content import DIAGNOSTIC, Content, Scene, before_injections, interventions
 from deepcoro.angiography.detector import VENDORS
 from deepcoro.angiography.disease import Disease, draw_disease, later, read
 from deepcoro.angiography.film import Injection
 from deepcoro.angiography.findings import SideFindings
 from deepcoro.angiography.grammar import render
 from deepcoro.angiography.lumen import Scale
-from deepcoro.angiography.motion import Bolus, Rhythm
+from deepcoro.angiography.motion import NO_BOLUS, Bolus, Rhythm
 from deepcoro.angiography.presets import FilmFormat, Preset
-from deepcoro.angiography.vocabulary import DOMINANCES, PROJECTIONS, SIDES, Dominance, Side, view_of
+from deepcoro.angiography.vocabulary import (
+    DOMINANCES,
+    PROJECTIONS,
+    SIDES,
+    Dominance,
+    Projection,
+    Side,
+    view_of,
+)
 
 SPLITS = ("train", "val", "test")
-_ANATOMY, _PATIENT, _STUDY, _FILM, _REPORT = range(5)
+_ANATOMY, _PATIENT, _STUDY, _FILM, _REPORT, _OTHER = range(6)
 """Names of independent streams of chance."""
 _CONTRAST_SPEED_MM_PER_S = {"left": (105.0, 15.0), "right": (155.0, 25.0)}
 
@@ -65,9 +74,14 @@ class FilmPlan:
     study: Study
     number: int
     side: Side
+    """The tree; of a film of another structure, one that is near."""
     view: str
     format: FilmFormat
     injection: Injection
+
+    @property
+    def content(self) -> Content:
+        return self.injection.content or DIAGNOSTIC[self.side]
 
     @property
     def file_name(self) -> str:
@@ -115,7 +129,10 @@ def studies_of(preset: Preset, seed: int, patient: Patient) -> list[Study]:
 
 
 def films_of(preset: Preset, seed: int, study: Study, film_format: str = "mixed") -> list[FilmPlan]:
-    """The study's films in the order of acquisition, left tree first. `film_format`: mixed, avi or dicom."""
+    """The study's films in the order of acquisition: left tree, then right; other structures before, interventions after.
+
+    `film_format`: mixed, avi or dicom.
+    """
     rng = _stream(seed, _STUDY, study.patient.number, study.number, 1)
     vendor_index = int(rng.integers(len(VENDORS)))
     plans: list[FilmPlan] = []
@@ -129,7 +146,41 @@ def films_of(preset: Preset, seed: int, study: Study, film_format: str = "mixed"
             view = view_of(injection.carm.primary_deg, injection.carm.secondary_deg)
             chosen = _format(preset, film_format, film_rng)
             plans.append(FilmPlan(study, number, side, view, chosen, injection))
-    return plans
+    return _with_others(preset, seed, plans, vendor_index, film_format) if preset.other_films[1] else plans
+
+
+def _with_others(
+    preset: Preset, seed: int, plans: list[FilmPlan], vendor_index: int, film_format: str
+) -> list[FilmPlan]:
+    """The study's diagnostic films among those of other structures and of an intervention, numbered in order of time."""
+    study = plans[0].study
+    rng = _stream(seed, _OTHER, study.patient.number, study.number)
+    before = before_injections(preset, study.diseases, rng)
+    after = interventions(preset, study.diseases, study.sides, rng)
+    views = {plan.side: plan.injection.carm for plan in plans}
+
+    def made(number: int, scene: Scene) -> FilmPlan:
+        film_rng = _stream(seed, _OTHER, study.patient.number, study.number, number)
+        injection = _injection(preset, seed, study, (scene.side, 0, vendor_index), film_rng)
+        carm = views[scene.side] if scene.projection is None else _towards(injection.carm, scene.projection)
+        injection = replace(injection, content=scene.content, lesions=scene.lesions, carm=carm)
+        if not scene.content.contrast_agent:
+            injection = replace(injection, bolus=NO_BOLUS)
+        view = view_of(carm.primary_deg, carm.secondary_deg)
+        return FilmPlan(study, number, scene.side, view, _format(preset, film_format, film_rng), injection)
+
+    ordered = [made(number, scene) for number, scene in enumerate(before)]
+    ordered += [_told(plan, len(before) + plan.number) for plan in plans]
+    return ordered + [made(len(ordered) + number, scene) for number, scene in enumerate(after)]
+
+
+def _told(plan: FilmPlan, number: int) -> FilmPlan:
+    """A diagnostic film that says so: where there are others, its table has columns for it."""
+    return replace(plan, number=number, injection=replace(plan.injection, content=plan.content))
+
+
+def _towards(carm: CArm, projection: Projection) -> CArm:
+    return replace(carm, primary_deg=projection.primary_deg, secondary_deg=projection.secondary_deg)
 
 
 def _study(

@@ -38,7 +38,9 @@ def _row(plan: FilmPlan, num_frames: int) -> UInt8[np.ndarray, "height width"]:
     strip = np.concatenate([_tile(grey[round(position)]) for position in chosen], axis=1)
     study = plan.study
     angles = f"{plan.injection.carm.primary_deg:+.0f}/{plan.injection.carm.secondary_deg:+.0f}"
-    caption = f"{plan.view} {angles}  LVEF {study.lvef_percent}  {study.reports[plan.side]}"
+    content = plan.content
+    shown = f"{content.main_structure}, contrast {content.contrast_agent:d}, {content.status}"
+    caption = f"{plan.view} {angles}  LVEF {study.lvef_percent}  {study.reports[plan.side] if content.is_assessed else shown}"
     return np.concatenate([_caption(caption, strip.shape[1]), strip])
 
 

@@ -9,12 +9,14 @@ from jaxtyping import Float
 from deepcoro.angiography import motion
 from deepcoro.angiography.backdrop import draw_backdrop
 from deepcoro.angiography.carm import CArm
+from deepcoro.angiography.content import DIAGNOSTIC, Content
 from deepcoro.angiography.detector import Exposure, Vendor
 from deepcoro.angiography.findings import Lesion
 from deepcoro.angiography.heart import unit
-from deepcoro.angiography.lumen import BLOOD, Cloud, LesionShape, Scale, fill_tree
-from deepcoro.angiography.scene import aim, furnish, visible_width
+from deepcoro.angiography.lumen import BLOOD, STILL, Cloud, LesionShape, Scale, fill_tree
+from deepcoro.angiography.scene import visible_width
 from deepcoro.angiography.splat import Canvas
+from deepcoro.angiography.stage import Stage, region_of
 from deepcoro.angiography.tree import Detail, Tree, build_tree
 from deepcoro.angiography.vocabulary import Dominance, Side
 
@@ -47,6 +49,8 @@ class Injection:
     clutter: float = 0.0
     pan_mm: tuple[float, float] = (0.0, 0.0)
     """Movement of the table between a third of the film and its end, in detector axes."""
+    content: Content | None = None
+    """What the film shows; None = a diagnostic injection of the tree."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,8 @@ class Film:
     carm: CArm
     visible: dict[str, float]
     """Segment -> the fraction of it that contrast shows inside the field at its best frame."""
-    first_contrast_frame: int
+    first_contrast_frame: int | None
+    """None where nothing is injected."""
     diastole_frames: list[int]
     systole_frames: list[int]
 
@@ -79,18 +84,20 @@ def render_film(injection: Injection) -> Film:
     """Computes the film. At 512 px and 40 frames it takes about 0.1 s of one core."""
     rng = np.random.default_rng(injection.film_seed)
     tree, vessels = vessels_of(injection)
-    injection = replace(injection, carm=replace(injection.carm, centre_mm=aim(injection.carm, tree, rng)))
-    cloud = furnish(tree, vessels, injection.clutter, rng)
+    content = injection.content or DIAGNOSTIC[injection.side]
+    stage = Stage(content, tree, vessels, injection.scale, injection.clutter)
+    cloud, centre_mm = stage.set(injection.carm, rng)
+    injection = replace(injection, carm=replace(injection.carm, centre_mm=centre_mm))
     time_s = np.arange(injection.num_frames) / injection.frame_rate_fps
     balls = project(injection, tree, cloud, time_s)
     pixels = _expose(injection, balls, time_s, rng)
     phase = motion.cardiac_phase(injection.rhythm, time_s)
-    blood = balls.contrast * (cloud.kind == BLOOD)
+    blood = balls.contrast * np.isin(cloud.kind, (BLOOD, STILL))
     return Film(
         pixels=pixels,
         carm=injection.carm,
         visible=_visible(tree, cloud, balls, injection.carm.size_px),
-        first_contrast_frame=int(np.argmax(blood.max(axis=1) > 0.5)),
+        first_contrast_frame=int(np.argmax(blood.max(axis=1) > 0.5)) if content.contrast_agent else None,
         diastole_frames=motion.event_frames(phase, 0.0).tolist(),
         systole_frames=motion.event_frames(phase, 0.32).tolist(),
     )
@@ -155,7 +162,8 @@ def _expose(
     """Every frame: vessels drawn as thickness, then exposed over the shifted backdrop."""
     carm, size = injection.carm, injection.carm.size_px
     shifts, pad = _backdrop_shifts(injection, time_s)
-    exposure = Exposure(injection.vendor, draw_backdrop(carm, pad, rng), size, rng)
+    backdrop = draw_backdrop(carm, pad, rng, region_of(injection.content))
+    exposure = Exposure(injection.vendor, backdrop, size, rng)
     chunk = min(max(1, _CHUNK_PX // size**2), injection.num_frames)
     canvas = Canvas(size, chunk, float(balls.radius_px.max()))
     pixels = np.empty((injection.num_frames, size, size), np.uint8 if injection.bits == 8 else np.uint16)
@@ -200,5 +208,7 @@ def _visible(tree: Tree, cloud: Cloud, balls: Balls, size_px: int) -> dict[str, 
     for index, branch in enumerate(tree.branches.values()):
         if branch.is_segment:
             own = (cloud.branch == index) & (cloud.kind == BLOOD)
+            if not own.any():
+                continue
             fractions[branch.name] = round(float(shown[:, own].mean(axis=1).max()), 3)
     return fractions

@@ -14,8 +14,9 @@ from deepcoro.angiography.heart import unit
 from deepcoro.angiography.tree import Branch, Tree
 from deepcoro.angiography.vocabulary import CALCIFICATIONS
 
-BLOOD, WALL, CATHETER, REFLUX, FIXED = range(5)
-"""Kinds: moves with contrast and heart; opaque and moves with the heart; tube; puff in the aortic root; outside the heart."""
+BLOOD, WALL, CATHETER, REFLUX, FIXED, STILL = range(6)
+"""Kinds: moves with contrast and heart; opaque and moves with the heart; tube; puff in the aortic root; opaque and outside
+the heart; blood that follows the heart only as far as its `rides` says."""
 
 # Reference lumen diameters at inlet and outlet, mm, right-dominant man. Dodge et al. 1992, 10.1161/01.cir.86.1.232, gives
 # left main 4.5, proximal LAD 3.7, distal LAD 1.9, proximal RCA 3.9, circumflex 3.4; the rest is interpolated.
@@ -62,6 +63,8 @@ class Cloud:
     eccentricity: Float[np.ndarray, " ball"]
     branch: Int[np.ndarray, " ball"]
     """Row of the tree's branches; -1 = not a vessel."""
+    rides: Float[np.ndarray, " ball"]
+    """How far a ball of kind STILL follows the heart, 0-1; the other kinds do not ask."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +117,12 @@ def join(parts: list[Cloud]) -> Cloud:
 
 
 def loose(
-    points_mm: np.ndarray, radius_mm: float, mass_mm3: float, kind: int, path_mm: np.ndarray | None = None
+    points_mm: np.ndarray,
+    radius_mm: float,
+    mass_mm3: float,
+    kind: int,
+    path_mm: np.ndarray | None = None,
+    rides: np.ndarray | float = 0.0,
 ) -> Cloud:
     """Equal balls that belong to no vessel."""
     count = len(points_mm)
@@ -129,6 +137,7 @@ def loose(
         normal=np.zeros((count, 3)),
         eccentricity=np.zeros(count),
         branch=np.full(count, -1),
+        rides=np.broadcast_to(np.asarray(rides, float), count).copy(),
     )
 
 
@@ -207,6 +216,7 @@ class _Wall:
             normal=self.sideways()[where],
             eccentricity=np.zeros(count) if eccentricity is None else eccentricity,
             branch=np.full(count, self.row),
+            rides=np.ones(count),
         )
 
     def deposits(

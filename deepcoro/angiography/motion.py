@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from deepcoro.angiography.heart import Heart
-from deepcoro.angiography.lumen import BLOOD, CATHETER, FIXED, REFLUX, WALL, Cloud
+from deepcoro.angiography.lumen import BLOOD, CATHETER, FIXED, REFLUX, STILL, WALL, Cloud
 
 _TWIST_RAD = np.deg2rad(8.0)
 _BASE_DESCENT_MM = 12.0
@@ -37,6 +37,10 @@ class Bolus:
     duration_s: float
     speed_mm_per_s: float
     """Gibson et al. 1996 (TIMI frame counts) gives about 105 in the left tree, 155 in the right."""
+
+
+NO_BOLUS = Bolus(start_s=1e6, duration_s=1.0, speed_mm_per_s=100.0)
+"""Nothing is injected while the film runs."""
 
 
 def cardiac_phase(rhythm: Rhythm, time_s: Float[np.ndarray, " frame"]) -> Float[np.ndarray, " frame"]:
@@ -73,7 +77,9 @@ def systolic_shift(cloud: Cloud, heart: Heart, lvef_percent: float | int) -> Flo
     shift = axial[:, None] * heart.axis - contraction * across
     shift += twist[:, None] * np.cross(heart.axis, across)
     attached = np.select(
-        [np.isin(cloud.kind, (BLOOD, WALL)), cloud.kind == CATHETER], [1.0, np.exp(-cloud.path_mm / 25)], 0.0
+        [np.isin(cloud.kind, (BLOOD, WALL)), cloud.kind == CATHETER, cloud.kind == STILL],
+        [1.0, np.exp(-cloud.path_mm / 25), cloud.rides],
+        0.0,
     )
     return shift * attached[:, None]
 
@@ -85,7 +91,11 @@ def breath(rhythm: Rhythm, time_s: Float[np.ndarray, " frame"]) -> Float[np.ndar
 
 def breath_direction(cloud: Cloud) -> Float[np.ndarray, "ball 3"]:
     """Motion per millimetre of caudal breath: the heart goes down and slightly back; the catheter and the outside do not."""
-    moves = np.select([np.isin(cloud.kind, (BLOOD, WALL, REFLUX)), cloud.kind == CATHETER], [1.0, 0.4], 0.0)
+    moves = np.select(
+        [np.isin(cloud.kind, (BLOOD, WALL, REFLUX)), cloud.kind == CATHETER, cloud.kind == STILL],
+        [1.0, 0.4, cloud.rides],
+        0.0,
+    )
     return moves[:, None] * np.array((0.0, 0.2, -1.0))
 
 

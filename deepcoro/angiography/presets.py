@@ -78,6 +78,10 @@ class Preset(Block):
     """Sets the chance of stents, thrombus, slit-like lumens, and of collaterals beyond an occlusion."""
     dominance: tuple[float, float, float]
     """Shares of right, left and co-dominant hearts; 0.842, 0.109, 0.048 in 12,558 angiograms."""
+    other_films: tuple[int, int] = (0, 0)
+    """Fewest and most films per study of anything but a native coronary: access, ventricle, aorta, graft, instruments."""
+    interventions: float = 0.0
+    """Chance that a stenosis of 50 % or more is treated in the same study: wire, balloon, stent, control injection."""
     one_sided: float = 0.08
     """Share of studies that image one tree only; the other tree is then not assessed."""
     repeats: float = 0.13
@@ -117,6 +121,12 @@ DEMO = Preset(
     splits=(0.81, 0.04, 0.15),
     formats={"avi": 0.80, "dicom_explicit": 0.14, "dicom_rle": 0.03, "dicom_j2k": 0.03},
 )  # fmt: skip
+CONTENT = Preset(
+    name="content", patients=150, size_px=96, frames=(12, 12), frame_rate_fps=5.0, films_per_side=(1, 1),
+    vessel_scale=1.5, finding_boost=24.0, twigs=0.5, ball_step=1.8, clutter=0.15, cto_prevalence=0.1, lesion_prevalence=0.75,
+    max_lesions=2, lesion_segments=_MAJOR, stenosis_percent=(50, 70, 80, 90), extras=0.25, dominance=(0.842, 0.109, 0.049),
+    other_films=(3, 5), interventions=0.6, one_sided=0.1, repeats=0.0, splits=(0.7, 0.15, 0.15),
+)  # fmt: skip
 FULL = Preset(
     name="full", patients=50, size_px=512, frames=(40, 90), frame_rate_fps=15.0, films_per_side=(3, 5),
     clutter=0.25, cto_prevalence=0.08, lesion_prevalence=0.6, max_lesions=3,
@@ -125,7 +135,8 @@ FULL = Preset(
     report_styles=("canonical", "paraphrased", "abbreviated", "french"),
 )  # fmt: skip
 
-PRESETS: dict[str, Preset] = {preset.name: preset for preset in (TINY, SMALL, DEMO, FULL)}
+# A second study would have to know of the first one's stents: where there are interventions there are no repeats.
+PRESETS: dict[str, Preset] = {preset.name: preset for preset in (TINY, SMALL, DEMO, CONTENT, FULL)}
 
 
 def preset_named(name: str) -> Preset:

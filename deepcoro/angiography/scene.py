@@ -13,12 +13,17 @@ _CATHETER_STEP_MM = 0.5
 
 def furnish(tree: Tree, vessels: Cloud, clutter: float, rng: np.random.Generator) -> Cloud:
     """The vessels with all that surrounds them. `clutter` is the chance of each distractor (leads, sternal wires)."""
-    parts = [vessels, _catheter(tree, rng), _reflux(tree, rng)]
+    return join([vessels, _catheter(tree, rng), _reflux(tree, rng), *distractors(clutter, rng)])
+
+
+def distractors(clutter: float, rng: np.random.Generator) -> list[Cloud]:
+    """Leads across the chest with chance `clutter`, sternal wires less often."""
+    parts = []
     if rng.random() < clutter:
         parts += [_lead(rng) for _ in range(rng.integers(1, 3))]
     if rng.random() < 0.4 * clutter:
         parts += _sternal_wires(rng)
-    return join(parts)
+    return parts
 
 
 def aim(carm: CArm, tree: Tree, rng: np.random.Generator) -> tuple[float, float]:
@@ -45,6 +50,17 @@ def _catheter(tree: Tree, rng: np.random.Generator) -> Cloud:
     rise = np.array((rng.normal(0, 4), rng.normal(4, 4), 120.0))
     dip = np.array((0, 0, -5.0)) * np.sin(np.pi * np.clip(5 * t, 0, 1))
     curve = tree.ostium_mm + hook * np.sin(0.5 * np.pi * np.clip(3 * t, 0, 1)) + rise * t**1.2 + dip
+    points, along = _path(curve, _CATHETER_STEP_MM)
+    mass = np.pi * _CATHETER_RADIUS_MM**2 * _CATHETER_STEP_MM
+    return loose(points, _CATHETER_RADIUS_MM, mass, CATHETER, path_mm=along)
+
+
+def free_catheter(tip_mm: np.ndarray, rng: np.random.Generator) -> Cloud:
+    """A catheter that ends away from the native ostia: a short hook at its tip, then up to the arch."""
+    t = np.linspace(0, 1, 80)[:, None]
+    hook = rng.choice((-1.0, 1.0)) * np.array((9.0, 6.0, 0.0)) + rng.normal(0, 2.5, 3)
+    rise = np.array((rng.normal(0, 4), rng.normal(6, 4), 120.0))
+    curve = tip_mm + hook * np.sin(0.5 * np.pi * np.clip(3 * t, 0, 1)) + rise * t**1.2
     points, along = _path(curve, _CATHETER_STEP_MM)
     mass = np.pi * _CATHETER_RADIUS_MM**2 * _CATHETER_STEP_MM
     return loose(points, _CATHETER_RADIUS_MM, mass, CATHETER, path_mm=along)

@@ -8,13 +8,13 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from deepcoro.angiography.cohort import FilmPlan, Patient, Study
+from deepcoro.angiography.content import CORONARY
 from deepcoro.angiography.disease import event_risk, syntax_score
 from deepcoro.angiography.film import Film
 from deepcoro.angiography.findings import SideFindings
-from deepcoro.angiography.vocabulary import SEGMENTS, SIDES
+from deepcoro.angiography.vocabulary import SEGMENTS, SIDES, Side
 
 Row = dict[str, object]
-_STRUCTURES = {"left": "Left Coronary", "right": "Right Coronary"}
 
 
 def patient_row(patient: Patient) -> Row:
@@ -42,21 +42,50 @@ def study_row(study: Study) -> Row:
 
 
 def dataset_row(plan: FilmPlan) -> Row:
-    """What a trainer reads: this film's file, its report, and the labels of the tree that it shows."""
-    study, carm = plan.study, plan.injection.carm
-    findings = study.findings[plan.side]
-    lesions = findings.lesions
-    return {
+    """What a trainer reads: this film's file, its report, and the labels of the tree that it shows.
+
+    A film of anything but a diagnostic injection has no report and is not assessed for findings.
+    """
+    study, carm, content = plan.study, plan.injection.carm, plan.content
+    row: Row = {
         "FileName": plan.file_name,
         "PatientID": study.patient.patient_id,
         "StudyInstanceUID": study.study_uid,
         "Split": study.patient.split,
-        "Report": study.reports[plan.side],
-        "main_structure": _STRUCTURES[plan.side],
-        "side": plan.side,
+        "Report": study.reports[plan.side] if content.is_assessed else "",
+        "main_structure": content.main_structure,
+        "side": _side(plan),
         "view": plan.view,
         "primary_angle": carm.primary_deg,
         "secondary_angle": carm.secondary_deg,
+    }
+    if plan.injection.content is not None:
+        row |= _content(plan)
+    found = _findings(study, plan.side)
+    if content.is_assessed:
+        return row | found
+    shown = {"lvef"} if content.main_structure == "LV" else set()
+    return row | {name: value if name in shown else "" for name, value in found.items()}
+
+
+def _side(plan: FilmPlan) -> str:
+    return plan.side if plan.content.main_structure in CORONARY.values() else ""
+
+
+def _content(plan: FilmPlan) -> Row:
+    """What the film shows. Stents count where they are drawn: in the coronary tree."""
+    stented = _side(plan) and any(lesion.stent for lesion, _ in plan.injection.lesions)
+    return {
+        "contrast_agent": int(plan.content.contrast_agent),
+        "stent_presence": int(bool(stented)),
+        "status": plan.content.status,
+    }
+
+
+def _findings(study: Study, side: Side) -> Row:
+    findings = study.findings.get(side, SideFindings())
+    lesions = findings.lesions
+    return {
         "dominance": study.patient.dominance,
         "cto": int(findings.cto),
         "max_stenosis": max((lesion.stenosis_percent for lesion in lesions), default=0),
@@ -120,11 +149,9 @@ def video_row(plan: FilmPlan, film: Film) -> Row:
         "study_id": study.study_uid,
         "FileName": plan.file_name,
         "Split": study.patient.split,
-        "side": plan.side,
-        "main_structure": _STRUCTURES[plan.side],
-        "contrast_agent": 1,
-        "stent_presence": int(any(lesion.stent for lesion, _ in injection.lesions)),
-        "status": "diagnostic",
+        "side": _side(plan),
+        "main_structure": plan.content.main_structure,
+        **_content(plan),
         "view": plan.view,
         "primary_angle": film.carm.primary_deg,
         "secondary_angle": film.carm.secondary_deg,
@@ -132,7 +159,7 @@ def video_row(plan: FilmPlan, film: Film) -> Row:
         "n_frames": injection.num_frames,
         "bits": 8 if plan.format == "avi" else injection.bits,
         "format": plan.format,
-        "first_contrast_frame": film.first_contrast_frame,
+        "first_contrast_frame": "" if film.first_contrast_frame is None else film.first_contrast_frame,
         "ed_frames": "|".join(map(str, film.diastole_frames)),
         "es_frames": "|".join(map(str, film.systole_frames)),
         **{f"vis_{segment}": film.visible.get(segment, "") for segment in SEGMENTS},
