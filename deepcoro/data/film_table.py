@@ -3,12 +3,14 @@
 import hashlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import pyarrow
 import pyarrow.parquet
 
 from deepcoro import atomic
 from deepcoro.config import ConfigError, DataError
+from deepcoro.data.fingerprint import FINGERPRINT_BYTES
 from deepcoro.data.storage import LocalFolder, Where, open_folder
 from deepcoro.sample import StudyRecord, text_id
 
@@ -28,13 +30,27 @@ SCHEMA = pyarrow.schema(
         ("primary_angle_deg", pyarrow.float64()),
         ("secondary_angle_deg", pyarrow.float64()),
         ("text_id", pyarrow.int64()),
+        ("pixel_sum", pyarrow.int64()),
+        ("pixel_square_sum", pyarrow.int64()),
+        ("fingerprint", pyarrow.binary(FINGERPRINT_BYTES)),
     ]
 )
-"""The columns that every folder has. `text_id` is that of the text a single film is paired with; -1 = none. Label columns follow."""
+"""The columns that every folder has. `text_id` is that of the text a single film is paired with; -1 = none. The pixel sums are
+those of the stored values before compression. Label columns follow."""
 
 
-def film_table(studies: Iterable[StudyRecord], label_columns: Sequence[str]) -> pyarrow.Table:
-    """Rows of the films of these studies. A label column is float64 when all it holds are numbers, else string; null = not assessed.
+class Measured(NamedTuple):
+    """What only the encoder knows of a film."""
+
+    pixel_sum: int | None = None
+    pixel_square_sum: int | None = None
+    fingerprint: bytes | None = None
+
+
+def film_table(
+    studies: Iterable[StudyRecord], label_columns: Sequence[str], measured: Sequence[Measured] | None = None
+) -> pyarrow.Table:
+    """Rows of the films of these studies, `measured` one a film (null without). A label column is float64 when all it holds are numbers, else string; null = not assessed.
 
     ConfigError when a label column has the name of a fixed one.
     """
@@ -52,6 +68,8 @@ def film_table(studies: Iterable[StudyRecord], label_columns: Sequence[str]) -> 
         "patient": [study.patient for study, _, _ in rows],
         "text_id": [text for _, _, text in rows],
     }
+    measured = [Measured()] * len(rows) if measured is None else measured
+    columns |= {name: [getattr(each, name) for each in measured] for name in Measured._fields}
     columns |= {
         name: [getattr(clip, name) for _, clip, _ in rows] for name in SCHEMA.names if name not in columns
     }
@@ -69,11 +87,13 @@ def _label_column(values: Sequence[float | str | None]) -> pyarrow.Array:
 
 
 def joined(parts: Sequence[pyarrow.Table]) -> pyarrow.Table:
-    """The tables of several shards as one; a label that is a number in one and a word in another becomes words."""
+    """The tables of several shards as one; a label that is a number in one and a word in another becomes words.
+
+    All have the same columns; they come out in the order of the first."""
     words = {name for part in parts for name in part.column_names if pyarrow.types.is_string(part[name].type)}
     same = [
         pyarrow.table(
-            {name: _as_words(part[name]) if name in words else part[name] for name in part.column_names}
+            {name: _as_words(part[name]) if name in words else part[name] for name in parts[0].column_names}
         )
         for part in parts
     ]

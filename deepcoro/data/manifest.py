@@ -122,6 +122,30 @@ class Counts(Block):
     """The same by split; splits without a study are absent."""
 
 
+class TableEntry(Block):
+    """What one source table gave: the first makes the folder, the others were appended."""
+
+    digest: str
+    """Of its films, rows and settings, not of its splits: the same table again changes nothing but splits."""
+    clips: int
+    """Films written from it."""
+    rejected_clips: int
+    """Its other rows."""
+    shards: int
+    """Tars that hold its films; those of a table follow each other in `shards`."""
+    numbers: int
+    """Shard numbers that it takes; some have no tar when every film of theirs was refused."""
+
+
+class Duplicates(Block):
+    """Films that look the same, by their fingerprints."""
+
+    inside_a_split: int
+    """Films that look like an earlier one of their split."""
+    across_splits: int
+    """Films that look like one of another split; not 0 only with `--accept_duplicates`."""
+
+
 class Manifest(Block):
     """`manifest.json`: written last, so a folder that has one is complete."""
 
@@ -137,10 +161,18 @@ class Manifest(Block):
     """`verified`: every study names its patient and no patient is in two splits."""
     report_scope: Literal["clip", "side", "study"] = "clip"
     """What one text of the source table speaks of."""
+    split_rule: str
+    """`given` by the table, or `drawn 80/10/10`: by keyed hash of the patient."""
+    key_check: str | None
+    """Equal for tables keyed with the same secret."""
     label_columns: list[str]
     """Columns kept in `labels` of every film."""
     counts: Counts
     """Totals."""
+    tables: list[TableEntry]
+    """The source tables in the order in which they were sharded."""
+    duplicates: Duplicates | None
+    """Films that look the same; None when they were not looked for."""
     shards: list[ShardEntry]
     """The tars in order."""
     splits_sha256: str
@@ -167,9 +199,19 @@ def index_name(shard: str) -> str:
     return shard.removesuffix(".tar") + ".index.json"
 
 
+def record_name(shard: str) -> str:
+    """Under `.progress/`: says that a shard is finished."""
+    return shard.removesuffix(".tar") + ".json"
+
+
 def rows_name(shard: str) -> str:
     """Under `.progress/`: the rows that a finished shard gives to `films.parquet`."""
     return shard.removesuffix(".tar") + ".films.parquet"
+
+
+def spool_name(shard: str) -> str:
+    """Under `.progress/`: the folder of films that wait for this shard's tar."""
+    return shard.removesuffix(".tar") + ".spool"
 
 
 def fingerprint(shards: Sequence[ShardEntry]) -> str:
@@ -231,15 +273,40 @@ def _parsed(block: type[Block], payload: bytes, name: str) -> Block:
         ) from error
 
 
-def write_rejected(folder: Path, rows: Sequence[tuple[int, str | None, str]]) -> None:
-    """Writes `rejected.csv` sorted by row: row of the source table (1 = first under the header), keyed id, reason."""
-    lines = [(row, clip or "", reason) for row, clip, reason in sorted(rows, key=lambda each: each[0])]
-    atomic.write_bytes(folder / REJECTED, _table(("row", "clip", "reason"), lines))
+class RefusedRow(NamedTuple):
+    """One line of `rejected.csv`: a row that gave no film."""
+
+    table: int
+    """Which source table, 1 for the first."""
+    row: int
+    """Row of that table, 1 for the first under the header."""
+    clip: str | None
+    """Keyed id; None where the row names no film."""
+    reason: str
+
+
+def write_rejected(folder: Path, rows: Sequence[RefusedRow]) -> None:
+    """Writes `rejected.csv` sorted by table and row."""
+    ordered = sorted(rows, key=lambda each: (each.table, each.row))
+    lines = [(each.table, each.row, each.clip or "", each.reason) for each in ordered]
+    atomic.write_bytes(folder / REJECTED, _table(RefusedRow._fields, lines))
+
+
+def read_refused(folder: Path) -> list[RefusedRow]:
+    """Rows of `rejected.csv`. DataError when it is missing or has other columns."""
+    path = folder / REJECTED
+    if not path.is_file():
+        raise DataError(f"{REJECTED} is missing from the shard folder; run tools/shard_dataset.py again")
+    with path.open(newline="") as file:
+        lines = list(csv.reader(file))
+    if not lines or tuple(lines[0]) != RefusedRow._fields:
+        raise DataError(f"{REJECTED} must have the columns {','.join(RefusedRow._fields)}")
+    return [RefusedRow(int(table), int(row), clip or None, reason) for table, row, clip, reason in lines[1:]]
 
 
 def read_rejected(folder: Path) -> list[tuple[int, str | None, str]]:
-    with (folder / REJECTED).open(newline="") as file:
-        return [(int(row), clip or None, reason) for row, clip, reason in list(csv.reader(file))[1:]]
+    """Row, keyed id and reason of every refused row of all tables."""
+    return [tuple(each[1:]) for each in read_refused(folder)]
 
 
 def _table(header: Sequence[str], lines: Iterable[Sequence]) -> bytes:

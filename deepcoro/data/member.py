@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from deepcoro.data.fingerprint import Moments
 from deepcoro.data.manifest import Encoding
 
 
@@ -19,6 +20,8 @@ class Member(NamedTuple):
     channels: int
     histogram: np.ndarray
     """int64 [256]: how often each value occurs in the stored pixels before compression."""
+    fingerprint: bytes | None = None
+    """What the film looks like; None when it shows nothing."""
 
     @property
     def num_frames(self) -> int:
@@ -43,7 +46,7 @@ def encode(frames: Iterable[np.ndarray], encoding: Encoding) -> Member:
 def _encode_as(channels: int, frames: Iterable[np.ndarray], encoding: Encoding) -> Member:
     compress = _compressor(encoding, channels)
     parts, offsets = [], [0]
-    histogram = np.zeros(256, dtype=np.int64)
+    histogram, moments = np.zeros(256, dtype=np.int64), Moments()
     size = None
     for frame in frames:
         stored = _scale(_with_channels(frame, channels), encoding.short_side_px)
@@ -51,11 +54,12 @@ def _encode_as(channels: int, frames: Iterable[np.ndarray], encoding: Encoding) 
             raise ValueError(f"frame {len(parts)} is {stored.shape[:2]} px, the first is {size}")
         size = stored.shape[:2]
         histogram += np.bincount(stored.ravel(), minlength=256)
+        moments.add(stored)
         parts.append(compress(stored))
         offsets.append(offsets[-1] + len(parts[-1]))
     if size is None:
         raise ValueError("a film without frames cannot be encoded")
-    return Member(b"".join(parts), offsets, *size, channels, histogram)
+    return Member(b"".join(parts), offsets, *size, channels, histogram, moments.fingerprint())
 
 
 def _with_channels(frame: np.ndarray, channels: int) -> np.ndarray:

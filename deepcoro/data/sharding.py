@@ -1,5 +1,6 @@
 """What shards shall be: the settings, and which study goes into which tar, before any film is opened."""
 
+import functools
 import hashlib
 import json
 from collections.abc import Sequence
@@ -31,23 +32,46 @@ class Settings(Block):
     """Take DICOM films that declare names or dates burnt into the pixels."""
     overwrite: bool = False
     """Replace another data set that already lies in the output folder."""
+    append: bool = False
+    """Add the films of another table to the data set that lies in the output folder; its shards stay as they are."""
+    split_rule: str = "given"
+    """Where splits come from: `given` by the table, or `drawn 80/10/10`."""
+    key_check: str | None = None
+    """Tells whether two tables were keyed with one secret, without telling the secret."""
+
+    def film_shape(self) -> dict:
+        """The settings that decide what becomes of a film's pixels. Add yours here: a film made under others is made again."""
+        return self.model_dump(mode="json", include={"encoding", "accept_burned_in"})
+
+    @property
+    def is_drawn(self) -> bool:
+        return self.split_rule.startswith("drawn")
 
 
 @dataclass(frozen=True)
 class Plan:
-    """One tar to be: its studies and a digest of all that decides its bytes."""
+    """One tar to be."""
 
     name: str
     studies: tuple[StudySource, ...]
-    digest: str
+    settings: Settings
 
     @property
     def num_films(self) -> int:
         return sum(len(study.films) for study in self.studies)
 
+    @functools.cached_property
+    def digest(self) -> str:
+        """Of all that decides its bytes: changes when a film, its row or a setting that shapes the tar changes, not with
+        the split. Asks the disk for every film, so one part of many asks for its own films only."""
+        return digest_of(self.studies, self.settings)
 
-def plan_shards(studies: Sequence[StudySource], settings: Settings) -> list[Plan]:
-    """Which study goes where: a function of the keyed ids and the number of films, never of timing or of what is rejected."""
+
+def plan_shards(studies: Sequence[StudySource], settings: Settings, first: int = 0) -> list[Plan]:
+    """Which study goes where: a function of the keyed ids and the number of films, never of timing or of what is rejected.
+
+    `first` is the number of the first shard: those before it hold earlier tables.
+    """
     groups: list[list[StudySource]] = []
     films = settings.clips_per_shard
     for study in sorted(studies, key=lambda study: study.study):
@@ -56,24 +80,24 @@ def plan_shards(studies: Sequence[StudySource], settings: Settings) -> list[Plan
             films = 0
         groups[-1].append(study)
         films += len(study.films)
-    names = [shard_name(number) for number in range(len(groups))]
     return [
-        Plan(name, tuple(group), _digest(group, settings)) for name, group in zip(names, groups, strict=True)
+        Plan(shard_name(number), tuple(group), settings) for number, group in enumerate(groups, start=first)
     ]
 
 
-def _digest(group: Sequence[StudySource], settings: Settings) -> str:
-    """Changes when a film, its row or a setting that shapes the tar changes, not with the split. Paths enter as keyed ids."""
-    shape = settings.model_dump(mode="json", include={"encoding", "report_scope", "accept_burned_in"})
+def digest_of(studies: Sequence[StudySource], settings: Settings) -> str:
+    """Of films, rows and settings; paths enter as keyed ids, size and time."""
+    shape = settings.film_shape() | {"report_scope": settings.report_scope}
     films = [
-        (asdict(film) | {"path": _stamp(film.path)}, study.study, study.patient)
-        for study in group
+        (asdict(film) | {"path": stamp(film.path)}, study.study, study.patient)
+        for study in studies
         for film in study.films
     ]
     return hashlib.sha256(json.dumps([shape, films], sort_keys=True).encode()).hexdigest()
 
 
-def _stamp(path: Path) -> list[int]:
+def stamp(path: Path) -> list[int]:
+    """Size and time of a file, by which a changed film is noticed; empty when it is not there."""
     try:
         status = path.stat()
     except OSError:

@@ -16,34 +16,16 @@ from deepcoro import atomic
 from deepcoro.angiography.vocabulary import view_of
 from deepcoro.config import Block
 from deepcoro.data import manifest as schema
-from deepcoro.data.film_table import film_table, write_films
+from deepcoro.data.film_table import Measured, film_table, write_films
 from deepcoro.data.manifest import ClipColumns, Index, ShardEntry, StudyColumns
 from deepcoro.data.member import Member, encode
 from deepcoro.data.sharding import Plan, Settings
+from deepcoro.data.spool import Outcome, Spool
 from deepcoro.ingest.film import Film, FilmSource, RejectedFilm, Rejection, StudySource
 from deepcoro.ingest.open import open_film
 from deepcoro.sample import ClipRecord, Report, Scope, StudyRecord
 
 logger = logging.getLogger(__name__)
-
-
-class WrittenStudy(Block):
-    """What the tables say of one study in the tar."""
-
-    study: str
-    """Keyed id."""
-    patient: str | None
-    """Keyed id."""
-    clips: int
-    """Films written."""
-    frames: int
-    """Frames written."""
-    pixels: int
-    """Stored pixel values (three a pixel in colour)."""
-    pixel_sum: int
-    """Their sum before compression."""
-    pixel_square_sum: int
-    """The sum of their squares."""
 
 
 class ShardRecord(Block):
@@ -57,8 +39,6 @@ class ShardRecord(Block):
     """None when every film of the shard was refused: there is no tar then."""
     films_sha256: str
     """Digest of the rows for `films.parquet`, a file beside this one."""
-    studies: list[WrittenStudy]
-    """Studies in tar order."""
     rejections: list[tuple[int, str | None, str]]
     """Row, clip, reason of the films refused."""
 
@@ -67,59 +47,101 @@ class _Encoded(NamedTuple):
     source: FilmSource
     film: Film
     member: Member
+    is_restored: bool
+    """Encoded by an earlier run that was interrupted."""
 
 
-def write_shard(plan: Plan, output: Path, settings: Settings, on_films: Callable[[int], None]) -> ShardRecord:
-    """Writes one tar and its index, under temporary names until they are whole; calls `on_films` as films are settled."""
-    refused: list[Rejection] = []
-    written: list[WrittenStudy] = []
+def write_shard(plan: Plan, output: Path, on_films: Callable[[int], None]) -> ShardRecord:
+    """Writes one tar, its index and what later runs need to know of it; calls `on_films` as films are settled.
+
+    Everything has a temporary name until it is whole, the tar after its index, the record last. Films that an
+    interrupted run has finished are taken from the spool.
+    """
+    settings, progress = plan.settings, output / schema.PROGRESS
+    spool = Spool(progress / schema.spool_name(plan.name), settings)
+    encoder = _Encoder(spool, settings, on_films)
     records: list[StudyRecord] = []
     temporary = output / f"{plan.name}.tmp"
     with temporary.open("wb") as file:
         shard = _Tar(file)
         for study in plan.studies:
-            films = _encode_study(study, settings, refused, on_films)
-            if not films:
-                continue
-            record = _record(study, films, settings)
-            shard.add_study(record, [each.member.payload for each in films])
-            written.append(_summary(study, films))
-            records.append(record)
+            if films := encoder.encode(study):
+                records.append(_record(study, films, settings))
+                shard.add_study(records[-1], [each.member.payload for each in films])
         shard.close()
-    rows = film_table(records, settings.label_columns)
-    films_digest = write_films(output / schema.PROGRESS, rows, schema.rows_name(plan.name))
-    entry = _publish(temporary, output / plan.name, shard) if written else temporary.unlink()
-    return ShardRecord(
+    rows = film_table(records, settings.label_columns, encoder.measured)
+    record = ShardRecord(
         name=plan.name,
         digest=plan.digest,
-        entry=entry,
-        films_sha256=films_digest,
-        studies=written,
-        rejections=[(each.row, each.clip, each.reason) for each in refused],
+        films_sha256=write_films(progress, rows, schema.rows_name(plan.name)),
+        entry=_publish(temporary, output / plan.name, shard) if records else temporary.unlink(),
+        rejections=[tuple(each) for each in encoder.refused],
     )
+    schema.write_block(progress / schema.record_name(plan.name), record)
+    spool.remove()
+    return record
 
 
-def _encode_study(
-    study: StudySource, settings: Settings, refused: list[Rejection], on_films: Callable[[int], None]
-) -> list[_Encoded]:
-    """The usable films in acquisition order: by their headers when all tell it, else as the table lists them."""
-    encoded = []
-    for source in study.films:
+class _Encoder:
+    """Makes the films of a shard, study by study; notes what was refused and measured."""
+
+    def __init__(self, spool: Spool, settings: Settings, on_films: Callable[[int], None]) -> None:
+        self.refused: list[Rejection] = []
+        self.measured: list[Measured] = []
+        self._spool = spool
+        self._settings = settings
+        self._on_films = on_films
+
+    def encode(self, study: StudySource) -> list[_Encoded]:
+        """The usable films in acquisition order: by their headers when all tell it, else as the table lists them."""
+        encoded = []
+        for source in study.films:
+            found = self._spool.get(source)
+            outcome = found or self._make(source)
+            if outcome.reason is None:
+                encoded.append(_Encoded(source, outcome.film, outcome.member, found is not None))
+            else:
+                self.refused.append(Rejection(source.row, source.clip, outcome.reason))
+            self._on_films(1)
+        encoded = self._in_order(encoded)
+        self.measured.extend(_measure(each.member) for each in encoded)
+        return encoded
+
+    def _make(self, source: FilmSource) -> Outcome:
         try:
-            film = open_film(source.path, settings.accept_burned_in)
-            encoded.append(_Encoded(source, film, encode(film.frames, settings.encoding)))
-            _log_mismatch(encoded[-1])
+            film = open_film(source.path, self._settings.accept_burned_in)
+            outcome = Outcome(film, encode(film.frames, self._settings.encoding))
+            _log_mismatch(source, *outcome[:2])
         except RejectedFilm as error:
-            refused.append(Rejection(source.row, source.clip, str(error)))
+            outcome = Outcome(reason=str(error))
             logger.info("row %d, film %s refused: %s", source.row, source.clip, error)
-        on_films(1)
-    if all(each.film.order is not None for each in encoded):
-        encoded.sort(key=lambda each: each.film.order or ())
-    return encoded
+        self._spool.put(source, outcome)
+        return outcome
+
+    def _in_order(self, films: list[_Encoded]) -> list[_Encoded]:
+        if len(films) < 2:
+            return films
+        orders = [self._order(each) for each in films]
+        if any(order is None for order in orders):
+            return films
+        return [films[place] for place in sorted(range(len(films)), key=orders.__getitem__)]
+
+    def _order(self, each: _Encoded) -> tuple[str, ...] | None:
+        """Of a restored film the header is read again: the spool holds no dates."""
+        if not each.is_restored:
+            return each.film.order
+        try:
+            return open_film(each.source.path, self._settings.accept_burned_in).order
+        except RejectedFilm:
+            return None
 
 
-def _log_mismatch(encoded: _Encoded) -> None:
-    source, film, member = encoded
+def _measure(member: Member) -> Measured:
+    values = np.arange(256)
+    return Measured(int(member.histogram @ values), int(member.histogram @ values**2), member.fingerprint)
+
+
+def _log_mismatch(source: FilmSource, film: Film, member: Member) -> None:
     if film.announced_frames not in (None, member.num_frames):
         logger.warning(
             "row %d, film %s: %d frames could be decoded, its header says %d",
@@ -143,7 +165,7 @@ def _record(study: StudySource, films: Sequence[_Encoded], settings: Settings) -
 
 
 def _clip(encoded: _Encoded, member: str) -> ClipRecord:
-    source, film, stored = encoded
+    source, film, stored, _ = encoded
     primary = _first_known(source.primary_angle_deg, film.primary_angle_deg)
     secondary = _first_known(source.secondary_angle_deg, film.secondary_angle_deg)
     known = primary is not None and secondary is not None
@@ -183,20 +205,6 @@ def _reports(films: Sequence[_Encoded], scope: Scope) -> Iterator[Report]:
         elif (key := side if scope == "side" else None) not in seen:
             seen.add(key)
             yield Report(scope=scope, text=text, side=key)
-
-
-def _summary(study: StudySource, films: Sequence[_Encoded]) -> WrittenStudy:
-    histogram = np.sum([each.member.histogram for each in films], axis=0)
-    values = np.arange(256)
-    return WrittenStudy(
-        study=study.study,
-        patient=study.patient,
-        clips=len(films),
-        frames=sum(each.member.num_frames for each in films),
-        pixels=int(histogram.sum()),
-        pixel_sum=int(histogram @ values),
-        pixel_square_sum=int(histogram @ values**2),
-    )
 
 
 class _Tar:

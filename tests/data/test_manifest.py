@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from deepcoro.config import DataError
 from deepcoro.data import manifest as schema
-from deepcoro.data.manifest import Counts, Encoding, Index, Manifest, ShardEntry, SplitRow
+from deepcoro.data.manifest import Counts, Encoding, Index, Manifest, RefusedRow, ShardEntry, SplitRow
 
 ENTRY = ShardEntry(
     name="shard-000000.tar", studies=1, clips=2, bytes=3, sha256="a" * 64, index_sha256="b" * 64
@@ -17,7 +17,7 @@ def make_manifest(**changes) -> Manifest:
     counts = Counts(studies=1, clips=2, frames=9, patients=1, rejected_clips=0, splits={})
     fields = {
         "encoding": Encoding(), "pixel_mean": 112.2, "pixel_std": 39.0, "patient_split": "verified",
-        "label_columns": ["cto"], "counts": counts, "shards": [ENTRY], "splits_sha256": "c" * 64, "films_sha256": "d" * 64,
+        "label_columns": ["cto"], "split_rule": "given", "key_check": None, "tables": [], "duplicates": None, "counts": counts, "shards": [ENTRY], "splits_sha256": "c" * 64, "films_sha256": "d" * 64,
         "fingerprint": schema.fingerprint([ENTRY]),
     }  # fmt: skip
     return Manifest(**{**fields, **changes})
@@ -84,7 +84,15 @@ def test_a_split_table_that_was_edited_wrong_is_refused(tmp_path, text, message)
         schema.read_splits(tmp_path)
 
 
-def test_rejections_read_back_in_row_order(tmp_path):
-    schema.write_rejected(tmp_path, [(9, None, "path_missing"), (2, "ab", 'odd, "reason"')])
-    assert schema.read_rejected(tmp_path) == [(2, "ab", 'odd, "reason"'), (9, None, "path_missing")]
-    assert (tmp_path / schema.REJECTED).read_text().startswith("row,clip,reason\n")
+def test_rejections_read_back_in_the_order_of_tables_and_rows(tmp_path):
+    rows = [
+        RefusedRow(2, 1, None, "path_missing"),
+        RefusedRow(1, 9, None, "path_missing"),
+        RefusedRow(1, 2, "ab", 'odd, "reason"'),
+    ]
+    schema.write_rejected(tmp_path, rows)
+    assert schema.read_refused(tmp_path) == rows[::-1]
+    assert schema.read_rejected(tmp_path) == [tuple(row[1:]) for row in rows[::-1]]
+    (tmp_path / schema.REJECTED).write_text("row,clip,reason\n")
+    with pytest.raises(DataError, match="table,row,clip,reason"):
+        schema.read_refused(tmp_path)

@@ -1,0 +1,103 @@
+"""The end of sharding: tables and manifest over all shards of the folder, of this run and of earlier ones, and the checks that need them all."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow
+import pyarrow.compute
+
+from deepcoro.config import DataError
+from deepcoro.data import manifest as schema
+from deepcoro.data.batches import Batch, next_folder, publish_next, refused_rows
+from deepcoro.data.film_table import SCHEMA, joined, write_films
+from deepcoro.data.manifest import Counts, Manifest, SplitCounts, SplitRow
+from deepcoro.data.sharding import Settings
+
+
+def conclude(batches: Sequence[Batch], output: Path, settings: Settings) -> Manifest:
+    """Writes films, splits, refused rows and manifest together. DataError when no film is left, or on what must not be in a data set."""
+    refused = refused_rows(batches)
+    films = joined([batch.films for batch in batches])
+    if not films.num_rows:
+        schema.write_rejected(output, refused)
+        raise DataError(
+            f"no film could be used ({len(refused)} rows refused); see {schema.REJECTED} in the output folder"
+        )
+    rows = [row for batch in batches for row in batch.split_rows()]
+    check_splits(rows)
+    split_of = {row.study: row.split for row in rows}
+    film_splits = np.array([split_of.get(study, "") for study in films["study"].to_pylist()])
+    shards = [shard for batch in batches for shard in batch.shards]
+    mean, deviation = _pixel_statistics(films.filter(pyarrow.array(film_splits == "train")))
+    folder = next_folder(output)
+    schema.write_rejected(folder, refused)
+    manifest = Manifest(
+        encoding=settings.encoding,
+        pixel_mean=mean,
+        pixel_std=deviation,
+        patient_split="unverifiable" if films["patient"].null_count else "verified",
+        report_scope=settings.report_scope,
+        split_rule=settings.split_rule,
+        key_check=settings.key_check,
+        label_columns=films.column_names[len(SCHEMA.names) :],
+        counts=_count(films, film_splits, len(refused)),
+        tables=[batch.entry for batch in batches],
+        duplicates=None,
+        shards=shards,
+        splits_sha256=schema.write_splits(folder, rows),
+        films_sha256=write_films(folder, films),
+        fingerprint=schema.fingerprint(shards),
+    )
+    schema.write_block(folder / schema.MANIFEST, manifest, indent=2)
+    publish_next(output)
+    return manifest
+
+
+def check_splits(rows: Sequence[SplitRow]) -> None:
+    """DataError when a study key occurs twice or a patient is in two splits; names the splits, not the patient."""
+    if len({row.study for row in rows}) != len(rows):
+        raise DataError("two studies share one key; give each study its own id")
+    first: dict[str, str] = {}
+    crossing: dict[tuple[str, str], set[str]] = {}
+    for row in rows:
+        if row.patient is None:
+            continue
+        earlier = first.setdefault(row.patient, row.split)
+        if earlier != row.split:
+            pair = tuple(sorted((earlier, row.split)))
+            crossing.setdefault(pair, set()).add(row.patient)
+    if crossing:
+        pairs = ", ".join(
+            f"{one}/{other}: {len(who)} patient(s)" for (one, other), who in sorted(crossing.items())
+        )
+        raise DataError(
+            f"patients are in two splits ({pairs}); give every row of a patient the same split, or drop the split column"
+        )
+
+
+def _pixel_statistics(films: pyarrow.Table) -> tuple[float | None, float | None]:
+    """Mean and standard deviation over the stored pixels of these films; exact integers, a sum of squares may exceed 64 bits."""
+    names = ("num_frames", "height", "width", "channels")
+    pixels = np.prod([films[name].to_numpy().astype(np.int64) for name in names], axis=0)
+    total = sum(pixels.tolist())
+    if not total:
+        return None, None
+    mean = sum(films["pixel_sum"].to_pylist()) / total
+    variance = sum(films["pixel_square_sum"].to_pylist()) / total - mean**2
+    return round(mean, 4), round(max(variance, 0.0) ** 0.5, 4)
+
+
+def _count(films: pyarrow.Table, film_splits: np.ndarray, rejected: int) -> Counts:
+    splits = {}
+    for split in schema.SPLIT_NAMES:
+        inside = films.filter(pyarrow.array(film_splits == split))
+        if inside.num_rows:
+            splits[split] = SplitCounts(**_sizes(inside))
+    frames = sum(films["num_frames"].to_pylist())
+    return Counts(**_sizes(films), frames=frames, rejected_clips=rejected, splits=splits)
+
+
+def _sizes(films: pyarrow.Table) -> dict[str, int]:
+    distinct = {name: pyarrow.compute.count_distinct(films[name]).as_py() for name in ("study", "patient")}
+    return {"clips": films.num_rows, "studies": distinct["study"], "patients": distinct["patient"]}
