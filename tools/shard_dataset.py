@@ -90,7 +90,10 @@ def _add_running(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("running").add_argument
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     add("--workers", type=int, default=min(16, cores), help="processes (default: one a core, at most 16)")
-    key = "secret of the ids (default: $DEEPCORO_KEY_FILE, else ~/.config/deepcoro/id.key, made on first use)"
+    key = (
+        "secret of the ids, outside OUTPUT (default: $DEEPCORO_KEY_FILE, else the public demo.key beside a generated"
+        " table, else ~/.config/deepcoro/id.key, made on first use)"
+    )
     add("--key_file", type=Path, metavar="FILE", help=key)
     burned = "take DICOM films that declare annotation burnt into the pixels"
     add("--accept_burned_in", action="store_true", help=burned)
@@ -103,7 +106,7 @@ def run(arguments: argparse.Namespace) -> None:
     table = read_table(arguments.csv, arguments.delimiter)
     given = {role: getattr(arguments, f"{role}_column") for role in NAMES}
     roles = find_roles(table.columns, given, arguments.label_columns)
-    identity = load_identity(arguments.key_file)
+    identity = load_identity(arguments.key_file, table_folder=arguments.csv.parent, output=arguments.output)
     studies, rejections = read_studies(table, roles, arguments.csv.parent, identity, settings.report_scope)
     make_folder(arguments.output)
     settings = settings.model_copy(update={"label_columns": list(roles.labels)})

@@ -1,6 +1,5 @@
 """A generated data set on disk: films made by several processes, tables, key; `dataset.csv` last."""
 
-import hashlib
 import json
 import multiprocessing
 from collections.abc import Callable, Iterator
@@ -12,6 +11,7 @@ from typing import Literal
 
 from deepcoro.angiography import tables
 from deepcoro.angiography.cohort import FilmPlan, films_of, patient_of, studies_of
+from deepcoro.angiography.demo_key import demo_key
 from deepcoro.angiography.film import Film, render_film
 from deepcoro.angiography.presets import Preset, preset_named
 from deepcoro.angiography.write_avi import write_avi
@@ -74,11 +74,6 @@ def is_complete(folder: Path, recipe: Recipe) -> bool:
             "remove it or choose another folder"
         )
     return (folder / "dataset.csv").is_file()
-
-
-def demo_key() -> str:
-    """The key that turns the invented ids into keyed ones. Public on purpose: there is nobody to protect."""
-    return hashlib.sha256(b"deepcoro demo data: a public key for invented patients").hexdigest()
 
 
 def _make_patients(

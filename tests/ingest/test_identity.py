@@ -1,10 +1,12 @@
 """Keyed ids."""
 
 import hashlib
+import logging
 import stat
 
 import pytest
 
+from deepcoro.angiography.demo_key import demo_key
 from deepcoro.config import ConfigError
 from deepcoro.ingest.identity import Identity, load_identity
 
@@ -53,3 +55,57 @@ def test_a_short_key_is_refused(tmp_path):
     (tmp_path / "a.key").write_bytes(b"secret\n")
     with pytest.raises(ConfigError, match="6 bytes"):
         load_identity(tmp_path / "a.key", {})
+
+
+def test_a_key_inside_the_output_folder_is_refused(tmp_path):
+    output = tmp_path / "shards"
+    output.mkdir()
+    (output / "id.key").write_bytes(KEY)
+    (tmp_path / "link.key").symlink_to(output / "id.key")
+    for key in (output / "id.key", tmp_path / "link.key"):
+        with pytest.raises(ConfigError, match="inside the output folder"):
+            load_identity(key, {}, output=output)
+    with pytest.raises(ConfigError, match="inside the output folder"):
+        load_identity(None, {"DEEPCORO_KEY_FILE": str(output / "id.key")}, output=output)
+
+
+def test_the_users_own_key_inside_the_output_folder_is_refused_before_it_is_made(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(ConfigError, match="inside the output folder"):
+        load_identity(None, {}, output=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_key_that_others_can_read_is_told_with_the_remedy_and_the_key_in_use_is_named(tmp_path, caplog):
+    caplog.set_level(logging.INFO)
+    key = tmp_path / "a.key"
+    key.write_bytes(KEY)
+    key.chmod(0o644)
+    load_identity(key, {})
+    assert (
+        "chmod 600 it" in caplog.text
+        and "mode 644" in caplog.text
+        and f"ids are keyed with {key}" in caplog.text
+    )
+    assert KEY.decode() not in caplog.text
+    caplog.clear()
+    key.chmod(0o600)
+    load_identity(key, {})
+    assert "chmod" not in caplog.text
+
+
+def test_generated_films_take_the_public_key_beside_them_and_say_so(tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "demo.key").write_text(demo_key() + "\n")
+    load_identity(None, {}, data)  # no recipe: not generated
+    assert (tmp_path / "home" / ".config").exists() and "PUBLIC" not in caplog.text
+    (data / "recipe.json").write_text("{}")
+    generated = load_identity(None, {}, data)
+    assert generated.keyed("patient", "7") == Identity(demo_key().encode()).keyed("patient", "7")
+    assert "PUBLIC key of generated films" in caplog.text
+    own = tmp_path / "own.key"
+    own.write_bytes(KEY)
+    for given in (load_identity(own, {}, data), load_identity(None, {"DEEPCORO_KEY_FILE": str(own)}, data)):
+        assert given.keyed("patient", "7") == Identity(KEY).keyed("patient", "7")
