@@ -9,11 +9,17 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode())
 
 
-def write_bytes(path: Path, payload: bytes) -> None:
-    """All of the file or none of it, also after a power cut: a reader sees the old content or the new. Makes the folder."""
+def write_bytes(path: Path, payload: bytes, private: bool = False) -> None:
+    """All of the file or none of it, also after a power cut: a reader sees the old content or the new. Makes the folder.
+
+    `private`: only its owner can read it (mode 0600), at no moment anybody else.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(path.name + ".tmp")
-    with temporary.open("wb") as file:
+    if private:
+        temporary.unlink(missing_ok=True)
+    opened = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600 if private else 0o666)
+    with os.fdopen(opened, "wb") as file:
         file.write(payload)
         file.flush()
         os.fsync(file.fileno())
