@@ -17,8 +17,11 @@ from deepcoro.data.manifest import Manifest, read_rejected  # noqa: E402
 from deepcoro.data.sharding import Settings  # noqa: E402
 from deepcoro.data.writer import write_dataset  # noqa: E402
 from deepcoro.ingest.columns import DEFAULT_LABELS, NAMES, find_roles  # noqa: E402
+from deepcoro.ingest.crosswalk import entries_of, merge_crosswalk, prepare_folder  # noqa: E402
 from deepcoro.ingest.film import Rejection, StudySource  # noqa: E402
 from deepcoro.ingest.identity import load_identity  # noqa: E402
+from deepcoro.ingest.review import rare_strings, write_review  # noqa: E402
+from deepcoro.ingest.scrub import Scrubber  # noqa: E402
 from deepcoro.ingest.studies import read_studies  # noqa: E402
 from deepcoro.ingest.table import DELIMITERS, read_table  # noqa: E402
 
@@ -64,6 +67,7 @@ def parse_arguments() -> argparse.Namespace:
     _add_columns(parser)
     _add_storage(parser)
     _add_running(parser)
+    _add_privacy(parser)
     return parser.parse_args()
 
 
@@ -90,15 +94,27 @@ def _add_running(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("running").add_argument
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     add("--workers", type=int, default=min(16, cores), help="processes (default: one a core, at most 16)")
+    burned = "take DICOM films that declare annotation burnt into the pixels"
+    add("--accept_burned_in", action="store_true", help=burned)
+    add("--overwrite", action="store_true", help="replace another data set in the output folder")
+    add("--debug", action="store_true", help="show the full traceback of an error (it may name files)")
+
+
+def _add_privacy(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("privacy", "docs/data.md, section 'Nobody is named'").add_argument
     key = (
         "secret of the ids, outside OUTPUT (default: $DEEPCORO_KEY_FILE, else the public demo.key beside a generated"
         " table, else ~/.config/deepcoro/id.key, made on first use)"
     )
     add("--key_file", type=Path, metavar="FILE", help=key)
-    burned = "take DICOM films that declare annotation burnt into the pixels"
-    add("--accept_burned_in", action="store_true", help=burned)
-    add("--overwrite", action="store_true", help="replace another data set in the output folder")
-    add("--debug", action="store_true", help="show the full traceback of an error (it may name files)")
+    scrub = "take names, dates, numbers and paths out of texts and labels by their pattern (default: on)"
+    add("--scrub", choices=("on", "off"), default="on", help=scrub)
+    crosswalk = (
+        "private folder (0700, outside OUTPUT) for crosswalk.csv, keyed id to original, and review.csv"
+    )
+    add("--crosswalk", type=Path, metavar="FOLDER", help=crosswalk)
+    below = "review.csv lists unknown words met in fewer patients than this (default: 3)"
+    add("--review_below", type=int, default=3, metavar="PATIENTS", help=below)
 
 
 def run(arguments: argparse.Namespace) -> None:
@@ -107,11 +123,21 @@ def run(arguments: argparse.Namespace) -> None:
     given = {role: getattr(arguments, f"{role}_column") for role in NAMES}
     roles = find_roles(table.columns, given, arguments.label_columns)
     identity = load_identity(arguments.key_file, table_folder=arguments.csv.parent, output=arguments.output)
-    studies, rejections = read_studies(table, roles, arguments.csv.parent, identity, settings.report_scope)
+    scrubber = Scrubber(arguments.scrub == "on")
+    if arguments.crosswalk:
+        prepare_folder(arguments.crosswalk, arguments.output)
+    studies, rejections = read_studies(
+        table, roles, arguments.csv.parent, identity, settings.report_scope, scrubber
+    )
     make_folder(arguments.output)
+    rare = rare_strings(studies, arguments.review_below)
+    if arguments.crosswalk:
+        merge_crosswalk(arguments.crosswalk, entries_of(studies, table, roles, arguments.csv.parent))
+        write_review(arguments.crosswalk, rare)
     settings = settings.model_copy(update={"label_columns": list(roles.labels)})
     manifest = write_with_progress(studies, rejections, arguments.output, settings)
     summarise(manifest, arguments.output, len(table.rows))
+    summarise_privacy(scrubber, len(rare), arguments)
 
 
 def make_settings(arguments: argparse.Namespace) -> Settings:
@@ -163,6 +189,22 @@ def summarise(manifest: Manifest, output: Path, num_rows: int) -> None:
     print(f"pixels   mean {manifest.pixel_mean}, std {manifest.pixel_std} (training films)")
     print(f"labels   {', '.join(manifest.label_columns) or 'none'}")
     print(f"written  {output}")
+
+
+def summarise_privacy(scrubber: Scrubber, num_rare: int, arguments: argparse.Namespace) -> None:
+    """Counts only: what was taken out, and how much a human should look at."""
+    taken = (
+        ", ".join(f"{count} x {kind}" for kind, count in scrubber.replaced.most_common()) or "nothing found"
+    )
+    print(f"scrubbed {taken if scrubber.on else 'NOTHING: --scrub off'}")
+    for column, count in scrubber.withheld.most_common():
+        print(
+            f"         {count} cells of '{column}' left out: they look like record numbers or name no projection"
+        )
+    where = (
+        "review.csv beside the crosswalk" if arguments.crosswalk else "give --crosswalk FOLDER to list them"
+    )
+    print(f"review   {num_rare} unknown strings in fewer than {arguments.review_below} patients; {where}")
 
 
 def main() -> int:

@@ -30,15 +30,15 @@ class Scrubber:
         """Kind -> number taken out."""
         self.withheld: Counter[str] = Counter()
         """Label column (or `view`) -> cells left out, since they look like a record number or name no projection."""
-        self._seen: set[str] = set()
+        self._seen: set[int] = set()  # hashes: a million texts would not fit
 
     def text(self, text: str | None) -> str | None:
         """A report as it may enter a shard."""
         if text is None or not self.on:
             return text
         scrubbed = scrub(text)
-        if text not in self._seen:
-            self._seen.add(text)
+        if hash(text) not in self._seen:
+            self._seen.add(hash(text))
             self.replaced.update(scrubbed.replaced)
         return scrubbed.text
 
@@ -62,8 +62,13 @@ class Scrubber:
 _SHORTEST_RECORD_NUMBER = 10**6
 
 
+_VIEW_WORD = re.compile(
+    r"[-+]?\d+(?:\.\d+)?(?:DEG)?|[A-Z]?[2-5]CH?|PLAX|PSAX|SAX|LAX|SSN|SUBCOSTAL|STRAIGHT|VIEW"
+)
+
+
 def _is_view_word(word: str) -> bool:
-    return len(word) <= 4 or normal_form(word) in KNOWN_WORDS or word.replace(".", "").lstrip("-+").isdigit()
+    return normal_form(word) in KNOWN_WORDS or _VIEW_WORD.fullmatch(word.upper()) is not None
 
 
 @lru_cache(4096)
@@ -142,13 +147,13 @@ _ID_LABEL = (
     r"m[ée]dical\s+record(?:\s+number)?|hospital\s+(?:no|number)|num[ée]ro(?:\s+de\s+dossier)?|permis|licen[cs]e|license\s+no)"
 )
 _NUMERIC: list[tuple[str, re.Pattern[str], Replace]] = [
-    ("EMAIL", re.compile(r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+"), _put("[EMAIL]")),
+    ("EMAIL", re.compile(r"(?<![\w.+-])[\w.+-]{1,64}@[\w-]+(?:\.[\w-]+)+"), _put("[EMAIL]")),
     ("URL", re.compile(r"\b(?:https?|ftp|s3|gs|file)://\S+|\bwww\.\S+", re.IGNORECASE), _put("[URL]")),
     (
         "PATH",
         re.compile(
             r"(?:\b[A-Za-z]:\\|\\\\)[^\s,;\"']+|(?<![\w/.])/(?:[\w.~^-]+/)+[\w.^-]*"
-            r"|[^\s,;\"'\[\]]+\.(?:dcm|dicom|ima|avi|mp4|mkv|mov|wmv|mpe?g|np[yz]|png|jpe?g|tiff?|bmp|pdf|docx?|xlsx?|csv|txt|rtf|hl7|xml|zip)\b",
+            r"|(?<![^\s,;\"'\[\]])[^\s,;\"'\[\]]+\.(?:dcm|dicom|ima|avi|mp4|mkv|mov|wmv|mpe?g|np[yz]|png|jpe?g|tiff?|bmp|pdf|docx?|xlsx?|csv|txt|rtf|hl7|xml|zip)\b",
             re.IGNORECASE,
         ),
         _put("[PATH]"),

@@ -10,6 +10,7 @@ from deepcoro.config import DataError
 from deepcoro.ingest.columns import Roles, label_of, number_of_cell, side_of, view_of_cell
 from deepcoro.ingest.film import FilmSource, Rejection, StudySource
 from deepcoro.ingest.identity import Identity
+from deepcoro.ingest.scrub import Scrubber
 from deepcoro.ingest.table import Table
 from deepcoro.sample import Scope, canonical_text
 
@@ -28,14 +29,20 @@ class _Row(NamedTuple):
 
 
 def read_studies(
-    table: Table, roles: Roles, folder: Path, identity: Identity, scope: Scope
+    table: Table,
+    roles: Roles,
+    folder: Path,
+    identity: Identity,
+    scope: Scope,
+    scrubber: Scrubber | None = None,
 ) -> tuple[list[StudySource], list[Rejection]]:
     """Studies in the order of the table, and the rows that give no film. Paths are relative to `folder` unless absolute.
+    Texts, words of labels and names of views enter as `scrubber` leaves them (a new one unless given).
 
     Without a split column patients (studies, where no patient is named) are drawn 80/10/10 by keyed hash. DataError when
     a study has two patients or two splits, when a split has another name, or when texts disagree within their scope.
     """
-    reader = _RowReader(roles, folder, identity)
+    reader = _RowReader(roles, folder, identity, scrubber or Scrubber())
     rows, rejections = [], []
     for number, cells in enumerate(table.rows, start=1):
         result = reader.read(number, cells)
@@ -59,7 +66,8 @@ def _reasons(rejections: Sequence[Rejection]) -> str:
 class _RowReader:
     """Reads one row at a time; remembers the films seen, to refuse the second of two equal rows."""
 
-    def __init__(self, roles: Roles, folder: Path, identity: Identity) -> None:
+    def __init__(self, roles: Roles, folder: Path, identity: Identity, scrubber: Scrubber) -> None:
+        self._scrubber = scrubber
         self._roles = roles
         self._folder = folder.resolve()
         self._identity = identity
@@ -92,8 +100,7 @@ class _RowReader:
     def _locate(self, cell: str) -> tuple[Path, str]:
         """The file and its keyed id. A path below the table's folder has the same id wherever that folder lies."""
         path = self._folder / cell
-        relative = path.relative_to(self._folder) if path.is_relative_to(self._folder) else path
-        return path, self._identity.keyed("clip", relative.as_posix())
+        return path, self._identity.keyed("clip", original_clip(path, self._folder))
 
     def _split(self, number: int, cells: Cells) -> str | None:
         if self._roles.split is None:
@@ -112,14 +119,22 @@ class _RowReader:
             row=number,
             path=path,
             clip=clip,
-            text=cell(roles.report),
+            text=self._scrubber.text(cell(roles.report)),
             side=side_of(cell(roles.side)),
-            view=view_of_cell(cell(roles.view)),
+            view=self._scrubber.view(view_of_cell(cell(roles.view))),
             primary_angle_deg=number_of_cell(cell(roles.primary_angle)),
             secondary_angle_deg=number_of_cell(cell(roles.secondary_angle)),
             frame_rate_fps=number_of_cell(cell(roles.frame_rate)),
-            labels=tuple((column, label_of(column, cells[column])) for column in roles.labels),
+            labels=tuple(
+                (column, self._scrubber.label(column, label_of(column, cells[column])))
+                for column in roles.labels
+            ),
         )
+
+
+def original_clip(path: Path, folder: Path) -> str:
+    """What the id of a film is made from: its path, relative to the table's (resolved) folder where it lies below it."""
+    return (path.relative_to(folder) if path.is_relative_to(folder) else path).as_posix()
 
 
 def _cell(cells: Cells, column: str | None) -> str | None:
