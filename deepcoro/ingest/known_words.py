@@ -117,6 +117,7 @@ electronically electroniquement read lu reviewed revu verified verifie interpret
 heure le age sex sexe male female homme femme man woman old monsieur madame mrs mr ms mme mlle dr dre prof professor professeur md frcpc age's
 january february march april june july august september october november december janvier fevrier mars avril mai juin juillet aout septembre
 octobre novembre decembre monday tuesday wednesday thursday friday saturday sunday lundi mardi mercredi jeudi vendredi samedi dimanche yes no oui
+dossier record chart number numero id accession uid patient vu vue probe lvgram mid
 unknown inconnu inconnue pci poci postpci inference train val film films clip clips video videos cine frame frames run runs series serie
 angiogramme comparison comparaison technique antecedents histoire facteurs risque risk factors smoking tabac tabagisme dyslipidemia dyslipidemie
 hta htn cholesterol family familiale familial history obesity obesite renal renale kidney rein dialysis dialyse copd mpoc stroke avc tia ait
