@@ -34,6 +34,7 @@ class VideoTextModel(nn.Module):
         video = config.data.fields["video"]
         self.precision = config.precision
         self.clips_per_chunk = config.clips_per_chunk
+        self.augment = config.augment.build(config.seed)
         self.normalisation = PixelNormalisation(pixel_mean, pixel_std)
         self.towers = nn.ModuleDict(
             {
@@ -52,8 +53,11 @@ class VideoTextModel(nn.Module):
     def forward(self, batch: Batch, task: Literal["losses", "features"] = "losses") -> dict[str, Any]:
         """`losses`: {objective: {"sum": this rank's share, ...metrics}}; `features`: what embeds `video` rows and `text` rows.
 
-        A batch without `video` or without `report` gives the features of the other alone (prompts have no film).
+        In training mode films are augmented first. A batch without `video` or without `report` gives the features of the other
+        alone (prompts have no film).
         """
+        if self.training and "video" in batch:
+            batch = batch | {"video": self.augment(batch["video"], batch["clip_mask"], batch["position"])}
         features = {}
         with self._autocast():
             if "video" in batch:

@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 import pydantic
 
+from deepcoro.augment import Config as Augment
 from deepcoro.config import Block, parse, read_tree, typed_by_key
 from deepcoro.data.config import Data
 from deepcoro.metrics import Metric, retrieval, zero_shot
@@ -139,6 +140,8 @@ class RunConfig(Block):
     """Clips the video tower encodes at a time; the first memory switch. Unset = all of the micro-step."""
     data: Data = Data()
     """Where the samples come from."""
+    augment: Augment = Augment()
+    """Random changes of training films on the device."""
     towers: Towers = Towers()
     """The encoders."""
     pooler: Pooler = mean.Config()

@@ -25,7 +25,7 @@ LAYERS = [
         "bootstrap",
     },
     {"kernels"},
-    {"fields", "ingest", "pairing"},
+    {"fields", "ingest", "pairing", "augment"},
     {"data"},
     {"towers", "poolers", "losses", "metrics"},
     {"objectives"},
@@ -48,7 +48,17 @@ LAYERS = [
 ]
 # The model never reads shards: data and ingest stand beside it.
 BESIDE = {"data", "ingest"}
-MODEL_SIDE = {"kernels", "towers", "poolers", "losses", "metrics", "objectives", "model", "features"}
+MODEL_SIDE = {
+    "augment",
+    "kernels",
+    "towers",
+    "poolers",
+    "losses",
+    "metrics",
+    "objectives",
+    "model",
+    "features",
+}
 
 
 def modules() -> list[Path]:

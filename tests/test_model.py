@@ -138,11 +138,20 @@ def test_windows_of_a_film_are_encoded_as_clips_of_its_row(tiny_shards: Path, tm
     assert batch["clip_mask"].shape == (GLOBAL_BATCH, 6) and len(batch["video"]) == batch["clip_mask"].sum()
     with torch.no_grad():
         together = model(batch, task="features")["video"]
-        alone = dict(
-            batch,
-            clip_mask=batch["clip_mask"][-1:],
-            video=batch["video"][-int(batch["clip_mask"][-1].sum()) :],
-        )
+        alone = dict(batch, video=batch["video"][-int(batch["clip_mask"][-1].sum()) :])
+        alone |= {name: batch[name][-1:] for name in ("clip_mask", "position")}
         torch.testing.assert_close(
             model(alone, task="features")["video"], together[-1:], rtol=1e-5, atol=1e-6
         )
+
+
+def test_films_are_augmented_in_training_and_never_in_evaluation(tiny_shards: Path, tmp_path: Path) -> None:
+    plain, batch = model_and_batch(tiny_shards, tmp_path)
+    changed, _ = model_and_batch(tiny_shards, tmp_path, "augment.rotation_deg=30", "augment.brightness=0.3")
+    changed.load_state_dict(plain.state_dict())
+    with torch.no_grad():
+        evaluated = [model.eval()(batch, task="features")["video"] for model in (plain, changed)]
+        trained = [model.train()(batch, task="features")["video"] for model in (changed, changed)]
+    assert torch.equal(*evaluated)
+    assert torch.equal(*trained), "the same rows are shown the same way, also after a resume"
+    assert not torch.allclose(trained[0], evaluated[0], atol=1e-4)
