@@ -38,6 +38,15 @@ def broadcast_object(obj: Object, source: int = 0) -> Object:
     return box[0]
 
 
+def gather_objects(obj: Object) -> list[Object]:
+    """Every rank's picklable object, in order of ranks, on every rank."""
+    if world_size() == 1:
+        return [obj]
+    box: list[Any] = [None] * world_size()
+    dist.all_gather_object(box, obj)
+    return box
+
+
 def any_rank(flag: bool) -> bool:
     """True on every rank if it is true on one. Waits for the device."""
     if world_size() == 1:

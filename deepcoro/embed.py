@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from deepcoro import distributed
 from deepcoro.build import Parts
-from deepcoro.data.plan import evaluation_rows
+from deepcoro.data.damage import unreadable_of_split
 from deepcoro.data.shards import Shards
-from deepcoro.data.stream import evaluation_batches
+from deepcoro.data.stream import EvaluationStream
 from deepcoro.data.units import Units
 from deepcoro.evaluated import Evaluated
 from deepcoro.model import to_device
@@ -30,7 +30,7 @@ def embed_split(
     """The whole split; the same on every rank. Collective. Leaves the model in evaluation mode."""
     model.eval()
     units = parts.shards.units(split, config.data.multi_video, config.data.num_videos)
-    seen, films = _embed_films(model, config, parts, units)
+    seen, films, unreadable = _embed_films(model, config, parts, units)
     facts = _facts(parts.shards, units, seen) if distributed.rank() == 0 else None
     facts = distributed.broadcast_object(facts)
     prompts = list(prompts)
@@ -48,31 +48,31 @@ def embed_split(
         text_of_film=facts.text_of_film,
         labels=facts.labels,
         prompts=dict(zip(prompts, embedded[num_texts:], strict=True)),
-        num_unreadable=len(units) - len(seen),
+        unreadable=unreadable,
     )
 
 
 def _embed_films(
     model: nn.Module, config: RunConfig, parts: Parts, units: Units
-) -> tuple[np.ndarray, np.ndarray]:
-    """Units in ascending order and their embeddings; padding and unreadable samples are gone."""
+) -> tuple[np.ndarray, np.ndarray, dict[str, str]]:
+    """Units in ascending order and their embeddings, without padding; those that could not be read apart, and why."""
     device = next(model.parameters()).device
     fields = {name: field for name, field in parts.fields.items() if name != "report"}
     rank, world_size = distributed.rank(), distributed.world_size()
-    batches = evaluation_batches(
+    batches = EvaluationStream(
         parts.shards, units, fields, config.evaluation_batch_size, rank, world_size, config.data.num_workers
     )
-    count = len(evaluation_rows(len(units), config.evaluation_batch_size, world_size, rank))
     seen, embedded = [], []
-    for batch in _progress(batches, f"embed {units.split}", count):
+    for batch in _progress(batches, f"embed {units.split}", len(batches)):
         features = model(to_device(batch, device), task="features")["video"]
         seen.append(torch.where(batch["valid"], batch["unit"], -1))
         embedded.append(features.float())
+    unreadable = unreadable_of_split(batches.bad, len(units), config.data.max_bad_fraction)
     unit_of_row = distributed.gather_rows(torch.cat(seen).to(device)).cpu().numpy()
     rows = distributed.gather_rows(torch.cat(embedded)).cpu().numpy()
     order = np.argsort(unit_of_row, kind="stable")
     order = order[unit_of_row[order] >= 0]
-    return unit_of_row[order], rows[order]
+    return unit_of_row[order], rows[order], unreadable
 
 
 def _embed_texts(model: nn.Module, config: RunConfig, tokenizer: Any, texts: list[str]) -> np.ndarray:

@@ -41,13 +41,14 @@ def run(config: RunConfig) -> int:
     model = load_model(config, parts, saved).to(accelerator.device)
     evaluated, numbers, notes = evaluate_split(model, config, parts, split)
     if distributed.rank() == 0:
-        if evaluated.num_unreadable:
+        if evaluated.unreadable:
             notes.append(
-                f"{evaluated.num_unreadable} samples of the split could not be read and are left out"
+                f"{len(evaluated.unreadable)} samples of the split could not be read and are left out"
             )
         record = {
             "metrics": numbers,
             "notes": notes,
+            "unreadable": dict(evaluated.unreadable),
             "split": split,
             "data": parts.shards.folder.name,
             "data_fingerprint": parts.shards.fingerprint,
@@ -133,7 +134,7 @@ def _data_summary(evaluated: Evaluated) -> dict[str, int | str]:
         "studies": len(set(evaluated.studies)),
         "films": len(evaluated.clips),
         "distinct reports": len(evaluated.texts),
-        "unreadable": evaluated.num_unreadable,
+        "unreadable": len(evaluated.unreadable),
     }
 
 

@@ -1,7 +1,7 @@
 """What metrics, predictions and report read: one split after the model has seen it. Numbers only, on one rank, no model."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -31,5 +31,5 @@ class Evaluated:
     """Label column -> value of each film; None = not assessed."""
     prompts: Mapping[str, np.ndarray]
     """L2-normalised embedding [dim] of every sentence that a metric asked for."""
-    num_unreadable: int = 0
-    """Samples of the split that could not be read."""
+    unreadable: Mapping[str, str] = field(default_factory=dict)
+    """Key of each sample of the split that could not be read -> shard and reason."""

@@ -202,6 +202,12 @@ def _warnings(inputs: ReportInputs) -> list[str]:
         found.append("There are no results yet: this run has not been evaluated.")
     if inputs.history and not any(key.startswith("val/") for line in inputs.history for key in line):
         found.append("Nothing was measured on a validation split during training.")
+    lost = [line for line in inputs.history if line.get("data/bad_samples")]
+    if lost:
+        found.append(
+            f"{lost[-1]['data/bad_samples']:.0f} samples ({lost[-1]['data/bad_fraction']:.2%}) could not be read in training and "
+            "were masked; damaged_samples.csv in the run folder names them."
+        )
     if inputs.split != "val" and (inputs.times_computed or 0) > 1:
         found.append(
             f"This split has been evaluated {inputs.times_computed} times in this run; a choice made after looking "

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from deepcoro import atomic, checkpoint, distributed, evaluate
 from deepcoro.build import Parts, build_model, build_parts
 from deepcoro.config import ConfigError, DataError, dump, show
+from deepcoro.data.damage import Damage
 from deepcoro.data.order import Shuffled
 from deepcoro.data.plan import Plan
 from deepcoro.data.stream import TrainingStream
@@ -64,6 +65,7 @@ def run(config: RunConfig) -> int:
     try:
         with Preemption() as preemption:
             code = _loop(training, tracker, preemption)
+            training.stream.damage.end_run()
     finally:
         tracker.close()
     if code == 0 and is_main:
@@ -92,9 +94,8 @@ def _prepare(config: RunConfig, accelerator: Any) -> Run:
         logger.info("parameters: %s", num_parameters(model))
     flops = _flops_per_sample(config, model, accelerator.device)
     engine = Engine(accelerator, model, build_optimizer(model, config.optim), config)
-    stream = TrainingStream(
-        parts.shards, units, parts.fields, plan, config.data.num_workers, config.data.max_bad_fraction
-    )
+    damage = Damage(plan.num_units, config.data.max_bad_fraction, config.run_dir)
+    stream = TrainingStream(parts.shards, units, parts.fields, plan, config.data.num_workers, damage)
     training = Run(config, parts, engine, stream, plan, max_steps, flops)
     if saved is not None:
         _resume(training, saved)
@@ -157,8 +158,11 @@ def _loop(training: Run, tracker: Tracker, preemption: Preemption) -> int:
         progress.step += 1
         stopwatch.step_done(training.plan.rows_per_step)
         is_last = progress.step == training.max_steps
-        if is_last or progress.step % config.tracking.log_every_steps == 0:
+        epoch = _epoch_that_ended(training)
+        if is_last or epoch is not None or progress.step % config.tracking.log_every_steps == 0:
             tracker.log(progress.step, _numbers(training, record, window) | stopwatch.read())
+        if epoch is not None:
+            training.stream.damage.end_epoch(epoch)
         tracker.advance(progress.step)
         is_better, must_stop = _evaluate_if_due(training, tracker, is_last)
         preempted = preemption.requested()
@@ -177,6 +181,14 @@ def _loop(training: Run, tracker: Tracker, preemption: Preemption) -> int:
         if must_stop:
             break
     return 0
+
+
+def _epoch_that_ended(training: Run) -> int | None:
+    """The last epoch that the step before this moment finished; the same on every rank."""
+    end = training.progress.step * training.plan.rows_per_step
+    done = end // training.plan.num_units
+    is_new = done > (end - training.plan.rows_per_step) // training.plan.num_units
+    return done - 1 if is_new else None
 
 
 @dataclass
@@ -232,8 +244,10 @@ def _seed_of(*numbers: int) -> int:
 def _numbers(training: Run, record: Record, window: list[Batch]) -> dict[str, float]:
     """Reads a record: the one place of the loop that waits for the device."""
     names = list(record.sums)
-    packed = torch.cat([*record.sums.values(), *record.metrics.values()]).float()
-    totals = distributed.sum_over_ranks(packed).tolist()
+    damage = training.stream.damage
+    own_bad = torch.tensor([float(damage.own)], device=training.engine.device)
+    packed = torch.cat([own_bad, *record.sums.values(), *record.metrics.values()]).float()
+    bad, *totals = distributed.sum_over_ranks(packed).tolist()
     losses = {
         name: total / max(record.counts[name].item(), 1) for name, total in zip(names, totals, strict=False)
     }
@@ -247,7 +261,9 @@ def _numbers(training: Run, record: Record, window: list[Batch]) -> dict[str, fl
     if record.grad_norm is not None:
         numbers["train/grad_norm"] = float(record.grad_norm)
     numbers |= {f"lr/{label}": lr for label, lr in record.lr.items() if not label.endswith("_no_decay")}
-    numbers["epoch"] = (training.progress.step * training.plan.rows_per_step) / training.plan.num_units
+    position = training.progress.step * training.plan.rows_per_step
+    numbers["epoch"] = position / training.plan.num_units
+    numbers |= damage.agree(round(bad), position)
     _refuse_non_finite(training, numbers, window)
     return numbers
 
@@ -293,6 +309,7 @@ def _evaluate_if_due(training: Run, tracker: Tracker, is_last: bool) -> tuple[bo
 def _save(training: Run, is_better: bool) -> None:
     config, progress = training.config, training.progress
     position = progress.step * training.plan.rows_per_step
+    training.stream.damage.merge()
     state = {
         "config": dump(config),
         "progress": vars(progress),

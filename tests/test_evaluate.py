@@ -120,7 +120,14 @@ def test_a_damaged_film_is_left_out_and_told(
     content = bytearray(tar.read_bytes())
     content[place.offset + 20] ^= 255
     tar.write_bytes(content)
-    assert two_ranks.run(main_on_rank, "ddp", *evaluation(shards, run_dir)) == [0, 0]
+    assert two_ranks.run(main_on_rank, "ddp", *evaluation(shards, run_dir)) == [
+        2,
+        2,
+    ], "1 of so few is too many"
+    words = evaluation(shards, run_dir, "data.max_bad_fraction=0.2")
+    assert two_ranks.run(main_on_rank, "ddp", *words) == [0, 0]
+    assert list(results(run_dir)["unreadable"]) == [units.name(5)]
+    assert results(run_dir)["unreadable"][units.name(5)].startswith(f"{tar.name}: clip ")
     assert any("1 samples of the split could not be read" in note for note in results(run_dir)["notes"])
     names = {row["clip"] for row in predictions(run_dir)}
     assert {row["clip"] for row in predictions(evaluated)} - names == {units.name(5)}

@@ -23,7 +23,7 @@ class Data(Block):
     num_workers: int = pydantic.Field(default=2, ge=0)
     """Loader processes per rank; they only read and decode, so their number never changes the order."""
     max_bad_fraction: float = pydantic.Field(default=0.01, ge=0, le=1)
-    """Largest share of unreadable samples before the run stops; fewer are masked, counted and named in the log."""
+    """Largest share of unreadable samples, over all ranks, before the run or the evaluation stops; fewer are masked, counted and named."""
     fields: dict[str, Field] = {"video": video.Config(), "report": report.Config()}
     """What a batch holds; the key is the batch key and the default `type`. `false` takes a default field out."""
 

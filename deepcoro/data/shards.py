@@ -63,6 +63,10 @@ class Shards:
         """The verified record of a study. DataError, named by shard and key, when it cannot be read."""
         return self._cached_study(int(row))
 
+    def shard_of(self, row: int) -> str:
+        """Name of the tar that holds a study."""
+        return self.manifest.shards[int(self.studies.shard[row])].name
+
     def read_clip(self, row: int, clip: int) -> bytes:
         """The verified bytes of one film. DataError, named by shard and key, when they cannot be read."""
         if not 0 <= clip < self.studies.num_clips[row]:

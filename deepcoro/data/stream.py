@@ -4,7 +4,6 @@ A sample that cannot be read keeps its row with `valid` false and is masked ever
 """
 
 import atexit
-import logging
 import multiprocessing
 import os
 import signal
@@ -17,12 +16,11 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from deepcoro.config import DataError
+from deepcoro.data.damage import Bad, Damage
 from deepcoro.data.plan import Plan, Row, evaluation_rows, rows_from
 from deepcoro.data.shards import Shards
 from deepcoro.data.units import Units
 from deepcoro.sample import StudyRecord
-
-logger = logging.getLogger(__name__)
 
 Batch = dict[str, Any]
 _BATCHES_AHEAD = 2
@@ -48,10 +46,10 @@ class BuiltField(Protocol):
 
 
 class Fetched(NamedTuple):
-    """A batch and, for each of its samples that could not be read, key and reason."""
+    """A batch, and those of its samples that could not be read."""
 
     batch: Batch
-    bad: list[tuple[str, str]]
+    bad: list[Bad]
 
 
 class Fetch(Dataset):
@@ -71,7 +69,7 @@ class Fetch(Dataset):
                 samples.append(self._sample(row) if row.unit >= 0 else None)
             except DataError as error:
                 samples.append(None)
-                bad.append((self._units.name(row.unit), str(error)))
+                bad.append(self._told(row.unit, error))
         batch: Batch = {
             "valid": torch.tensor([sample is not None for sample in samples]),
             "unit": torch.tensor([row.unit for row in rows], dtype=torch.int64),
@@ -81,6 +79,10 @@ class Fetch(Dataset):
             values = [None if sample is None else sample[name] for sample in samples]
             batch.update(field.collate(values, self._units.num_videos))
         return Fetched(batch, bad)
+
+    def _told(self, unit: int, error: DataError) -> Bad:
+        shard = self._shards.shard_of(int(self._units.study_row[unit]))
+        return Bad(self._units.name(unit), shard, str(error).removeprefix(f"{shard}: "))
 
     def _sample(self, row: Row) -> dict[str, Any]:
         study_row = int(self._units.study_row[row.unit])
@@ -111,25 +113,21 @@ class TrainingStream:
         fields: dict[str, BuiltField],
         plan: Plan,
         num_workers: int = 0,
-        max_bad_fraction: float = 0.01,
+        damage: Damage | None = None,
         start_position: int = 0,
     ) -> None:
-        self.quarantine: dict[str, str] = {}
-        """Key of each unit that could not be read, and why; only of batches that were handed out."""
+        self.damage = damage or Damage(plan.num_units, 1.0)
+        """What could not be read; only of batches that were handed out."""
         self.start_position = start_position
         self._plan = plan
         self._fetch = Fetch(shards, units, fields, plan.seed)
         self._fingerprint = shards.fingerprint
         self._num_workers = num_workers
-        self._max_bad_fraction = max_bad_fraction
 
     def __iter__(self) -> Iterator[Batch]:
-        """DataError as soon as more than `max_bad_fraction` of this rank's samples are bad."""
         loader = _loader(self._fetch, _PlannedRows(self._plan, self.start_position), self._num_workers)
-        end = self.start_position
         for batch, bad in loader:
-            end += self._plan.rows_per_micro_step
-            self._record(bad, end)
+            self.damage.note(bad)
             yield batch
 
     def state(self, position: int) -> dict[str, Any]:
@@ -139,8 +137,7 @@ class TrainingStream:
             "position": position,
             "seed": self._plan.seed,
             "fingerprint": self._fingerprint,
-            "quarantine": dict(self.quarantine),
-        }
+        } | self.damage.state()
 
     def restore(self, state: dict[str, Any]) -> None:
         """Goes on where `state` was taken. DataError when order or data are not the ones it speaks of."""
@@ -151,38 +148,40 @@ class TrainingStream:
                     " here; restore the data, or start a new run from its weights"
                 )
         self.start_position = state["position"]
-        self.quarantine = dict(state["quarantine"])
-
-    def _record(self, bad: list[tuple[str, str]], end: int) -> None:
-        _log(bad)
-        self.quarantine.update(bad)
-        num_units, world_size = self._plan.num_units, self._plan.world_size
-        # One rank sees a share of the units in the first epoch and all of them in time.
-        seen = min(max(end, num_units) / world_size, num_units)
-        if bad and len(self.quarantine) > self._max_bad_fraction * seen:
-            raise DataError(
-                f"{len(self.quarantine)} of about {seen:.0f} samples cannot be read, more than max_bad_fraction"
-                f" {self._max_bad_fraction} allows; the last: {bad[-1][1]}. Restore the shards or raise data.max_bad_fraction"
-            )
+        self.damage.restore(state)
 
 
-def evaluation_batches(
-    shards: Shards,
-    units: Units,
-    fields: dict[str, BuiltField],
-    batch_size: int,
-    rank: int = 0,
-    world_size: int = 1,
-    num_workers: int = 0,
-) -> Iterator[Batch]:
+class EvaluationStream:
     """Every unit once over all ranks, as many batches on each; rows of padding have `unit` -1. Nothing is drawn.
 
     A unit that cannot be read is logged and keeps its row: `unit` >= 0 and `valid` false.
     """
-    batches = evaluation_rows(len(units), batch_size, world_size, rank)
-    for batch, bad in _loader(Fetch(shards, units, fields, None), batches, num_workers):
-        _log(bad)
-        yield batch
+
+    def __init__(
+        self,
+        shards: Shards,
+        units: Units,
+        fields: dict[str, BuiltField],
+        batch_size: int,
+        rank: int = 0,
+        world_size: int = 1,
+        num_workers: int = 0,
+    ) -> None:
+        self.bad: list[Bad] = []
+        """What this rank could not read; only of batches that were handed out."""
+        self._fetch = Fetch(shards, units, fields, None)
+        self._batches = evaluation_rows(len(units), batch_size, world_size, rank)
+        self._num_workers = num_workers
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __iter__(self) -> Iterator[Batch]:
+        damage = Damage(max(len(self), 1), 1.0)
+        for batch, bad in _loader(self._fetch, self._batches, self._num_workers):
+            damage.note(bad)
+            self.bad += bad
+            yield batch
 
 
 class _PlannedRows(Sampler):
@@ -228,8 +227,3 @@ def _start_worker(leaving: Any, worker: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-
-
-def _log(bad: list[tuple[str, str]]) -> None:
-    for key, reason in bad:
-        logger.warning("sample %s is masked: %s", key, reason)
