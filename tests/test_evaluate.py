@@ -115,7 +115,7 @@ def test_a_damaged_film_is_left_out_and_told(
     shards = shutil.copytree(tiny_shards, tmp_path / "shards")
     opened = Shards.open(shards)
     units = opened.units("test", False, 1)
-    place = opened._clips.place(int(opened._studies.first_clip[units.study_row[5]]) + int(units.clip[5]))
+    place = opened._clips.place(int(opened.studies.first_clip[units.study_row[5]]) + int(units.clip[5]))
     tar = shards / opened.manifest.shards[place.shard].name
     content = bytearray(tar.read_bytes())
     content[place.offset + 20] ^= 255
