@@ -16,6 +16,18 @@ _KEYWORDS = (
     "VOILUTSequence", "WindowCenter", "WindowWidth", "VOILUTFunction",
 )  # fmt: skip
 _PERCENTILES = (0.5, 99.5)
+_XRAY_KINDS = ("12.1", "12.2", "12.1.1", "12.2.1")
+
+
+def grey_scale_of(header: "Dataset") -> str:
+    """What `display_table` will go by: `voi_table`, `window` (`window 1 of 3` when there are several), `stored` or `percentiles`."""
+    scale = _scale_elements(header)
+    if scale.get("VOILUTSequence"):
+        return "voi_table"
+    if _first_window(scale) is not None:
+        several = _count(scale.get("WindowCenter"))
+        return "window" if several == 1 else f"window 1 of {several}"
+    return "stored" if int(find(header, "BitsStored") or 8) <= 8 else "percentiles"
 
 
 def display_table(header: "Dataset", sample: Callable[[], np.ndarray]) -> np.ndarray:
@@ -40,14 +52,15 @@ def display_table(header: "Dataset", sample: Callable[[], np.ndarray]) -> np.nda
     return np.rint(unit * 255.0).astype(np.uint8)
 
 
-def to_display(frame: np.ndarray, table: np.ndarray) -> np.ndarray:
-    """Looks the values up. Bits above BitsStored are cut off: old files keep overlays there."""
-    return table[_bit_pattern(frame, len(table))]
+def to_display(frame: np.ndarray, table: np.ndarray, shift: int = 0) -> np.ndarray:
+    """Looks the values up, which begin `shift` bits up their word. Bits above are cut off: old files keep overlays there."""
+    return table[_bit_pattern(frame, len(table), shift)]
 
 
-def _bit_pattern(stored: np.ndarray, num_values: int) -> np.ndarray:
+def _bit_pattern(stored: np.ndarray, num_values: int, shift: int = 0) -> np.ndarray:
     native = stored.astype(stored.dtype.newbyteorder("="), copy=False)
-    return native.view(f"u{native.dtype.itemsize}") & (num_values - 1)
+    words = native.view(f"u{native.dtype.itemsize}")
+    return (words >> shift if shift else words) & (num_values - 1)
 
 
 def _scale_elements(header: "Dataset") -> "Dataset":
@@ -57,9 +70,18 @@ def _scale_elements(header: "Dataset") -> "Dataset":
     scale.file_meta = header.file_meta
     for keyword in _KEYWORDS:
         value = find(header, keyword)
-        if value is not None:
+        if value is not None and not (keyword == "ModalityLUTSequence" and _is_intensity_table(header)):
             setattr(scale, keyword, value)
     return scale
+
+
+def _is_intensity_table(header: "Dataset") -> bool:
+    """In X-ray films the modality table of LOG or DISP values leads back to beam intensity: for subtraction, not for display.
+
+    PS3.17 FFF.2.3.1.3; dcm4che does the same. A model sees what the physician sees.
+    """
+    kind = str(header.get("SOPClassUID", "") or "").removeprefix("1.2.840.10008.5.1.4.1.1.")
+    return kind in _XRAY_KINDS and find(header, "PixelIntensityRelationship") in ("LOG", "DISP")
 
 
 def _unit_interval(
@@ -68,14 +90,23 @@ def _unit_interval(
     """Display intensity 0..1 of each modality value."""
     if scale.get("VOILUTSequence"):
         return _voi_table(values, scale)
-    center, width = _first(scale.get("WindowCenter")), _first(scale.get("WindowWidth"))
-    if center is not None and width is not None and width > 0:
-        return _window(values, center, width, str(scale.get("VOILUTFunction", "LINEAR") or "LINEAR"))
+    window = _first_window(scale)
+    if window is not None:
+        return _window(values, *window, str(scale.get("VOILUTFunction", "LINEAR") or "LINEAR"))
     if bits <= 8:
         low, high = values.min(), values.max()
     else:
         low, high = np.percentile(values[_bit_pattern(sample(), len(values))], _PERCENTILES)
     return np.clip((values - low) / max(high - low, 1.0), 0.0, 1.0)
+
+
+def _first_window(scale: "Dataset") -> tuple[float, float] | None:
+    center, width = _first(scale.get("WindowCenter")), _first(scale.get("WindowWidth"))
+    return (center, width) if center is not None and width is not None and width > 0 else None
+
+
+def _count(value: object) -> int:
+    return len(value) if hasattr(value, "__len__") and not isinstance(value, str) else 1
 
 
 def _first(value: object) -> float | None:

@@ -3,11 +3,24 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
+from deepcoro.ingest.positioner import Plane
 from deepcoro.sample import Side
+
+
+Modality = Literal["XA", "US"]
+
+
+class Box(NamedTuple):
+    """A rectangle of pixels; the ends lie outside."""
+
+    top: int
+    bottom: int
+    left: int
+    right: int
 
 
 class RejectedFilm(Exception):
@@ -27,6 +40,25 @@ class Film:
     """LAO positive."""
     secondary_angle_deg: float | None = None
     """Cranial positive."""
+    rotation_deg: float | None = None
+    """Arc that the C-arm travels during the film; None when it does not move."""
+    source_to_detector_mm: float | None = None
+    source_to_patient_mm: float | None = None
+    """To the isocentre, where the heart lies."""
+    imager_pixel_spacing_mm: float | None = None
+    """Side of a pixel of these frames at the detector."""
+    height: int | None = None
+    """Rows of these frames, px."""
+    modality: Modality | None = None
+    """What made the film; None where the file does not tell."""
+    grey_scale: str | None = None
+    """Which display scale of the header was taken: `window`, `window 1 of 3`, `voi_table`, `stored`, `percentiles`."""
+    plane: Plane | None = None
+    """Of a biplane run; never stored as such."""
+    regions: tuple[Box, ...] = ()
+    """Where the header says that the ultrasound image lies."""
+    declares_burned_in: bool = False
+    """The header says that names or dates are in the pixels."""
     announced_frames: int | None = None
     """Frames that the header promises."""
     order: tuple[str, ...] | None = None

@@ -1,5 +1,7 @@
-"""The few facts that a DICOM header may tell: frame rate, angles, order of acquisition. Each is read here and nowhere else."""
+"""The few facts that a DICOM header may tell of time: frame rate and order of acquisition; and the list of all that is read."""
 
+import datetime
+import itertools
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -10,9 +12,12 @@ if TYPE_CHECKING:
 
 _FASTEST_FPS = 1000.0
 
+PHILIPS_RATE = 0x7FDF1074
+"""Private element in which Philips ultrasound keeps its frame rate."""
+
 READ = (
     "SOPClassUID", "Modality", "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "BurnedInAnnotation",
-    "PhotometricInterpretation", "PresentationLUTShape", "BitsStored", "PixelRepresentation", "ExtendedOffsetTable",
+    "PhotometricInterpretation", "PresentationLUTShape", "PixelIntensityRelationship", "BitsStored", "HighBit", "PixelRepresentation", "ExtendedOffsetTable",
     "RescaleSlope", "RescaleIntercept", "ModalityLUTSequence", "VOILUTSequence", "WindowCenter", "WindowWidth",
     "VOILUTFunction", "RedPaletteColorLookupTableDescriptor", "GreenPaletteColorLookupTableDescriptor",
     "BluePaletteColorLookupTableDescriptor", "RedPaletteColorLookupTableData", "GreenPaletteColorLookupTableData",
@@ -20,11 +25,16 @@ READ = (
     "SegmentedGreenPaletteColorLookupTableData", "SegmentedBluePaletteColorLookupTableData",
     "FrameTime", "FrameTimeVector", "FrameIncrementPointer", "CineRate", "ActualFrameDuration",
     "RecommendedDisplayFrameRate", "EffectiveDuration", "PositionerPrimaryAngle", "PositionerSecondaryAngle",
+    "PositionerMotion", "PositionerPrimaryAngleIncrement", "PositionerSecondaryAngleIncrement",
+    "DistanceSourceToDetector", "DistanceSourceToPatient", "ImagerPixelSpacing", "SequenceOfUltrasoundRegions",
+    "ImageType", "SOPInstanceUID", "SeriesInstanceUID", "AcquisitionNumber", "ReferencedImageSequence",
     "AcquisitionDate", "AcquisitionTime", "AcquisitionDateTime", "ContentDate", "ContentTime", "SeriesDate",
     "SeriesTime", "SeriesNumber", "InstanceNumber", "SharedFunctionalGroupsSequence",
-    "PerFrameFunctionalGroupsSequence",
+    "PerFrameFunctionalGroupsSequence", PHILIPS_RATE,
 )  # fmt: skip
-"""The elements that are read at all: names and numbers of the patient are skipped, not filtered out later."""
+"""The elements that are read at all: names and numbers of the patient are skipped, not filtered out later.
+
+Times and UIDs order the films and find the two planes of a biplane run; they are never stored."""
 
 
 def find(header: "Dataset", keyword: str) -> Any:
@@ -47,24 +57,19 @@ def _places(header: "Dataset") -> Iterator["Dataset"]:
 def number_of(header: "Dataset", keyword: str) -> float | None:
     """First value of a numeric element; None when it is absent, empty or not a finite number."""
     value = find(header, keyword)
-    values = _numbers(value)
+    values = numbers_in(value)
     return values[0] if values and np.isfinite(values[0]) else None
 
 
-def _numbers(value: Any) -> list[float]:
+def numbers_in(value: Any) -> list[float]:
+    """The numbers of an element, one or many; none when any of them is no number."""
     if value is None:
         return []
-    many = value if hasattr(value, "__iter__") and not isinstance(value, str | bytes) else [value]
     try:
+        many = value if hasattr(value, "__iter__") and not isinstance(value, str | bytes) else [value]
         return [float(each) for each in many]
     except (TypeError, ValueError):
         return []
-
-
-def angle_of(header: "Dataset", keyword: str, limit_deg: float) -> float | None:
-    """A positioner angle in degrees; None when empty (type 2) or outside its range."""
-    angle = number_of(header, keyword)
-    return angle if angle is not None and abs(angle) <= limit_deg else None
 
 
 def frame_rate_of(header: "Dataset", num_frames: int) -> tuple[float | None, str | None]:
@@ -76,15 +81,50 @@ def frame_rate_of(header: "Dataset", num_frames: int) -> tuple[float | None, str
 
 
 def _rates(header: "Dataset", num_frames: int) -> Iterator[tuple[str, float | None]]:
-    intervals = _numbers(find(header, "FrameTimeVector"))[1:]  # its first entry is 0
+    intervals = numbers_in(find(header, "FrameTimeVector"))[1:]  # its first entry is 0
     vector = ("FrameTimeVector", _per_second(float(np.median(intervals)) if intervals else None, 1000.0))
     constant = ("FrameTime", _per_second(number_of(header, "FrameTime"), 1000.0))
     pointed_at = find(header, "FrameIncrementPointer")
     yield from (constant, vector) if pointed_at == 0x00181063 else (vector, constant)
+    yield "FrameAcquisitionDateTime", _measured_rate(header)
     yield "CineRate", number_of(header, "CineRate")
     yield "ActualFrameDuration", _per_second(number_of(header, "ActualFrameDuration"), 1000.0)
+    yield "(7FDF,1074)", _philips_rate(header)
     yield "RecommendedDisplayFrameRate", number_of(header, "RecommendedDisplayFrameRate")
     yield "EffectiveDuration", _per_second(number_of(header, "EffectiveDuration"), float(num_frames))
+
+
+def _measured_rate(header: "Dataset") -> float | None:
+    """Enhanced objects tell the moment of each frame: one over the median interval."""
+    groups = header.get("PerFrameFunctionalGroupsSequence") or []
+    moments = [_moment(group) for group in groups]
+    if len(moments) < 2 or None in moments:
+        return None
+    interval_s = float(np.median([(b - a).total_seconds() for a, b in itertools.pairwise(moments)]))
+    return _per_second(interval_s, 1.0)
+
+
+def _moment(group: "Dataset") -> datetime.datetime | None:
+    content = group.get("FrameContentSequence")
+    if not content:
+        return None
+    text = str(content[0].get("FrameAcquisitionDateTime") or content[0].get("FrameReferenceDateTime") or "")
+    digits = text.split("+")[0].split("-")[0]
+    try:
+        return datetime.datetime.strptime(digits, "%Y%m%d%H%M%S.%f" if "." in digits else "%Y%m%d%H%M%S")
+    except ValueError:
+        return None
+
+
+def _philips_rate(header: "Dataset") -> float | None:
+    """A number, its text, or four or eight bytes where the file does not tell the type of a private element."""
+    value = header[PHILIPS_RATE].value if PHILIPS_RATE in header else None
+    if isinstance(value, bytes) and len(value) in (4, 8):
+        value = float(np.frombuffer(value, "<f4" if len(value) == 4 else "<f8")[0])
+    elif isinstance(value, bytes):
+        value = value.decode("ascii", "ignore").strip(" \0")
+    rates = numbers_in(value)
+    return rates[0] if rates and np.isfinite(rates[0]) else None
 
 
 def _per_second(interval: float | None, unit: float) -> float | None:

@@ -60,14 +60,6 @@ def test_the_lossless_jpegs_keep_every_value(tmp_path, syntax, uid, bits):
     assert np.abs(read_all(path) - film / top * 255).max() <= 0.5
 
 
-def test_twelve_bit_jpeg_extended_is_refused_rather_than_read_wrong(tmp_path):
-    """GDCM decodes it to wrong values, and the one decoder that is right is under the GPL."""
-    film = moving_bar(top=4095)
-    path = write_dicom(tmp_path / "film", film, bits=12, WindowCenter=2048, WindowWidth=4096)
-    with pytest.raises(RejectedFilm, match="^unreadable"):
-        read_all(films.transcode(path, "JPEGExtendedProcess2_4"))
-
-
 @pytest.mark.parametrize(
     "elements",
     [
