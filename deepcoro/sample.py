@@ -36,6 +36,20 @@ class ClipRecord(Block):
     """LAO positive, RAO negative."""
     secondary_angle_deg: float | None = None
     """Cranial positive, caudal negative."""
+    rotation_deg: float | None = None
+    """Arc that the C-arm travels during the film (the angles are those of the first frame); None when it does not move."""
+    source_to_detector_mm: float | None = None
+    """SID; None = not known."""
+    source_to_patient_mm: float | None = None
+    """SOD, to the isocentre; None = not known."""
+    imager_pixel_spacing_mm: float | None = None
+    """Side of a stored pixel at the detector; times SOD / SID it is the side at the heart. None = not known."""
+    biplane: Literal["A", "B"] | None = None
+    """Plane of a biplane run; None for single-plane films."""
+    biplane_pair: int | None = None
+    """Index in this study of the film that the other plane took at the same time; None when it is not here."""
+    grey_scale: str | None = None
+    """Display scale of the source: `window`, `window 1 of 3`, `voi_table`, `stored`, `percentiles`; None for other files."""
     labels: dict[str, float | str | None] = {}
     """Label columns of this film's row; None = not assessed (never negative)."""
 

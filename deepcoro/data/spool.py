@@ -19,8 +19,8 @@ from deepcoro.data.member import Member
 from deepcoro.data.sharding import Settings, stamp
 from deepcoro.ingest.film import Film, FilmSource
 
-_NOT_KEPT = ("frames", "order")
-"""Of an opened film: the pixels are in the member, and the order of acquisition holds dates."""
+_NOT_KEPT = ("frames", "order", "plane", "regions")
+"""Of an opened film: the pixels are in the member; order and plane hold dates and UIDs; regions have done their work."""
 
 
 class Outcome(NamedTuple):

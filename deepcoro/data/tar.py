@@ -7,6 +7,7 @@ import os
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -23,6 +24,7 @@ from deepcoro.data.sharding import Plan, Settings
 from deepcoro.data.spool import Outcome, Spool
 from deepcoro.ingest.film import Film, FilmSource, RejectedFilm, Rejection, StudySource
 from deepcoro.ingest.open import open_film
+from deepcoro.ingest.positioner import pair_planes
 from deepcoro.sample import ClipRecord, Report, Scope, StudyRecord
 
 logger = logging.getLogger(__name__)
@@ -47,8 +49,6 @@ class _Encoded(NamedTuple):
     source: FilmSource
     film: Film
     member: Member
-    is_restored: bool
-    """Encoded by an earlier run that was interrupted."""
 
 
 def write_shard(plan: Plan, output: Path, on_films: Callable[[int], None]) -> ShardRecord:
@@ -96,14 +96,14 @@ class _Encoder:
         """The usable films in acquisition order: by their headers when all tell it, else as the table lists them."""
         encoded = []
         for source in study.films:
-            found = self._spool.get(source)
-            outcome = found or self._make(source)
+            restored = self._spool.get(source)
+            outcome = self._reread(source, restored) if restored else self._make(source)
             if outcome.reason is None:
-                encoded.append(_Encoded(source, outcome.film, outcome.member, found is not None))
+                encoded.append(_Encoded(source, outcome.film, outcome.member))
             else:
                 self.refused.append(Rejection(source.row, source.clip, outcome.reason))
             self._on_films(1)
-        encoded = self._in_order(encoded)
+        encoded = _in_order(encoded)
         self.measured.extend(_measure(each.member) for each in encoded)
         return encoded
 
@@ -118,22 +118,21 @@ class _Encoder:
         self._spool.put(source, outcome)
         return outcome
 
-    def _in_order(self, films: list[_Encoded]) -> list[_Encoded]:
-        if len(films) < 2:
-            return films
-        orders = [self._order(each) for each in films]
-        if any(order is None for order in orders):
-            return films
-        return [films[place] for place in sorted(range(len(films)), key=orders.__getitem__)]
-
-    def _order(self, each: _Encoded) -> tuple[str, ...] | None:
-        """Of a restored film the header is read again: the spool holds no dates."""
-        if not each.is_restored:
-            return each.film.order
+    def _reread(self, source: FilmSource, restored: Outcome) -> Outcome:
+        """What orders and pairs films is read from the header again: the spool holds no dates and no UIDs. Only DICOM has any."""
+        if restored.film is None or restored.film.modality is None:
+            return restored
         try:
-            return open_film(each.source.path, self._settings.accept_burned_in).order
+            film = open_film(source.path, self._settings.accept_burned_in)
         except RejectedFilm:
-            return None
+            return restored
+        return restored._replace(film=replace(restored.film, order=film.order, plane=film.plane))
+
+
+def _in_order(films: list[_Encoded]) -> list[_Encoded]:
+    if any(each.film.order is None for each in films):
+        return films
+    return sorted(films, key=lambda each: each.film.order or ())
 
 
 def _measure(member: Member) -> Measured:
@@ -155,7 +154,8 @@ def _log_mismatch(source: FilmSource, film: Film, member: Member) -> None:
 def _record(study: StudySource, films: Sequence[_Encoded], settings: Settings) -> StudyRecord:
     """All that the shard will know of the study: every field is named here, nothing else of a header or a row passes."""
     extension = settings.encoding.extension
-    clips = [_clip(each, f"{number:03d}.{extension}") for number, each in enumerate(films)]
+    partners = pair_planes([each.film.plane for each in films])
+    clips = [_clip(each, f"{number:03d}.{extension}", partners[number]) for number, each in enumerate(films)]
     return StudyRecord(
         study=study.study,
         patient=study.patient,
@@ -164,11 +164,11 @@ def _record(study: StudySource, films: Sequence[_Encoded], settings: Settings) -
     )
 
 
-def _clip(encoded: _Encoded, member: str) -> ClipRecord:
-    source, film, stored, _ = encoded
+def _clip(encoded: _Encoded, member: str, partner: int | None) -> ClipRecord:
+    source, film, stored = encoded
     primary = _first_known(source.primary_angle_deg, film.primary_angle_deg)
     secondary = _first_known(source.secondary_angle_deg, film.secondary_angle_deg)
-    known = primary is not None and secondary is not None
+    known = primary is not None and secondary is not None and not film.rotation_deg
     fps, fps_source = film.frame_rate_fps, film.frame_rate_source
     if fps is None and source.frame_rate_fps is not None:
         fps, fps_source = source.frame_rate_fps, "table"
@@ -185,8 +185,22 @@ def _clip(encoded: _Encoded, member: str) -> ClipRecord:
         view=source.view or (view_of(primary, secondary) if known else None),
         primary_angle_deg=primary,
         secondary_angle_deg=secondary,
+        rotation_deg=film.rotation_deg,
+        source_to_detector_mm=film.source_to_detector_mm,
+        source_to_patient_mm=film.source_to_patient_mm,
+        imager_pixel_spacing_mm=_stored_spacing(film, stored),
+        biplane=film.plane.name if film.plane else None,
+        biplane_pair=partner,
+        grey_scale=film.grey_scale,
         labels=dict(source.labels),
     )
+
+
+def _stored_spacing(film: Film, stored: Member) -> float | None:
+    """Pixels that were merged to store the film are larger in proportion."""
+    if film.imager_pixel_spacing_mm is None or film.height is None:
+        return None
+    return round(film.imager_pixel_spacing_mm * film.height / stored.height, 6)
 
 
 def _first_known(table: float | None, header: float | None) -> float | None:

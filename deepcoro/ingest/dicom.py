@@ -115,9 +115,7 @@ def _regions(header: pydicom.Dataset) -> list[Box]:
     boxes = []
     for item in header.get("SequenceOfUltrasoundRegions") or []:
         is_image = item.get("RegionSpatialFormat") == _TWO_DIMENSIONAL
-        corners = [
-            number_of(item, f"RegionLocation{name}") for name in ("MinY0", "MaxY1", "MinX0", "MaxX1")
-        ]
+        corners = [number_of(item, f"RegionLocation{name}") for name in ("MinY0", "MaxY1", "MinX0", "MaxX1")]
         if is_image and item.get("RegionDataType") in (_TISSUE, _FLOW) and None not in corners:
             top, bottom, left, right = (int(corner) for corner in corners)
             boxes.append(Box(max(top, 0), bottom + 1, max(left, 0), right + 1))

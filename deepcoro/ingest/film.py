@@ -10,7 +10,6 @@ import numpy as np
 from deepcoro.ingest.positioner import Plane
 from deepcoro.sample import Side
 
-
 Modality = Literal["XA", "US"]
 
 

@@ -93,7 +93,9 @@ def _rotation(header: "Dataset", num_frames: int) -> float | None:
 def _travel(header: "Dataset", keyword: str, num_frames: int) -> float:
     """Degrees between the first frame and the last, from the angles of each frame (enhanced) or from the increments."""
     groups = header.get("PerFrameFunctionalGroupsSequence") or []
-    angles = [number_of(group[0], keyword) for each in groups if (group := each.get("PositionerPositionSequence"))]
+    angles = [
+        number_of(group[0], keyword) for each in groups if (group := each.get("PositionerPositionSequence"))
+    ]
     if len(angles) > 1 and None not in angles:
         return float(max(angles) - min(angles))
     if find(header, "PositionerMotion") != "DYNAMIC":

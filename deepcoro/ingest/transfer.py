@@ -4,7 +4,7 @@ import os
 import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
 
@@ -15,6 +15,7 @@ _JPEG_FAMILY = "1.2.840.10008.1.2.4."
 _RLE = "1.2.840.10008.1.2.5"
 _DEFLATED = "1.2.840.10008.1.2.1.99"
 _NATIVE = ("1.2.840.10008.1.2", "1.2.840.10008.1.2.1", "1.2.840.10008.1.2.2", _DEFLATED)
+_PLAIN = _NATIVE[:2]
 _JPEG_EXTENDED = f"{_JPEG_FAMILY}51"
 _FIRST_VIDEO, _LAST_VIDEO = 100, 108
 
@@ -25,8 +26,8 @@ _PLUGINS = {
     _RLE: "pylibjpeg",
 }
 
-_PIXEL_DATA_HEADER = 12
-"""Bytes of tag, VR and undefined length before the first item of encapsulated pixels."""
+_LONG_HEADER, _SHORT_HEADER = 12, 8
+"""Bytes of tag, VR and length before pixels; files with implicit VR leave the VR out."""
 _STARTS = (b"\xff\xd8\xff", b"\xff\x4f\xff\x51", b"\x00\x00\x00\x0cjP  ")
 """First bytes of a JPEG or JPEG-LS image, a JPEG 2000 codestream, and one in a JP2 file."""
 
@@ -58,10 +59,14 @@ def stored_frames(
 
     syntax = str(header.file_meta.TransferSyntaxUID)
     source = pydicom.dcmread(path) if syntax == _DEFLATED else path
-    known = {}
+    if header.get("PhotometricInterpretation") == "YBR_FULL_422" and syntax in _PLAIN:
+        yield from _subsampled_frames(path, header, announced)
+        return
+    # bits above the stored ones are masked by the display table, which also knows values that lie above them
+    known: dict[str, Any] = {"correct_unused_bits": int(header.get("SamplesPerPixel") or 1) > 1}
     if not is_native(syntax):
         found = count_frames(path, header)
-        known = {"number_of_frames": announced if found is None else found}
+        known["number_of_frames"] = announced if found is None else found
     if indices is not None:
         there = known.get("number_of_frames", announced)
         known["indices"] = [index for index in indices if index < there]
@@ -80,7 +85,7 @@ def count_frames(path: Path, header: "Dataset") -> int | None:
     if "ExtendedOffsetTable" in header:
         return None
     with path.open("rb") as file:
-        _seek_pixels(file)
+        _seek_pixels(file, _LONG_HEADER)
         heads = list(_items(file))
     if not heads or heads[0][0] != 0:
         return None
@@ -90,11 +95,11 @@ def count_frames(path: Path, header: "Dataset") -> int | None:
     return starts or len(fragments)
 
 
-def _seek_pixels(file: BinaryIO) -> None:
+def _seek_pixels(file: BinaryIO, header_bytes: int) -> None:
     import pydicom
 
     pydicom.dcmread(file, stop_before_pixels=True, force=True, specific_tags=["NumberOfFrames"])
-    file.seek(_PIXEL_DATA_HEADER, os.SEEK_CUR)
+    file.seek(header_bytes, os.SEEK_CUR)
 
 
 def _items(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
@@ -108,13 +113,28 @@ def _items(file: BinaryIO) -> Iterator[tuple[int, bytes]]:
         file.seek(size - len(first), os.SEEK_CUR)
 
 
+def _subsampled_frames(path: Path, header: "Dataset", announced: int) -> Iterator[np.ndarray]:
+    """Uncompressed YBR_FULL_422: two luma, then the chroma of both. pydicom 3.0.2 reads it whole or not at all."""
+    from pydicom.pixels import convert_color_space
+
+    rows, columns = int(header.Rows), int(header.Columns)
+    is_implicit = str(header.file_meta.TransferSyntaxUID) == _NATIVE[0]
+    with path.open("rb") as file:
+        _seek_pixels(file, _SHORT_HEADER if is_implicit else _LONG_HEADER)
+        for _ in range(announced):
+            packed = np.frombuffer(file.read(rows * columns * 2), np.uint8).reshape(rows, columns // 2, 4)
+            luma = packed[:, :, :2].reshape(rows, columns)
+            chroma = np.repeat(packed[:, :, 2:], 2, axis=1)
+            yield convert_color_space(np.dstack((luma, chroma)), "YBR_FULL", "RGB", per_frame=False)
+
+
 def _twelve_bit_frames(path: Path, header: "Dataset", known: dict) -> Iterator[np.ndarray]:
     """12-bit JPEG Extended, through GDCM itself: pydicom's plugin refuses it, though GDCM decodes it right (its encoder does not)."""
     from pydicom.encaps import generate_frames
 
     wanted = known.get("indices")
     with path.open("rb") as file:
-        _seek_pixels(file)
+        _seek_pixels(file, _LONG_HEADER)
         frames = generate_frames(file, number_of_frames=known["number_of_frames"])
         for number, payload in enumerate(frames):
             if wanted is None or number in wanted:
@@ -136,7 +156,9 @@ def _decode_twelve_bits(payload: bytes, rows: int, columns: int) -> np.ndarray:
     import gdcm
 
     if _jpeg_precision(payload) != 12:
-        raise ValueError("not a 12-bit sequential JPEG: GDCM's own encoder writes such frames, and nobody reads them")
+        raise ValueError(
+            "not a 12-bit sequential JPEG: GDCM's own encoder writes such frames, and nobody reads them"
+        )
     fragment, fragments = gdcm.Fragment(), gdcm.SequenceOfFragments.New()
     fragment.SetByteStringValue(payload)
     fragments.AddFragment(fragment)

@@ -9,7 +9,12 @@ from pydicom.dataset import FileDataset, FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import UID
 
+from deepcoro.ingest.header import PHILIPS_RATE
+
 XA = "1.2.840.10008.5.1.4.1.1.12.1"
+ENHANCED_XA = f"{XA}.1"
+US = "1.2.840.10008.5.1.4.1.1.3.1"
+JPEG_FAMILY = "1.2.840.10008.1.2.4."
 EXPLICIT = "1.2.840.10008.1.2.1"
 IMPLICIT = "1.2.840.10008.1.2"
 BIG_ENDIAN = "1.2.840.10008.1.2.2"
@@ -103,10 +108,7 @@ def write_dicom(
 
 def _set_pixels(dataset: FileDataset, frames: np.ndarray, syntax: str, allocated: int) -> None:
     if syntax == JPEG_BASELINE:
-        parts = [
-            simplejpeg.encode_jpeg(f[:, :, None], 98, "GRAY", "Gray") for f in np.ascontiguousarray(frames)
-        ]
-        dataset.PixelData = encapsulate(parts, has_bot=False)
+        dataset.PixelData = encapsulate(jpeg_frames(frames), has_bot=False)
         dataset["PixelData"].VR = "OB"
         return
     swapped = frames.astype(frames.dtype.newbyteorder(">")) if syntax == BIG_ENDIAN else frames
@@ -114,6 +116,26 @@ def _set_pixels(dataset: FileDataset, frames: np.ndarray, syntax: str, allocated
     dataset["PixelData"].VR = "OB" if allocated == 8 and syntax != IMPLICIT else "OW"
     if syntax in (RLE, JPEG_2000_LOSSLESS):
         dataset.compress(UID(syntax), generate_instance_uid=False)
+
+
+def jpeg_frames(frames: np.ndarray, quality: int = 98) -> list[bytes]:
+    return [
+        simplejpeg.encode_jpeg(frame[:, :, None], quality, "GRAY", "Gray")
+        for frame in np.ascontiguousarray(frames)
+    ]
+
+
+def write_compressed(
+    path: Path, like: np.ndarray, syntax: str, payloads: list[bytes], bits: int = 8, **elements: object
+) -> Path:
+    """Writes frames that are compressed already; `like` gives their number, size and type. No offset table."""
+    write_dicom(path, like, bits=bits, **elements)
+    dataset = pydicom.dcmread(path)
+    dataset.file_meta.TransferSyntaxUID = UID(syntax)
+    dataset.PixelData = encapsulate(payloads, has_bot=False)
+    dataset["PixelData"].VR = "OB"
+    dataset.save_as(path)
+    return path
 
 
 def transcode(path: Path, syntax: str) -> Path:
@@ -164,7 +186,11 @@ def read_all(path: Path) -> np.ndarray:
 
 
 def header_of(**elements: object) -> pydicom.Dataset:
+    """A data set with these elements; `PhilipsRate` is the private one."""
     dataset = pydicom.Dataset()
     for keyword, value in elements.items():
-        setattr(dataset, keyword, value)
+        if keyword == "PhilipsRate":
+            dataset.add_new(PHILIPS_RATE, "FD" if isinstance(value, float) else "LO", value)
+        else:
+            setattr(dataset, keyword, value)
     return dataset
