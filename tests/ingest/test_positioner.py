@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from deepcoro.data import tar
 from deepcoro.data.manifest import Encoding
 from deepcoro.data.sharding import Settings
 from deepcoro.data.shards import Shards
@@ -144,6 +145,38 @@ def test_the_planes_of_a_biplane_run_find_each_other(tmp_path):
     assert partner == {"a": 1, "b": 0, "e": None, "c": 4, "d": 3}
     written = b"".join(path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file())
     assert b"101800" not in written and b"BIPLANE" not in written and b"1.2.97" not in written
+
+
+def test_planes_pair_after_an_interruption_and_no_uid_waits_on_disk(tmp_path, monkeypatch):
+    paths = {}
+    for name, plane in (("a", "A"), ("b", "B"), ("c", "A")):
+        kind = ["ORIGINAL", "PRIMARY", f"BIPLANE {plane}"]
+        run = {
+            "AcquisitionNumber": 1 + (name == "c"),
+            "InstanceNumber": ord(name),
+            "AcquisitionTime": "101500",
+        }
+        paths[name] = write_dicom(tmp_path / name, moving_bar(), ImageType=kind, **run)
+    whole = sharded(tmp_path / "whole", **paths)
+    calls = []
+
+    def killed(*film):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return original(*film)
+
+    original = tar.encode
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(tar, "encode", killed)
+        sharded(tmp_path, **paths)
+    waiting = b"".join(path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file())
+    assert len(waiting) > 1000 and b"101500" not in waiting and b"1.2.826" not in waiting
+    assert sharded(tmp_path, **paths) == whole and [clip.biplane_pair for clip in whole.values()] == [
+        1,
+        0,
+        None,
+    ]
 
 
 def test_references_win_over_acquisitions_and_an_ambiguous_key_pairs_nothing():
