@@ -85,6 +85,11 @@ _SEVERITY_FLOORS: tuple[tuple[float, Severity], ...] = (
 )
 
 
+def severity_floor(severity: Literal["moderate", "severe", "critical"]) -> float:
+    """Smallest diameter stenosis of a bin, percent: the one place where 50, 70 and 90 are written down."""
+    return next(floor for floor, name in _SEVERITY_FLOORS if name == severity)
+
+
 def severity_of(stenosis_percent: float | int) -> Severity:
     """Bin of a diameter stenosis in percent (0-100): a bin begins at its floor, so 70 is severe and 69.9 moderate."""
     if not 0 <= stenosis_percent <= 100:

@@ -5,6 +5,7 @@ import math
 from collections.abc import Sequence
 
 from deepcoro.config import Block, ConfigError
+from deepcoro.ingest.aliases import canonical_column
 from deepcoro.sample import Side
 
 _SIDES: dict[str, Side] = {
@@ -27,7 +28,6 @@ DEFAULT_LABELS = (
 )
 """Label columns taken when none are named: coded findings, never free text."""
 
-_TRUTH = {"true": 1.0, "false": 0.0, "yes": 1.0, "no": 0.0}
 _LONGEST_WORD = 64
 
 
@@ -54,21 +54,33 @@ class Roles(Block):
     """Cranial positive, degrees."""
     frame_rate: str | None = None
     """Frames per second, for files that do not tell it."""
+    structure: str | None = None
+    """What the film shows: left or right coronary, graft, LV, ..."""
+    status: str | None = None
+    """diagnostic, PCI or POST_PCI."""
+    contrast: str | None = None
+    """Whether contrast agent is injected."""
+    dominance: str | None = None
+    """right, left or co."""
     labels: tuple[str, ...] = ()
     """Label columns."""
 
 
 NAMES: dict[str, tuple[str, ...]] = {
     "path": ("FileName", "DICOMPath"),
-    "study": ("StudyInstanceUID", "ss_event_cath_id"),
-    "patient": ("PatientID", "CathReport_MRN", "ss_patient_id"),
+    "study": ("StudyInstanceUID", "ss_event_cath_id", "study_id"),
+    "patient": ("PatientID", "CathReport_MRN", "ss_patient_id", "patient_id", "subject_id"),
     "split": ("Split",),
     "report": ("Report",),
-    "side": ("side", "main_structure"),
+    "side": ("side", "main_structure", "main_structure_name", "main_structure_class"),
     "view": ("view", "view_name"),
     "primary_angle": ("primary_angle", "primary_angle_deg"),
     "secondary_angle": ("secondary_angle", "secondary_angle_deg"),
     "frame_rate": ("fps", "frame_rate_fps"),
+    "structure": ("main_structure", "main_structure_name", "main_structure_class"),
+    "status": ("status",),
+    "contrast": ("contrast_agent", "contrast_agent_class"),
+    "dominance": ("dominance", "coronary_dominance", "dominance_name", "dominance_class"),
 }
 """Names looked for when a column is not given, first found first taken."""
 
@@ -85,7 +97,7 @@ def find_roles(columns: Sequence[str], given: dict[str, str | None], labels: Seq
                 f"no column for the {role}: none of {list(NAMES[role])} is in the table; name it with --{role}_column;"
                 f" the table has {_shown(columns)}"
             )
-    private = {found["path"], found["study"], found["patient"], found["split"], found["report"]}
+    private = {found[role] for role in ("path", "study", "patient", "split", "report")}
     return Roles(**found, labels=_find_labels(columns, labels, private))
 
 
@@ -102,7 +114,7 @@ def _find_labels(
 ) -> tuple[str, ...]:
     wanted = DEFAULT_LABELS if labels is None else labels
     for pattern in labels or ():
-        if not fnmatch.filter(columns, pattern):
+        if not any(_matches(name, pattern) for name in columns):
             raise ConfigError(f"--label_columns: '{pattern}' is not in the table; it has {_shown(columns)}")
         if pattern in private:
             raise ConfigError(
@@ -111,8 +123,13 @@ def _find_labels(
     return tuple(
         name
         for name in columns
-        if name not in private and any(fnmatch.fnmatchcase(name, pattern) for pattern in wanted)
+        if name not in private and any(_matches(name, pattern) for pattern in wanted)
     )
+
+
+def _matches(column: str, pattern: str) -> bool:
+    """By the name in the table or the canonical one: `*_calcif` also takes `leftmain_calcification`."""
+    return any(fnmatch.fnmatchcase(name, pattern) for name in (column, canonical_column(column)))
 
 
 def _shown(columns: Sequence[str], most: int = 40) -> str:
@@ -133,22 +150,9 @@ def view_of_cell(cell: str | None) -> str | None:
 
 
 def number_of_cell(cell: str | None) -> float | None:
+    """A finite number, with a point or (as French tables write it) a comma; None for anything else."""
     try:
-        number = float(cell) if cell is not None else math.nan
+        number = float(cell.replace(",", ".", 1)) if cell is not None else math.nan
     except ValueError:
         return None
     return number if math.isfinite(number) else None
-
-
-def label_of(column: str, cell: str | None) -> float | str | None:
-    """A number where the cell is one (true and false are 1 and 0), else the word; None = not assessed.
-
-    The findings' sentinel -1 (any negative) is not assessed: read as a number it would train as a healthy vessel.
-    """
-    if cell is None:
-        return None
-    number = _TRUTH.get(cell.lower(), number_of_cell(cell))
-    if number is None:
-        return None if cell.lower() in ("inf", "-inf", "infinity") else cell
-    negative_is_missing = any(fnmatch.fnmatchcase(column, pattern) for pattern in _FINDINGS)
-    return None if negative_is_missing and number < 0 else number

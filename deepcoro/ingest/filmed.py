@@ -1,0 +1,106 @@
+"""Which findings a film can show at all. A label of what was not filmed is not assessed, whatever the table repeats on every row."""
+
+import functools
+from typing import Literal, NamedTuple, get_args
+
+from deepcoro.angiography.vocabulary import DOMINANCES, SEGMENTS, Dominance, Side, segments_of
+from deepcoro.ingest import aliases
+
+Reason = Literal[
+    "other tree", "absent segment", "unknown tree", "other structure", "no contrast", "during intervention"
+]
+REASONS: tuple[Reason, ...] = get_args(Reason)
+"""Why a label of the table was set to not assessed."""
+
+_CORONARY = ("cto", "stenosis", "max_stenosis", "calcification", "thrombus", "stenosis_binary", "stenosis_severe")
+"""Findings of a tree that name no segment."""
+
+
+class Shown(NamedTuple):
+    """What is known of a film, as far as its labels depend on it."""
+
+    side: Side | None = None
+    """Tree."""
+    structure: str | None = None
+    """One of aliases.STRUCTURES."""
+    has_contrast: bool | None = None
+    """Whether contrast agent is injected."""
+    is_intervention: bool = False
+    """Filmed in the middle of a PCI."""
+    dominance: Dominance | None = None
+    """Of the patient."""
+    both_trees: bool = False
+    """The study has films of the other tree too."""
+    tells_side: bool = True
+    """The table has a column that could tell the tree: then a film without one is of an unknown tree."""
+
+
+@functools.cache
+def place_of(column: str) -> str | None:
+    """Where the finding of a canonical column lies: a segment's prefix, `left`, `right`, `graft` or `coronary`; None: not in a vessel."""
+    if column in _CORONARY:
+        return "coronary"
+    for side in ("left", "right"):
+        if column == f"syntax_{side}" or column.startswith(f"syntax_{side}_"):
+            return side
+    segment = _segment_of(column)
+    if segment is None or segment in SEGMENTS:
+        return segment
+    if segment in aliases.GRAFTS:
+        return "graft"
+    return "left" if segment in aliases.OTHER_LEFT else "right"
+
+
+def _segment_of(column: str) -> str | None:
+    """Also of columns whose suffix only the user knows, such as `mid_lad_ffr`."""
+    parts = aliases.split_column(column)
+    if parts is not None:
+        return parts[0]
+    known = (*SEGMENTS, *aliases.OTHER_LEFT, *aliases.OTHER_RIGHT, *aliases.GRAFTS)
+    return next((segment for segment in known if column.startswith(f"{segment}_")), None)
+
+
+def reason_against(column: str, film: Shown) -> Reason | None:
+    """Why this film cannot show the finding; None when it can, or when the column is no finding of a vessel."""
+    place = place_of(column)
+    if place is None:
+        return None
+    if film.is_intervention:
+        return "during intervention"
+    if film.has_contrast is False:
+        return "no contrast"
+    if place == "graft":
+        return None if film.structure in (None, "Graft") else "other structure"
+    if film.structure is not None and not film.structure.endswith("Coronary"):
+        return "other structure"
+    return None if place == "coronary" else _reason_of_tree(place, film)
+
+
+def _reason_of_tree(place: str, film: Shown) -> Reason | None:
+    if film.side is None:
+        return "unknown tree" if film.tells_side else None
+    if place in ("left", "right"):
+        return None if place == film.side else "other tree"
+    trees = _trees_of(place, film)
+    if not trees:
+        return "unknown tree" if film.dominance is None else "absent segment"
+    return None if film.side in trees else "other tree"
+
+
+def _trees_of(segment: str, film: Shown) -> set[Side]:
+    """The tree that feeds the segment; none when this heart has no such segment.
+
+    Where the dominance is not known and decides (PDA, posterolateral branches), the segment was certainly filmed only if
+    both trees were. It then stands on the films of its usual tree, which nine hearts in ten have; else nowhere.
+    """
+    if film.dominance is not None:
+        return {side for side in ("left", "right") if segment in segments_of(side, film.dominance)}
+    per_heart = [
+        {side for side in ("left", "right") if segment in segments_of(side, dominance)} for dominance in DOMINANCES
+    ]
+    if all(trees == per_heart[0] for trees in per_heart):
+        return per_heart[0]
+    return {_USUAL[segment]} if film.both_trees else set()
+
+
+_USUAL: dict[str, Side] = {"pda": "right", "posterolateral": "right", "lvp": "left"}
