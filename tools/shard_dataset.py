@@ -20,6 +20,8 @@ from deepcoro.ingest.columns import DEFAULT_LABELS, NAMES, find_roles  # noqa: E
 from deepcoro.ingest.crosswalk import entries_of, merge_crosswalk, prepare_folder  # noqa: E402
 from deepcoro.ingest.film import Rejection, StudySource  # noqa: E402
 from deepcoro.ingest.identity import load_identity  # noqa: E402
+from deepcoro.ingest.label_reader import LabelReader  # noqa: E402
+from deepcoro.ingest.labels import read_rules  # noqa: E402
 from deepcoro.ingest.review import rare_strings, write_review  # noqa: E402
 from deepcoro.ingest.scrub import Scrubber  # noqa: E402
 from deepcoro.ingest.studies import read_studies  # noqa: E402
@@ -77,6 +79,14 @@ def _add_columns(parser: argparse.ArgumentParser) -> None:
         add(f"--{role}_column", metavar="NAME", help=f"usual names: {', '.join(names)}")
     labels = f"names or patterns (default: those in the table of {', '.join(DEFAULT_LABELS)})"
     add("--label_columns", nargs="*", metavar="NAME", help=labels)
+    rules = (
+        "YAML: how the cells of which label columns are read (docs/data.md); comes before the built-in rules"
+    )
+    add("--label_rules", type=Path, metavar="FILE", help=rules)
+    derive = "add a yes-or-no column for each *_stenosis: severe (>= 70), significant (>= 50), or a threshold of FILE"
+    add("--derive", nargs="*", default=[], metavar="THRESHOLD", help=derive)
+    constant = "only warn of labels that have one class in the training films"
+    add("--allow_constant_labels", action="store_true", help=constant)
     scope = "what one text speaks of: its film, all films of its tree, all of the study (default: clip)"
     add("--report_scope", choices=("clip", "side", "study"), default="clip", help=scope)
 
@@ -126,17 +136,19 @@ def run(arguments: argparse.Namespace) -> None:
     scrubber = Scrubber(arguments.scrub == "on")
     if arguments.crosswalk:
         prepare_folder(arguments.crosswalk, arguments.output)
+    labels = LabelReader(table, roles.labels, read_rules(arguments.label_rules), arguments.derive, scrubber)
     studies, rejections = read_studies(
-        table, roles, arguments.csv.parent, identity, settings.report_scope, scrubber
+        table, roles, arguments.csv.parent, identity, settings.report_scope, scrubber, labels
     )
+    labels.check_classes(studies, arguments.allow_constant_labels)
     make_folder(arguments.output)
     rare = rare_strings(studies, arguments.review_below)
     if arguments.crosswalk:
         merge_crosswalk(arguments.crosswalk, entries_of(studies, table, roles, arguments.csv.parent))
         write_review(arguments.crosswalk, rare)
-    settings = settings.model_copy(update={"label_columns": list(roles.labels)})
+    settings = settings.model_copy(update={"label_columns": labels.names})
     manifest = write_with_progress(studies, rejections, arguments.output, settings)
-    summarise(manifest, arguments.output, len(table.rows))
+    summarise(manifest, arguments.output, len(table.rows), labels.summary())
     summarise_privacy(scrubber, len(rare), arguments)
 
 
@@ -173,7 +185,7 @@ def write_with_progress(
         )
 
 
-def summarise(manifest: Manifest, output: Path, num_rows: int) -> None:
+def summarise(manifest: Manifest, output: Path, num_rows: int, label_notes: list[str]) -> None:
     counts = manifest.counts
     if num_rows != counts.clips + counts.rejected_clips:
         raise AssertionError(f"{num_rows} rows, but {counts.clips} films and {counts.rejected_clips} refused")
@@ -188,6 +200,8 @@ def summarise(manifest: Manifest, output: Path, num_rows: int) -> None:
     print(f"frames   {counts.frames} in {len(manifest.shards)} shards, {size_mb:.1f} MB")
     print(f"pixels   mean {manifest.pixel_mean}, std {manifest.pixel_std} (training films)")
     print(f"labels   {', '.join(manifest.label_columns) or 'none'}")
+    for note in label_notes:
+        print(f"         {note}")
     print(f"written  {output}")
 
 

@@ -52,7 +52,8 @@ SUFFIXES: dict[str, tuple[str, ...]] = {
 }
 """What is said of a segment: column suffix and the ways to write it."""
 
-_WHOLE_NAMES = {
+_WHOLE_NAMES: dict[str, tuple[str, ...]] = {
+    "cto": (),
     "dominance": ("coronary_dominance", "dominance_class"),
     "contrast_agent": ("contrast_agent_class",),
     "stent_presence": ("stent_presence_class",),
@@ -165,4 +166,6 @@ def grade_words() -> dict[str, str]:
 
 def structure_of(cell: str | None) -> str | None:
     """One of STRUCTURES for a word or class number; `Other` for a word that is none of them; None when not known."""
-    return None if cell is None else known_words("main_structure").get(cell.lower(), "Other")
+    if cell is None:
+        return None
+    return known_words("main_structure").get(cell.lower().removesuffix(".0"), "Other")

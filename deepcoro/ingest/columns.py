@@ -13,19 +13,11 @@ _SIDES: dict[str, Side] = {
     "right": "right", "r": "right", "rca": "right", "right coronary": "right", "right_coronary": "right",
 }  # fmt: skip
 
-_FINDINGS = (
-    "*_stenosis", "*_calcif", "*_cto", "*_thrombus", "*_stent", "*_collateral", "*_bifurcation",
-    "*_IFRHYPEREMIE", "*_pcidone", "*_binary", "cto", "lvef", "dominance", "calcification", "syntax*",
-)  # fmt: skip
 DEFAULT_LABELS = (
-    *_FINDINGS,
-    "contrast_agent",
-    "stent_presence",
-    "status",
-    "main_structure",
-    "mace*",
-    "diabetes",
-)
+    "*_stenosis", "*_calcif", "*_cto", "*_thrombus", "*_stent", "*_collateral", "*_bifurcation",
+    "*_IFRHYPEREMIE", "*_pcidone", "*_timi", "*_binary", "cto", "lvef", "dominance", "calcification", "syntax*",
+    "contrast_agent", "stent_presence", "status", "main_structure", "mace*", "diabetes",
+)  # fmt: skip
 """Label columns taken when none are named: coded findings, never free text."""
 
 _LONGEST_WORD = 64
@@ -121,9 +113,7 @@ def _find_labels(
                 f"--label_columns: '{pattern}' is read as path, id, split or report; it cannot be a label too"
             )
     return tuple(
-        name
-        for name in columns
-        if name not in private and any(_matches(name, pattern) for pattern in wanted)
+        name for name in columns if name not in private and any(_matches(name, pattern) for pattern in wanted)
     )
 
 

@@ -1,10 +1,14 @@
 """Which findings a film can show at all. A label of what was not filmed is not assessed, whatever the table repeats on every row."""
 
 import functools
+from collections.abc import Sequence
 from typing import Literal, NamedTuple, get_args
 
 from deepcoro.angiography.vocabulary import DOMINANCES, SEGMENTS, Dominance, Side, segments_of
+from deepcoro.config import DataError
 from deepcoro.ingest import aliases
+from deepcoro.ingest.columns import Roles, number_of_cell, side_of
+from deepcoro.ingest.table import NONE, Cells, Table
 
 Reason = Literal[
     "other tree", "absent segment", "unknown tree", "other structure", "no contrast", "during intervention"
@@ -12,7 +16,15 @@ Reason = Literal[
 REASONS: tuple[Reason, ...] = get_args(Reason)
 """Why a label of the table was set to not assessed."""
 
-_CORONARY = ("cto", "stenosis", "max_stenosis", "calcification", "thrombus", "stenosis_binary", "stenosis_severe")
+_CORONARY = (
+    "cto",
+    "stenosis",
+    "max_stenosis",
+    "calcification",
+    "thrombus",
+    "stenosis_binary",
+    "stenosis_severe",
+)
 """Findings of a tree that name no segment."""
 
 
@@ -96,7 +108,8 @@ def _trees_of(segment: str, film: Shown) -> set[Side]:
     if film.dominance is not None:
         return {side for side in ("left", "right") if segment in segments_of(side, film.dominance)}
     per_heart = [
-        {side for side in ("left", "right") if segment in segments_of(side, dominance)} for dominance in DOMINANCES
+        {side for side in ("left", "right") if segment in segments_of(side, dominance)}
+        for dominance in DOMINANCES
     ]
     if all(trees == per_heart[0] for trees in per_heart):
         return per_heart[0]
@@ -104,3 +117,82 @@ def _trees_of(segment: str, film: Shown) -> set[Side]:
 
 
 _USUAL: dict[str, Side] = {"pda": "right", "posterolateral": "right", "lvp": "left"}
+
+
+_ROLES = ("side", "structure", "status", "contrast", "dominance")
+
+
+class ShownReader:
+    """Reads what each film shows; knows of the whole study which trees were filmed and which dominance its rows agree on."""
+
+    def __init__(self, table: Table, roles: Roles, not_assessed_status: Sequence[str]) -> None:
+        columns = {role: getattr(roles, role) for role in _ROLES}
+        self._given = [role for role in _ROLES if columns[role] is not None]
+        self._pick = table.picker([columns[role] for role in self._given])
+        self._study = roles.study
+        self._tells_side = roles.side is not None or roles.structure is not None
+        self._interventions = {status.lower() for status in not_assessed_status}
+        self._known: dict[tuple[str | None, ...], Shown] = {}
+        self._trees: dict[str, set[Side]] = {}
+        self._dominances: dict[str, set[Dominance]] = {}
+        for number, row in enumerate(table.rows, start=1):
+            if row is not None and (study := row[roles.study]) is not None:
+                self._note(study, self._film(number, row))
+
+    def _note(self, study: str, film: Shown) -> None:
+        if film.side is not None and not film.is_intervention and film.has_contrast is not False:
+            self._trees.setdefault(study, set()).add(film.side)
+        if film.dominance is not None:
+            self._dominances.setdefault(study, set()).add(film.dominance)
+
+    def read(self, number: int, row: Cells) -> Shown:
+        """DataError when row `number` calls one film left and right."""
+        film = self._film(number, row)
+        study = str(row[self._study])
+        dominances = self._dominances.get(study, set())
+        return film._replace(
+            dominance=next(iter(dominances)) if len(dominances) == 1 else None,
+            both_trees=len(self._trees.get(study, ())) == 2,
+        )
+
+    def _film(self, number: int, row: Cells) -> Shown:
+        """What the row alone tells; equal cells are read once."""
+        cells = self._pick(row)
+        film = self._known.get(cells)
+        if film is None:
+            told = {role: cell for role, cell in zip(self._given, cells, strict=True) if cell != NONE}
+            film = self._known[cells] = self._understand(number, told)
+        return film
+
+    def _understand(self, number: int, cells: dict[str, str | None]) -> Shown:
+        structure = aliases.structure_of(cells.get("structure"))
+        of_structure = side_of(structure)
+        side = side_of(cells.get("side")) or of_structure
+        if of_structure is not None and side != of_structure:
+            raise DataError(
+                f"row {number}: the side says {side}, the main structure {structure}; correct one, or name another"
+                " --side_column"
+            )
+        return Shown(
+            side=side,
+            structure=structure,
+            has_contrast=_is_true(cells.get("contrast")),
+            is_intervention=_status(cells.get("status")).lower() in self._interventions,
+            dominance=aliases.known_words("dominance").get(_code(cells.get("dominance"))),
+            tells_side=self._tells_side,
+        )
+
+
+def _is_true(cell: str | None) -> bool | None:
+    code = _code(cell)
+    return True if code in aliases.TRUE else False if code in aliases.FALSE else None
+
+
+def _status(cell: str | None) -> str:
+    return aliases.known_words("status").get(_code(cell), _code(cell))
+
+
+def _code(cell: str | None) -> str:
+    """1, 1.0 and "1" are one code; words in small letters."""
+    number = number_of_cell(cell)
+    return (cell or "").lower() if number is None else f"{number:g}"

@@ -43,7 +43,12 @@ class LabelReader:
         names = canonical_columns(table.columns)
         self.rules = rules
         self.columns: list[Column] = [
-            settle(column, names[column], rules.rule_of(names[column]), lambda column=column: _cells(table, column))
+            settle(
+                column,
+                names[column],
+                rules.rule_of(names[column]),
+                lambda column=column: _cells(table, column),
+            )
             for column in columns
         ]
         self.derived: list[Derived] = derived_columns(self.columns, derive, rules)
@@ -94,7 +99,9 @@ class LabelReader:
         if bad:
             more = f"; and {len(bad) - 8} more columns" if len(bad) > 8 else ""
             raise DataError(
-                "label cells do not fit their rule: " + "; ".join(bad[:8]) + more
+                "label cells do not fit their rule: "
+                + "; ".join(bad[:8])
+                + more
                 + "; correct the table, declare --label_rules, or name other --label_columns"
             )
 
@@ -104,7 +111,8 @@ class LabelReader:
         A column without any value in training is only warned of: its films are masked, nothing false is learned.
         """
         places = [
-            place for place, column in enumerate(self.columns)
+            place
+            for place, column in enumerate(self.columns)
             if column.kind in ("binary", "grade", "word") and column.name not in CONTEXT
         ]
         places += range(len(self.columns), len(self.names))
@@ -135,7 +143,11 @@ class LabelReader:
 
 def _complain(constant: Sequence[tuple[str, Value, int]], allowed: bool) -> None:
     shown = [
-        f"{name} = {value:g} ({count} films)" if isinstance(value, float) else f"{name} = {value} ({count} films)"
+        (
+            f"{name} = {value:g} ({count} films)"
+            if isinstance(value, float)
+            else f"{name} = {value} ({count} films)"
+        )
         for name, value, count in constant[:12]
     ]
     listed = ", ".join(shown) + (f" and {len(constant) - 12} more" if len(constant) > 12 else "")
@@ -149,7 +161,8 @@ def _complain(constant: Sequence[tuple[str, Value, int]], allowed: bool) -> None
 
 
 def _cells(table: Table, column: str) -> Iterable[str | None]:
-    return (row[column] for row in table.rows if row is not None)
+    pick = table.picker([column])
+    return (pick(row)[0] for row in table.rows if row is not None)
 
 
 def _warn_unused(rules: LabelRules, names: Sequence[str]) -> None:

@@ -12,6 +12,7 @@ from deepcoro.angiography.vocabulary import severity_floor
 from deepcoro.config import Block, ConfigError, parse, read_tree
 from deepcoro.ingest import aliases
 from deepcoro.ingest.columns import number_of_cell
+from deepcoro.ingest.table import NONE
 
 Value = float | str
 Kind = Literal["percent", "binary", "grade", "number", "word", "auto"]
@@ -91,7 +92,9 @@ class LabelRules(Block):
 
 _UNKNOWN = (-1.0,)
 _DEFAULTS: dict[str, Rule] = {
-    "*_IFRHYPEREMIE": Rule(kind="number", missing_codes=(0.0, -1.0)),  # in the cath-lab's export 0 is an empty field
+    "*_IFRHYPEREMIE": Rule(
+        kind="number", missing_codes=(0.0, -1.0)
+    ),  # in the cath-lab's export 0 is an empty field
     "*_stenosis": Rule(kind="percent", missing_codes=_UNKNOWN),
     "*_qca": Rule(kind="percent", missing_codes=_UNKNOWN),
     "lvef": Rule(kind="percent", missing_codes=_UNKNOWN),
@@ -148,7 +151,9 @@ def settle(source: str, name: str, rule: Rule, cells: Callable[[], Iterable[str 
     kind = rule.kind
     if kind == "auto":
         distinct = set(cells())
-        kind = next(each for each in ("binary", "number", "grade", "word") if _fits(rule, each, name, distinct))
+        kind = next(
+            each for each in ("binary", "number", "grade", "word") if _fits(rule, each, name, distinct)
+        )
     return Column(source, name, kind, _reader(rule, kind, name))
 
 
@@ -168,12 +173,20 @@ def _reader(rule: Rule, kind: Kind, name: str) -> Callable[[str | None], Value |
     empty = _NEGATIVE.get(kind) if rule.absent == "negative" else None
     meaning = _meaning(rule, kind, name)
 
+    none_is_a_word = _says_none(rule, kind, name)
+
     def read(cell: str | None) -> Value | None:
-        if cell is None:
+        if cell is None or (cell.lower() == NONE and not none_is_a_word):
             return empty
         return None if _key(cell) in missing else meaning(cell)
 
     return read
+
+
+def _says_none(rule: Rule, kind: Kind, name: str) -> bool:
+    """Whether `none` is a finding in this column (no calcification, no bifurcation lesion), not an empty field."""
+    words = (*rule.positive, *rule.negative, *rule.words, *aliases.known_words(name))
+    return kind == "grade" or NONE in map(str.lower, words)
 
 
 def _key(cell: float | str) -> float | str:
@@ -188,7 +201,10 @@ def _meaning(rule: Rule, kind: Kind, name: str) -> Callable[[str], Value]:
         words |= dict.fromkeys((*aliases.FALSE, *map(str.lower, rule.negative)), 0.0)
         return lambda cell: _known(cell, words, "neither yes nor no")
     if kind == "grade":
-        grades: dict[str, Value] = {**aliases.grade_words(), **dict.fromkeys(map(str.lower, rule.negative), "none")}
+        grades: dict[str, Value] = {
+            **aliases.grade_words(),
+            **dict.fromkeys(map(str.lower, rule.negative), "none"),
+        }
         grades |= {word.lower(): kept for word, kept in rule.words.items()}
         return lambda cell: _known(cell, grades, f"no grade ({', '.join(aliases.GRADES)})")
     if kind == "percent":
@@ -243,7 +259,9 @@ def derived_columns(columns: Sequence[Column], names: Sequence[str], rules: Labe
     """One column for each threshold and stenosis. ConfigError when a name is no threshold, is taken, or there is no stenosis."""
     found = [(place, column) for place, column in enumerate(columns) if column.name.endswith("_stenosis")]
     if names and not found:
-        raise ConfigError("--derive needs label columns that end in _stenosis; the table has none among its labels")
+        raise ConfigError(
+            "--derive needs label columns that end in _stenosis; the table has none among its labels"
+        )
     taken = {column.name for column in columns}
     result = []
     for name in names:
@@ -251,6 +269,8 @@ def derived_columns(columns: Sequence[Column], names: Sequence[str], rules: Labe
         for place, column in found:
             new = f"{column.name.removesuffix('_stenosis')}_{name}"
             if new in taken:
-                raise ConfigError(f"--derive {name}: the table already has a label '{new}'; drop one of the two")
+                raise ConfigError(
+                    f"--derive {name}: the table already has a label '{new}'; drop one of the two"
+                )
             result.append(Derived(new, place, holds))
     return result

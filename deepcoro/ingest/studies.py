@@ -7,18 +7,20 @@ from pathlib import Path
 from typing import NamedTuple
 
 from deepcoro.config import DataError
-from deepcoro.ingest.columns import Roles, label_of, number_of_cell, side_of, view_of_cell
+from deepcoro.ingest.columns import Roles, number_of_cell, view_of_cell
 from deepcoro.ingest.film import FilmSource, Rejection, StudySource
+from deepcoro.ingest.filmed import ShownReader
 from deepcoro.ingest.identity import Identity
+from deepcoro.ingest.label_reader import LabelReader
+from deepcoro.ingest.labels import LabelRules
 from deepcoro.ingest.scrub import Scrubber
-from deepcoro.ingest.table import Table
+from deepcoro.ingest.table import Cells, Table
 from deepcoro.sample import Scope, canonical_text
 
 logger = logging.getLogger(__name__)
 
 _SPLITS = ("train", "val", "test", "inference")
 _SHARES = (("train", 0.8), ("val", 0.9), ("test", 1.0))
-Cells = dict[str, str | None]
 
 
 class _Row(NamedTuple):
@@ -35,18 +37,25 @@ def read_studies(
     identity: Identity,
     scope: Scope,
     scrubber: Scrubber | None = None,
+    labels: LabelReader | None = None,
 ) -> tuple[list[StudySource], list[Rejection]]:
     """Studies in the order of the table, and the rows that give no film. Paths are relative to `folder` unless absolute.
     Texts, words of labels and names of views enter as `scrubber` leaves them (a new one unless given).
 
+    `labels` reads the label columns; None reads those of `roles` by the default rules.
+
     Without a split column patients (studies, where no patient is named) are drawn 80/10/10 by keyed hash. DataError when
     a study has two patients or two splits, when a split has another name, or when texts disagree within their scope.
     """
-    reader = _RowReader(roles, folder, identity, scrubber or Scrubber())
+    scrubber = scrubber or Scrubber()
+    labels = labels or LabelReader(table, roles.labels, LabelRules(), scrubber=scrubber)
+    shown = ShownReader(table, roles, labels.rules.not_assessed_status)
+    reader = _RowReader(roles, folder, identity, scrubber, labels, shown)
     rows, rejections = [], []
     for number, cells in enumerate(table.rows, start=1):
         result = reader.read(number, cells)
         (rows if isinstance(result, _Row) else rejections).append(result)
+    labels.finish()
     if not rows:
         raise DataError(f"none of the {len(table.rows)} rows can be used; {_reasons(rejections)}")
     studies = [_study(key, group, identity) for key, group in _by_study(rows).items()]
@@ -66,9 +75,19 @@ def _reasons(rejections: Sequence[Rejection]) -> str:
 class _RowReader:
     """Reads one row at a time; remembers the films seen, to refuse the second of two equal rows."""
 
-    def __init__(self, roles: Roles, folder: Path, identity: Identity, scrubber: Scrubber) -> None:
+    def __init__(
+        self,
+        roles: Roles,
+        folder: Path,
+        identity: Identity,
+        scrubber: Scrubber,
+        labels: LabelReader,
+        shown: ShownReader,
+    ) -> None:
         self._scrubber = scrubber
         self._roles = roles
+        self._labels = labels
+        self._shown = shown
         self._folder = folder.resolve()
         self._identity = identity
         self._first_row: dict[str, int] = {}
@@ -115,20 +134,18 @@ class _RowReader:
     def _film(self, number: int, path: Path, clip: str, cells: Cells) -> FilmSource:
         roles = self._roles
         cell = functools.partial(_cell, cells)
+        shown = self._shown.read(number, cells)
         return FilmSource(
             row=number,
             path=path,
             clip=clip,
             text=self._scrubber.text(cell(roles.report)),
-            side=side_of(cell(roles.side)),
+            side=shown.side,
             view=self._scrubber.view(view_of_cell(cell(roles.view))),
             primary_angle_deg=number_of_cell(cell(roles.primary_angle)),
             secondary_angle_deg=number_of_cell(cell(roles.secondary_angle)),
             frame_rate_fps=number_of_cell(cell(roles.frame_rate)),
-            labels=tuple(
-                (column, self._scrubber.label(column, label_of(column, cells[column])))
-                for column in roles.labels
-            ),
+            labels=self._labels.read(number, cells, shown),
         )
 
 

@@ -10,7 +10,9 @@ from pathlib import Path
 from deepcoro.config import ConfigError, DataError
 
 DELIMITERS = {"comma": ",", "tab": "\t", "alpha": "α", "semicolon": ";"}
-_MISSING = frozenset(("", "nan", "none", "null", "na", "n/a", "<na>", "nat"))
+_MISSING = frozenset(("", "nan", "null", "na", "n/a", "<na>", "nat"))
+NONE = "none"
+"""A cell that says `None`: an empty field of a program, or a grade of calcification. Only a label column's rule can tell."""
 _LONGEST_CELL = 10_000_000
 
 Cells = Mapping[str, str | None]
@@ -26,7 +28,8 @@ class Row(Mapping[str, str | None]):
         self._cells = cells
 
     def __getitem__(self, column: str) -> str | None:
-        return self._cells[self._places[column]]
+        cell = self._cells[self._places[column]]
+        return None if cell == NONE else cell
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._places)
@@ -46,7 +49,7 @@ class Table:
     rows: tuple[Cells | None, ...]
 
     def picker(self, columns: Sequence[str]) -> Callable[[Cells], tuple[str | None, ...]]:
-        """A function from a row to its cells in these columns: the fast way to read many columns of many rows."""
+        """A function from a row to its cells in these columns, NONE among them: the fast way to read many columns of many rows."""
         if not columns:
             return lambda row: ()
         is_fast = all(isinstance(row, Row) for row in self.rows if row is not None)
@@ -108,5 +111,6 @@ class _Cleaned(dict[str, str | None]):
 
     def __missing__(self, cell: str) -> str | None:
         stripped = cell.strip()
-        value = self[cell] = None if stripped.lower() in _MISSING else stripped
+        word = stripped.lower()
+        value = self[cell] = None if word in _MISSING else NONE if word == NONE else stripped
         return value

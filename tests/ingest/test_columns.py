@@ -3,7 +3,7 @@
 import pytest
 
 from deepcoro.config import ConfigError
-from deepcoro.ingest.columns import find_roles, label_of, side_of, view_of_cell
+from deepcoro.ingest.columns import find_roles, side_of, view_of_cell
 
 GENERATED = ("FileName", "PatientID", "StudyInstanceUID", "Split", "Report", "side", "view", "cto", "mid_lad_stenosis", "birth_date")  # fmt: skip
 
@@ -44,26 +44,6 @@ def test_labels_may_be_named_by_pattern():
 def test_a_missing_column_is_an_error_that_names_the_flag(columns, given, labels, message):
     with pytest.raises(ConfigError, match=message):
         find_roles(columns, given, labels)
-
-
-@pytest.mark.parametrize(
-    ("column", "cell", "label"),
-    [
-        ("mid_lad_stenosis", "70", 70.0),
-        ("mid_lad_stenosis", "-1", None),
-        ("mid_lad_stenosis", "-1.0", None),
-        ("mid_lad_stenosis", None, None),
-        ("mid_lad_stenosis", "0", 0.0),
-        ("prox_rca_cto", "True", 1.0),
-        ("prox_rca_cto", "FALSE", 0.0),
-        ("lvef", "inf", None),
-        ("dominance", "right", "right"),
-        ("prox_rca_calcif", "minimes", "minimes"),
-        ("z_score", "-1", -1.0),
-    ],
-)
-def test_missing_is_a_value_and_never_a_number(column, cell, label):
-    assert label_of(column, cell) == label
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,14 @@
 """Tables as they are written: by pandas, by Excel, by the predecessor."""
 
+import time
+
 import pytest
 
 from deepcoro.config import ConfigError, DataError
-from deepcoro.ingest.table import read_table
+from deepcoro.ingest.table import Table, read_table
 
 
-@pytest.mark.parametrize("delimiter", [",", "α", "\t"])
+@pytest.mark.parametrize("delimiter", [",", "α", "\t", ";"])
 def test_the_delimiter_is_found_and_quoted_cells_may_hold_it(tmp_path, delimiter):
     path = tmp_path / "films.csv"
     lines = [
@@ -56,3 +58,44 @@ def test_what_cannot_be_read_says_why_in_one_line(tmp_path, content, error, mess
 def test_a_missing_table_is_a_config_error(tmp_path):
     with pytest.raises(ConfigError, match="does not exist"):
         read_table(tmp_path / "none.csv")
+
+
+def test_none_is_an_empty_field_to_all_but_label_columns(tmp_path):
+    path = tmp_path / "films.csv"
+    path.write_text("FileName,PatientID,calcification\na.npy,None,none\nb.npy,,NONE\n")
+    table = read_table(path)
+    assert [row["PatientID"] for row in table.rows] == [None, None]
+    pick = table.picker(["calcification", "PatientID"])
+    assert [pick(row) for row in table.rows] == [("none", "none"), ("none", None)]
+
+
+def test_rows_give_the_same_cells_by_name_and_by_picker(tmp_path):
+    path = tmp_path / "films.csv"
+    path.write_text("a,b,c\n1,2,3\n4,,6\n")
+    table = read_table(path)
+    slow = Table(table.columns, tuple(dict(row) for row in table.rows))
+    for columns in (["c", "a"], ["b"], []):
+        fast = [table.picker(columns)(row) for row in table.rows]
+        assert fast == [slow.picker(columns)(row) for row in slow.rows]
+        assert fast == [tuple(row[name] for name in columns) for row in table.rows]
+
+
+def test_a_row_shows_no_cell_in_a_traceback(tmp_path):
+    path = tmp_path / "films.csv"
+    path.write_text("FileName,PatientID\na.npy,TREMBLAY\n")
+    assert "TREMBLAY" not in repr(read_table(path))
+
+
+@pytest.mark.slow
+def test_two_hundred_thousand_rows_of_a_hundred_columns_are_read_in_seconds(tmp_path):
+    path = tmp_path / "films.csv"
+    cells = [str(number % 7) for number in range(97)]
+    with path.open("w") as file:
+        file.write(",".join(["FileName", "StudyInstanceUID", "Report", *(f"x{n}" for n in range(97))]) + "\n")
+        for row in range(200_000):
+            file.write(
+                ",".join([f"{row}.avi", f"1.2.{row // 6}", f"mild stenosis {row % 100} %", *cells]) + "\n"
+            )
+    started = time.process_time()
+    assert len(read_table(path).rows) == 200_000
+    assert time.process_time() - started < 30, "3 s on an idle core, 9 s with a dictionary a row"

@@ -134,6 +134,11 @@ def test_without_patients_the_split_is_called_unverifiable_loudly(tmp_path, run)
             "no film could be used",
         ),
         (lambda rows: [{**row, "PatientID": "P0"} for row in rows], [], "in two splits"),
+        (lambda rows: [{**row, "cto": 0} for row in rows], [], "cto = 0 (4 films); a head learns nothing"),
+        (lambda rows: [{**row, "cto": 7} for row in rows], [], "cto (row 1: neither yes nor no)"),
+        (lambda rows: [{**row, "CTO": 0} for row in rows], [], "'cto' and 'CTO' both mean 'cto'"),
+        (lambda rows: rows, ["--derive", "serious"], "'serious' is no threshold; allowed: ['severe'"),
+        (lambda rows: rows, ["--label_rules", "none.yaml"], "none.yaml does not exist"),
         (lambda rows: [{**row, "Split": "exam"} for row in rows], [], "row 1: the split is none of"),
         (
             lambda rows: [{**row, "Report": n} for n, row in enumerate(rows)],
@@ -187,6 +192,7 @@ def test_nothing_planted_leaves_the_films_or_the_table(tmp_path, key):
         key,
         "--workers",
         "2",
+        "--allow_constant_labels",
     ]
     done = subprocess.run(command, capture_output=True, check=False, timeout=120)
     assert done.returncode == 0, done.stderr.decode()
@@ -280,7 +286,12 @@ def test_generated_films_are_all_taken_with_side_view_rate_and_labels(tmp_path, 
     words = [tmp_path / "demo", "--preset", "tiny", "--seed", "0", "--patients", "3", "--workers", "1"]
     subprocess.run([sys.executable, generator, *words], check=True, capture_output=True, timeout=300)
     table = tmp_path / "demo" / "dataset.csv"
-    code, out, err = run("--csv", table, "--output", tmp_path / "out", "--report_scope", "side")
+    words = (
+        "--report_scope",
+        "side",
+        "--allow_constant_labels",
+    )  # three patients have one class of calcification
+    code, out, err = run("--csv", table, "--output", tmp_path / "out", *words)
     assert code == 0 and " + 0 rejected" in out, out + err
     shards = Shards.open(tmp_path / "out")
     for row in range(shards.manifest.counts.studies):
