@@ -85,7 +85,7 @@ def _add_columns(parser: argparse.ArgumentParser) -> None:
     add("--label_rules", type=Path, metavar="FILE", help=rules)
     derive = "add a yes-or-no column for each *_stenosis: severe (>= 70), significant (>= 50), or a threshold of FILE"
     add("--derive", nargs="*", default=[], metavar="THRESHOLD", help=derive)
-    constant = "only warn of labels that have one class in the training films"
+    constant = "only warn of labels that have one class in the training films (else refused)"
     add("--allow_constant_labels", action="store_true", help=constant)
     scope = "what one text speaks of: its film, all films of its tree, all of the study (default: clip)"
     add("--report_scope", choices=("clip", "side", "study"), default="clip", help=scope)
@@ -140,7 +140,7 @@ def run(arguments: argparse.Namespace) -> None:
     studies, rejections = read_studies(
         table, roles, arguments.csv.parent, identity, settings.report_scope, scrubber, labels
     )
-    labels.check_classes(studies, arguments.allow_constant_labels)
+    labels.check_classes(studies, arguments.allow_constant_labels, arguments.label_columns is not None)
     make_folder(arguments.output)
     rare = rare_strings(studies, arguments.review_below)
     if arguments.crosswalk:

@@ -102,8 +102,13 @@ def make_patient(folder: Path, preset: Preset, recipe: Recipe, number: int) -> d
         for plan in films_of(preset, recipe.seed, study, recipe.format):
             film = make_film(folder, plan)
             rows["videos"].append(tables.video_row(plan, film))
-            rows["dataset"].append(tables.dataset_row(plan))
+            rows["dataset"].append(tables.dataset_row(plan) | _undrawn(preset))
     return rows
+
+
+def _undrawn(preset: Preset) -> tables.Row:
+    """A finding that the preset never draws is not assessed: as a label it would have one class."""
+    return {} if preset.calcification else {"calcification": ""}
 
 
 def make_film(folder: Path, plan: FilmPlan) -> Film:

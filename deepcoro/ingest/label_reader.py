@@ -18,6 +18,7 @@ from deepcoro.ingest.labels import (
     derived_columns,
     settle,
 )
+from deepcoro.ingest.scrub import Scrubber
 from deepcoro.ingest.table import Cells, Table
 
 logger = logging.getLogger(__name__)
@@ -25,6 +26,9 @@ logger = logging.getLogger(__name__)
 Label = tuple[str, Value | None]
 CONTEXT = ("main_structure", "status", "contrast_agent")
 """Labels that say what a film is. They are for choosing films, and may have one value throughout."""
+
+_TRIAL = 100
+"""Below so many training films one class may be chance."""
 
 
 class _Mask(NamedTuple):
@@ -38,10 +42,16 @@ class LabelReader:
     """Reads the label columns of a table, one row at a time. Equal cells share one object: 200,000 rows of 90 labels fit in memory."""
 
     def __init__(
-        self, table: Table, columns: Sequence[str], rules: LabelRules, derive: Sequence[str] = ()
+        self,
+        table: Table,
+        columns: Sequence[str],
+        rules: LabelRules,
+        derive: Sequence[str] = (),
+        scrubber: Scrubber | None = None,
     ) -> None:
         names = canonical_columns(table.columns)
         self.rules = rules
+        self.scrubber = scrubber or Scrubber()
         self.columns: list[Column] = [
             settle(
                 column,
@@ -105,32 +115,51 @@ class LabelReader:
                 + "; correct the table, declare --label_rules, or name other --label_columns"
             )
 
-    def check_classes(self, studies: Iterable[StudySource], allow_constant: bool) -> None:
-        """DataError for yes-or-no, grade and word columns with one value over the training films; a warning when allowed.
+    def check_classes(
+        self, studies: Iterable[StudySource], allow_constant: bool, asked_for: bool = False
+    ) -> None:
+        """DataError for yes-or-no, grade and word columns with one value over the training films: a head would learn nothing.
 
-        A column without any value in training is only warned of: its films are masked, nothing false is learned.
+        Columns that were found, not asked for (by name, by a rule of the user's, by --derive), are only warned of in a
+        trial of fewer than 100 films. A column without any value is always only warned of: it is masked.
         """
-        places = [
-            place
-            for place, column in enumerate(self.columns)
-            if column.kind in ("binary", "grade", "word") and column.name not in CONTEXT
-        ]
-        places += range(len(self.columns), len(self.names))
         films = [film.labels for study in studies if study.split == "train" for film in study.films]
-        seen = {place: Counter(labels[place][1] for labels in films) for place in places}
         if not films:
             return
-        constant, empty = [], []
-        for place, values in seen.items():
+        wrong, excused, empty = [], [], []
+        for place, name in self._with_classes():
+            values = Counter(labels[place][1] for labels in films)
             values.pop(None, None)
-            if len(values) == 1:
-                constant.append((self.names[place], *next(iter(values.items()))))
-            elif not values:
-                empty.append(self.names[place])
+            if not values:
+                empty.append(name)
+            elif len(values) == 1:
+                is_error = asked_for or len(films) >= _TRIAL or self._is_asked_for(place)
+                (wrong if is_error and not allow_constant else excused).append(_told(name, values))
         if empty:
-            logger.warning("labels without a value in any training film: %s", ", ".join(empty))
-        if constant:
-            _complain(constant, allow_constant)
+            logger.warning("labels without a value in any training film: %s", _listed(empty))
+        if excused:
+            logger.warning("labels with one class only in the training films: %s", _listed(excused))
+        if wrong:
+            raise DataError(
+                f"labels with one class only in the training films: {_listed(wrong)}; a head learns nothing from one class:"
+                " leave them out (--label_columns names those to take), correct their rule (--label_rules), or pass"
+                " --allow_constant_labels"
+            )
+
+    def _with_classes(self) -> Iterable[tuple[int, str]]:
+        for place, name in enumerate(self.names):
+            is_derived = place >= len(self.columns)
+            if is_derived or (
+                self.columns[place].kind in ("binary", "grade", "word") and name not in CONTEXT
+            ):
+                yield place, name
+
+    def _is_asked_for(self, place: int) -> bool:
+        """Derived, or under a rule of the user's."""
+        if place >= len(self.columns):
+            return True
+        rule = self.rules.rule_of(self.columns[place].name)
+        return any(rule is each for each in self.rules.rules.values())
 
     def summary(self) -> list[str]:
         """Lines for the user: renames, and how many values were set aside for which reason."""
@@ -141,23 +170,17 @@ class LabelReader:
         return lines
 
 
-def _complain(constant: Sequence[tuple[str, Value, int]], allowed: bool) -> None:
-    shown = [
-        (
-            f"{name} = {value:g} ({count} films)"
-            if isinstance(value, float)
-            else f"{name} = {value} ({count} films)"
-        )
-        for name, value, count in constant[:12]
-    ]
-    listed = ", ".join(shown) + (f" and {len(constant) - 12} more" if len(constant) > 12 else "")
-    if allowed:
-        logger.warning("labels with one class only in the training films: %s", listed)
-        return
-    raise DataError(
-        f"labels with one class only in the training films: {listed}; a head learns nothing from one class: leave them"
-        " out (--label_columns names those to take), correct their rule (--label_rules), or pass --allow_constant_labels"
+def _told(name: str, values: Counter[Value]) -> str:
+    value, count = next(iter(values.items()))
+    return (
+        f"{name} = {value:g} ({count} films)"
+        if isinstance(value, float)
+        else f"{name} = {value} ({count} films)"
     )
+
+
+def _listed(names: Sequence[str], most: int = 12) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def _cells(table: Table, column: str) -> Iterable[str | None]:
@@ -183,7 +206,7 @@ class _Memo(dict[str | None, Label]):
 
     def __missing__(self, cell: str | None) -> Label:
         try:
-            value = self.column.read(cell)
+            value = self.reader.scrubber.label(self.column.source, self.column.read(cell))
         except Unreadable as error:
             value = None
             self.complaint = self.complaint or f"{self.column.source} (row {self.reader.row}: {error})"

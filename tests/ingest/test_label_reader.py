@@ -101,32 +101,44 @@ def test_all_columns_that_do_not_fit_are_told_at_once_with_a_row_and_no_value(tm
 
 
 def test_one_class_in_training_is_an_error_with_the_remedy(tmp_path, caplog):
-    other = {
-        "StudyInstanceUID": "s2",
-        "CathReport_MRN": "P2",
-        "Split": "test",
-        "main_structure": "RCA",
-        "mid_rca_cto": "1",
-    }
-    studies, reader = read(tmp_path, {}, {"main_structure": "RCA"}, other, labels=["mid_rca_cto", "status"])
+    other = {"StudyInstanceUID": "s2", "Split": "test", "main_structure": "RCA", "mid_rca_cto": "1"}
+    labels = ["mid_rca_cto", "status"]
+    studies, reader = read(tmp_path, {}, {"main_structure": "RCA"}, other, labels=labels)
     message = r"mid_rca_cto = 0 \(1 films\); a head learns nothing.*--label_columns.*--allow_constant_labels"
     with pytest.raises(DataError, match=message) as caught:
-        reader.check_classes(studies, allow_constant=False)
+        reader.check_classes(studies, allow_constant=False, asked_for=True)
     assert "status" not in str(caught.value), "what a film is may be the same for all"
     with caplog.at_level(logging.WARNING):
-        reader.check_classes(studies, allow_constant=True)
+        reader.check_classes(studies, allow_constant=True, asked_for=True)
     assert "one class only" in caplog.text
-    both = {**other, "Split": "train"}
-    studies, reader = read(tmp_path, {}, {"main_structure": "RCA"}, both, labels=["mid_rca_cto", "status"])
-    reader.check_classes(studies, allow_constant=False)
+    studies, reader = read(
+        tmp_path, {}, {"main_structure": "RCA"}, {**other, "Split": "train"}, labels=labels
+    )
+    reader.check_classes(studies, allow_constant=False, asked_for=True)
 
 
-def test_derived_columns_need_two_classes_too_and_empty_ones_are_only_told(tmp_path, caplog):
+@pytest.mark.parametrize(("films", "is_error"), [(99, False), (100, True)])
+def test_a_column_that_was_only_found_may_be_constant_in_a_small_trial(tmp_path, caplog, films, is_error):
+    studies, reader = read(tmp_path, *[{"main_structure": "RCA"}] * films, labels=["mid_rca_cto"])
+    with caplog.at_level(logging.WARNING):
+        if is_error:
+            with pytest.raises(DataError, match="mid_rca_cto = 0"):
+                reader.check_classes(studies, allow_constant=False)
+        else:
+            reader.check_classes(studies, allow_constant=False)
+            assert "mid_rca_cto = 0 (99 films)" in caplog.text
+
+
+def test_derived_columns_and_declared_ones_are_asked_for_and_empty_ones_are_only_told(tmp_path, caplog):
     rows = ({"mid_lad_stenosis": "80"}, {"mid_lad_stenosis": "90", "mid_rca_cto": None})
     studies, reader = read(tmp_path, *rows, derive=["severe"], labels=["mid_lad_stenosis", "mid_rca_cto"])
     with pytest.raises(DataError, match=r"mid_lad_severe = 1 \(2 films\)"), caplog.at_level(logging.WARNING):
         reader.check_classes(studies, allow_constant=False)
     assert "without a value in any training film: mid_rca_cto" in caplog.text
+    rules = LabelRules(rules={"mid_rca_cto": Rule(kind="binary")})
+    studies, reader = read(tmp_path, {"main_structure": "RCA"}, rules=rules, labels=["mid_rca_cto"])
+    with pytest.raises(DataError, match="mid_rca_cto = 0"):
+        reader.check_classes(studies, allow_constant=False)
 
 
 def test_rules_that_no_column_follows_are_told(tmp_path, caplog):
