@@ -27,7 +27,7 @@ def read(tmp_path, *changes, rules=None, derive=(), columns=None, labels=None):
     table = Table(names, tuple({name: row[name] for name in names} for row in rows))
     roles = find_roles(names, {}, labels)
     reader = LabelReader(table, roles.labels, rules or LabelRules(), derive)
-    studies, _ = read_studies(table, roles, tmp_path, Identity(KEY), "clip", reader)
+    studies, _ = read_studies(table, roles, tmp_path, Identity(KEY), "clip", labels=reader)
     return studies, reader
 
 
