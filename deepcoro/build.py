@@ -12,7 +12,9 @@ from deepcoro.data.shards import Shards
 from deepcoro.data.stream import BuiltField
 from deepcoro.data.units import Units
 from deepcoro.model import VideoTextModel
+from deepcoro.normalisation import constants
 from deepcoro.run_config import RunConfig
+from deepcoro.weights import read_pixel_constants
 
 
 @dataclass
@@ -45,13 +47,22 @@ def build_parts(config: RunConfig, make_tokenizer: bool = False) -> Parts:
     return Parts(shards, tokenizer, fields, _patient_digests(shards, "train"))
 
 
-def build_model(config: RunConfig, parts: Parts) -> VideoTextModel:
-    """The model with fresh weights (or those that `towers.*.weights` name), the same on every rank."""
+def build_model(
+    config: RunConfig, parts: Parts, of_films: tuple[float, float] | None = None
+) -> VideoTextModel:
+    """The model with fresh weights (or those that `towers.*.weights` name), the same on every rank.
+
+    `of_films`: mean and std of the training films' grey levels, where they are not those of the manifest.
+    """
     import torch
 
     torch.manual_seed(config.seed)
-    manifest = parts.shards.manifest
-    return VideoTextModel(config, parts.tokenizer, manifest.pixel_mean, manifest.pixel_std)
+    manifest, source = parts.shards.manifest, config.towers.video.weights
+    of_weights = read_pixel_constants(Path(source)) if source else None
+    mean, std = constants(
+        config.normalisation, of_weights, of_films or (manifest.pixel_mean, manifest.pixel_std)
+    )
+    return VideoTextModel(config, parts.tokenizer, mean, std)
 
 
 def report_of_unit(shards: Shards, units: Units, unit: int) -> str | None:

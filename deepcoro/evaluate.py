@@ -75,9 +75,12 @@ def open_checkpoint(config: RunConfig) -> tuple[checkpoint.Checkpoint, Parts]:
 
 
 def load_model(config: RunConfig, parts: Parts, saved: checkpoint.Checkpoint) -> nn.Module:
-    """The checkpoint's model, whole, with its own normalisation constants."""
-    model = build_model(config, parts)
-    model.load_state_dict(saved.weights())
+    """The checkpoint's model, whole, with its own normalisation constants unless the config sets others."""
+    weights = saved.weights()
+    own = weights["normalisation.mean"].item(), weights["normalisation.std"].item()
+    model = build_model(config, parts, of_films=own)  # shards without training films tell none
+    model.load_state_dict(weights)
+    model.normalisation.override(config.normalisation)
     return model
 
 

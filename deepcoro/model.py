@@ -4,26 +4,14 @@ import contextlib
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float
 from torch import Tensor, nn
 
+from deepcoro.fields.report import buckets_of
+from deepcoro.normalisation import PixelNormalisation
 from deepcoro.run_config import RunConfig
 
 Batch = dict[str, Any]
-
-
-class PixelNormalisation(nn.Module):
-    """Grey levels 0-255 -> zero mean and unit variance over the training films; grey films stay one channel."""
-
-    def __init__(self, mean: float, std: float):
-        super().__init__()
-        self.register_buffer("mean", torch.tensor([mean]))
-        self.register_buffer("std", torch.tensor([std]))
-
-    def forward(
-        self, video: UInt8[Tensor, "clip channel frame height width"]
-    ) -> Float[Tensor, "clip channel frame height width"]:
-        return (video.to(self.mean.dtype) - self.mean) / self.std
 
 
 class VideoTextModel(nn.Module):
@@ -63,11 +51,18 @@ class VideoTextModel(nn.Module):
             if "video" in batch:
                 features["video"] = self._embed_studies(batch)
             if "report" in batch:
-                report = batch["report"]
-                features["text"] = self.towers["text"](report["input_ids"], report["attention_mask"])
+                features["text"] = self._embed_texts(batch["report"])
         if task == "features":
             return self._joint_embeddings(features)
         return {name: objective(features, batch) for name, objective in self.objectives.items()}
+
+    def _embed_texts(self, report: dict[str, Any]) -> Float[Tensor, "text dim"]:
+        """One call of the tower a bucket of lengths; as many on every rank."""
+        ids, mask, start, features = report["input_ids"], report["attention_mask"], 0, []
+        for end, longest in buckets_of(report):
+            features.append(self.towers["text"](ids[start:end, :longest], mask[start:end, :longest]))
+            start = end
+        return torch.cat(features)
 
     def _embed_studies(self, batch: Batch) -> Float[Tensor, "study dim"]:
         video = self.normalisation(batch["video"])

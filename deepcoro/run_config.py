@@ -9,6 +9,7 @@ from deepcoro.augment import Config as Augment
 from deepcoro.config import Block, parse, read_tree, typed_by_key
 from deepcoro.data.config import Data
 from deepcoro.metrics import Metric, retrieval, zero_shot
+from deepcoro.normalisation import Config as Normalisation
 from deepcoro.objectives import Objective, contrastive
 from deepcoro.poolers import Pooler, mean
 from deepcoro.towers import TextTower, VideoTower, text_hf, video_mvit
@@ -142,6 +143,8 @@ class RunConfig(Block):
     """Where the samples come from."""
     augment: Augment = Augment()
     """Random changes of training films on the device."""
+    normalisation: Normalisation = Normalisation()
+    """Mean and deviation of the grey levels."""
     towers: Towers = Towers()
     """The encoders."""
     pooler: Pooler = mean.Config()

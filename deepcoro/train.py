@@ -16,6 +16,7 @@ from deepcoro.data.order import Shuffled
 from deepcoro.data.plan import Plan
 from deepcoro.data.stream import TrainingStream
 from deepcoro.engine import Engine, start_accelerator
+from deepcoro.fields.report import padded_token_fraction
 from deepcoro.model import Batch, num_parameters, to_device
 from deepcoro.optim import build_optimizer, lr_of_groups
 from deepcoro.preemption import EXIT_CODE, Preemption
@@ -261,6 +262,8 @@ def _numbers(training: Run, record: Record, window: list[Batch]) -> dict[str, fl
     if record.grad_norm is not None:
         numbers["train/grad_norm"] = float(record.grad_norm)
     numbers |= {f"lr/{label}": lr for label, lr in record.lr.items() if not label.endswith("_no_decay")}
+    if "report" in window[0]:
+        numbers["speed/padded_token_fraction"] = padded_token_fraction([batch["report"] for batch in window])
     position = training.progress.step * training.plan.rows_per_step
     numbers["epoch"] = position / training.plan.num_units
     numbers |= damage.agree(round(bad), position)

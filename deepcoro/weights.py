@@ -26,6 +26,14 @@ def read_weights(path: Path, prefix: str) -> dict[str, Tensor]:
     return inner or state
 
 
+def read_pixel_constants(path: Path) -> tuple[float, float] | None:
+    """Mean and std of the grey levels that a model's weights carry; None for weights of one tower alone."""
+    state = read_weights(path, "normalisation.")
+    if set(state) != {"mean", "std"}:
+        return None
+    return float(state["mean"]), float(state["std"])
+
+
 def weights_file(path: Path) -> Path:
     """The file that a path means: itself, that of a checkpoint folder, that of a run's best (else newest) checkpoint."""
     if path.is_file():

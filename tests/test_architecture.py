@@ -25,7 +25,7 @@ LAYERS = [
         "bootstrap",
     },
     {"kernels"},
-    {"fields", "ingest", "pairing", "augment"},
+    {"fields", "ingest", "pairing", "augment", "normalisation"},
     {"data"},
     {"towers", "poolers", "losses", "metrics"},
     {"objectives"},
@@ -50,6 +50,7 @@ LAYERS = [
 BESIDE = {"data", "ingest"}
 MODEL_SIDE = {
     "augment",
+    "normalisation",
     "kernels",
     "towers",
     "poolers",

@@ -13,9 +13,9 @@ from deepcoro.config import find_config
 from deepcoro.data.order import Shuffled
 from deepcoro.data.plan import Plan, rows_from
 from deepcoro.data.stream import Fetch
-from deepcoro.model import Batch, PixelNormalisation, VideoTextModel
+from deepcoro.model import Batch, VideoTextModel
 from deepcoro.run_config import load_run_config
-from tests.launch import STEADY, tiny
+from tests.launch import SILENT, STEADY, main_on_rank, metrics, tiny
 from tests.ranks import Ranks
 
 GLOBAL_BATCH = 6
@@ -126,12 +126,6 @@ def test_bf16_keeps_losses_and_embeddings_in_fp32(ready: tuple[VideoTextModel, B
     assert not torch.equal(features["video"], exact)
 
 
-def test_grey_films_are_normalised_and_stay_one_channel() -> None:
-    video = torch.tensor([0, 100, 200], dtype=torch.uint8).reshape(1, 1, 3, 1, 1)
-    normalised = PixelNormalisation(mean=100.0, std=50.0)(video)
-    assert torch.equal(normalised, torch.tensor([-2.0, 0.0, 2.0]).reshape(1, 1, 3, 1, 1))
-
-
 def test_windows_of_a_film_are_encoded_as_clips_of_its_row(tiny_shards: Path, tmp_path: Path) -> None:
     words = ("sampling=multi_window", "stride_s=0.2", "windows=2")
     model, batch = model_and_batch(tiny_shards, tmp_path, *(f"data.fields.video.{word}" for word in words))
@@ -155,3 +149,43 @@ def test_films_are_augmented_in_training_and_never_in_evaluation(tiny_shards: Pa
     assert torch.equal(*evaluated)
     assert torch.equal(*trained), "the same rows are shown the same way, also after a resume"
     assert not torch.allclose(trained[0], evaluated[0], atol=1e-4)
+
+
+def test_length_buckets_change_no_embedding_and_no_loss_and_cost_as_many_calls_in_any_batch(
+    ready: tuple[VideoTextModel, Batch], tiny_shards: Path, tmp_path: Path
+) -> None:
+    model, batch = ready
+    bucketed, other = model_and_batch(tiny_shards, tmp_path, "data.fields.report.length_buckets=3")
+    bucketed.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        texts = [
+            each(given, task="features")["text"][given["report"]["index"]]
+            for each, given in ((model, batch), (bucketed, other))
+        ]
+        torch.testing.assert_close(*texts, rtol=0, atol=1e-6)
+        losses = [each(given)["contrastive"]["sum"] for each, given in ((model, batch), (bucketed, other))]
+        torch.testing.assert_close(*losses, rtol=1e-6, atol=1e-6)
+    widths: list[tuple[int, ...]] = []
+    bucketed.towers["text"].register_forward_pre_hook(lambda _, given: widths.append(tuple(given[0].shape)))
+    field = build_parts(
+        load_run_config(
+            find_config("demo/tiny"),
+            [f"data.shards={tiny_shards}", f"run_dir={tmp_path}", "data.fields.report.length_buckets=3"],
+        )
+    ).fields["report"]
+    for values in (["a short one", None], [None], ["one", "a longer one", "the very longest one", "two"]):
+        widths.clear()
+        given = field.collate(values, 1)
+        bucketed({"report": given["report"]}, task="features")
+        assert len(widths) == 3 and sum(width[0] for width in widths) == len(given["report"]["input_ids"])
+    assert len({width[1] for width in widths}) > 1, "each group is as wide as its longest"
+
+
+@pytest.mark.slow
+def test_zero_3_trains_with_buckets_that_hold_repeats_on_some_ranks(
+    tiny_shards: Path, two_ranks: Ranks, tmp_path: Path
+) -> None:
+    """One row a rank and three buckets: a missing call would hang the ranks."""
+    words = (*STEADY, *SILENT, "max_steps=2", "batch_size=1", "data.fields.report.length_buckets=3")
+    assert two_ranks.run(main_on_rank, "zero3_whole", *tiny(tiny_shards, tmp_path / "run", *words)) == [0, 0]
+    assert 0 < metrics(tmp_path / "run")[-1]["speed/padded_token_fraction"] < 1
