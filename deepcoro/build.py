@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from deepcoro import distributed
-from deepcoro.config import ConfigError
-from deepcoro.data.shards import Shards
+from deepcoro.data.collection import Collection
 from deepcoro.data.stream import BuiltField
 from deepcoro.data.units import Units
 from deepcoro.model import VideoTextModel
@@ -21,7 +20,8 @@ from deepcoro.weights import read_pixel_constants
 class Parts:
     """What a run reads with."""
 
-    shards: Shards
+    shards: Collection
+    """The films, read as one folder."""
     tokenizer: Any
     fields: dict[str, BuiltField]
     training_patients: set[str]
@@ -30,18 +30,16 @@ class Parts:
     def provenance(self) -> dict[str, Any]:
         """What a checkpoint remembers of its data: enough to notice other data, or a patient met before."""
         return {
-            "folder": self.shards.folder.name,
-            "fingerprint": self.shards.fingerprint,
-            "patient_split": self.shards.manifest.patient_split,
+            "folder": self.shards.name,
+            "patient_split": self.shards.patient_split,
+            **self.shards.record(),
             "training_patients": sorted(self.training_patients),
         }
 
 
 def build_parts(config: RunConfig, make_tokenizer: bool = False) -> Parts:
     """Opens what the config names. `make_tokenizer`: a text tower from scratch learns its words now, from the train split."""
-    if config.data.shards is None:
-        raise ConfigError("data.shards is not set; give it the folder that tools/shard_dataset.py wrote")
-    shards = Shards.open(config.data.shards, config.data.storage)
+    shards = Collection.open(config.data)
     tokenizer = _tokenizer(config, shards, make_tokenizer)
     fields = {name: field.build(tokenizer) for name, field in config.data.fields.items()}
     return Parts(shards, tokenizer, fields, _patient_digests(shards, "train"))
@@ -57,15 +55,13 @@ def build_model(
     import torch
 
     torch.manual_seed(config.seed)
-    manifest, source = parts.shards.manifest, config.towers.video.weights
+    source = config.towers.video.weights
     of_weights = read_pixel_constants(Path(source)) if source else None
-    mean, std = constants(
-        config.normalisation, of_weights, of_films or (manifest.pixel_mean, manifest.pixel_std)
-    )
+    mean, std = constants(config.normalisation, of_weights, of_films or parts.shards.pixel_statistics())
     return VideoTextModel(config, parts.tokenizer, mean, std)
 
 
-def report_of_unit(shards: Shards, units: Units, unit: int) -> str | None:
+def report_of_unit(shards: Collection, units: Units, unit: int) -> str | None:
     """The text that evaluation pairs with a unit."""
     study = shards.study(int(units.study_row[unit]))
     return study.report_of(units.shown_clips(unit, None))
@@ -76,13 +72,13 @@ def patient_digest(patient: str) -> str:
     return hashlib.sha256(f"training patient {patient}".encode()).hexdigest()[:16]
 
 
-def _patient_digests(shards: Shards, split: str) -> set[str]:
+def _patient_digests(shards: Collection, split: str) -> set[str]:
     if split not in shards.splits:
         return set()
     return {patient_digest(patient) for patient in shards.units(split, True, 1).patients}
 
 
-def _tokenizer(config: RunConfig, shards: Shards, make: bool) -> Any:
+def _tokenizer(config: RunConfig, shards: Collection, make: bool) -> Any:
     """The text tower's own tokenizer, or one learned from the training reports and kept in run_dir/tokenizer."""
     folder: Path = config.run_dir / "tokenizer"
     text = config.towers.text
@@ -92,7 +88,7 @@ def _tokenizer(config: RunConfig, shards: Shards, make: bool) -> Any:
     return text.load_tokenizer(folder)
 
 
-def _training_texts(shards: Shards) -> Iterator[str]:
+def _training_texts(shards: Collection) -> Iterator[str]:
     units = shards.units("train", True, 1)
     for row in units.study_row:
         for report in shards.study(int(row)).reports:

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from deepcoro import distributed
 from deepcoro.build import Parts
+from deepcoro.data.collection import Collection
 from deepcoro.data.damage import unreadable_of_split
-from deepcoro.data.shards import Shards
 from deepcoro.data.stream import EvaluationStream
 from deepcoro.data.units import Units
 from deepcoro.evaluated import Evaluated
@@ -102,7 +102,7 @@ class _Facts:
     labels: dict[str, list]
 
 
-def _facts(shards: Shards, units: Units, seen: np.ndarray) -> _Facts:
+def _facts(shards: Collection, units: Units, seen: np.ndarray) -> _Facts:
     """Texts and labels of the units, out of their JSON members."""
     rows: dict[int, int] = {}
     texts: list[str] = []
@@ -117,7 +117,9 @@ def _facts(shards: Shards, units: Units, seen: np.ndarray) -> _Facts:
             if row == len(texts):
                 texts.append(text)
         text_of_film.append(row)
-        labels.append(merged_labels([study.clips[clip] for clip in clips]))
+        source = {"source": list(shards.sources)[shards.source_of_study(units.study_row[unit])]}
+        merged = merged_labels([study.clips[clip] for clip in clips])
+        labels.append(merged | source if len(shards.sources) > 1 else merged)
     names = sorted({name for each in labels for name in each})
     columns = {name: [each.get(name) for each in labels] for name in names}
     return _Facts(texts, np.array(text_of_film, dtype=np.int64), columns)

@@ -26,7 +26,7 @@ def run(config: RunConfig) -> int:
     ]
     evaluated = embed_split(model, config, parts, "inference", list(dict.fromkeys(prompts)))
     if distributed.rank() == 0:
-        name = f"{parts.shards.folder.name}_inference"
+        name = f"{parts.shards.name}_inference"
         write_split_predictions(config, name, evaluated)
         logger.info(
             "embeddings: %s", _write_embeddings(config.run_dir / "embeddings" / f"{name}.npz", evaluated)

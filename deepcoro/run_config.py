@@ -1,5 +1,6 @@
 """RunConfig: the root of the configuration tree. Blocks of the choice folders hang below it; shared keys are documented here."""
 
+import fnmatch
 from pathlib import Path
 from typing import Any, Literal
 
@@ -197,7 +198,8 @@ def run_config_from_dump(tree: dict, source: str) -> RunConfig:
     return parse(RunConfig, tree, source)
 
 
-# A resumed run may change these: they say where and how long to run, never what is computed at a given step.
+# A resumed run may change these: they say where and how long to run, never what is computed at a given step. Folders and tables may
+# have moved; what they hold is in the fingerprint, which must be the same.
 MAY_CHANGE_ON_RESUME = frozenset(
     {
         "run_mode",
@@ -209,7 +211,9 @@ MAY_CHANGE_ON_RESUME = frozenset(
         "batch_size",
         "gradient_accumulation_steps",
         "data.shards",
+        "data.sources.*.shards",
         "data.storage",
+        "data.tables",
         "data.num_workers",
         "data.max_bad_fraction",
         "checkpoint",
@@ -224,7 +228,8 @@ def changed_keys(old: dict, new: dict, prefix: str = "") -> list[str]:
     changed = []
     for key in sorted(set(old) | set(new)):
         name = f"{prefix}{key}"
-        if name in MAY_CHANGE_ON_RESUME or old.get(key) == new.get(key):
+        may_change = any(fnmatch.fnmatchcase(name, pattern) for pattern in MAY_CHANGE_ON_RESUME)
+        if may_change or old.get(key) == new.get(key):
             continue
         if isinstance(old.get(key), dict) and isinstance(new.get(key), dict):
             changed += changed_keys(old[key], new[key], f"{name}.")

@@ -1,5 +1,6 @@
 """The verb `train`: build, loop, save, evaluate. It knows no paradigm; one step reads on one screen."""
 
+import json
 import logging
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,9 +13,9 @@ from deepcoro import atomic, checkpoint, distributed, evaluate
 from deepcoro.build import Parts, build_model, build_parts
 from deepcoro.config import ConfigError, DataError, dump, show
 from deepcoro.data.damage import Damage
-from deepcoro.data.order import Shuffled
 from deepcoro.data.plan import Plan
 from deepcoro.data.stream import TrainingStream
+from deepcoro.data.training_order import training_order
 from deepcoro.engine import Engine, start_accelerator
 from deepcoro.fields.report import padded_token_fraction
 from deepcoro.model import Batch, num_parameters, to_device
@@ -77,8 +78,9 @@ def run(config: RunConfig) -> int:
 def _prepare(config: RunConfig, accelerator: Any) -> Run:
     parts = build_parts(config, make_tokenizer=True)
     units = parts.shards.units("train", config.data.multi_video, config.data.num_videos)
+    rows_per_step = config.batch_size * config.gradient_accumulation_steps * distributed.world_size()
     plan = Plan(
-        order=Shuffled(units.shard, config.seed),
+        order=training_order(parts.shards, units, config.data, config.seed, rows_per_step),
         batch_size=config.batch_size,
         gradient_accumulation_steps=config.gradient_accumulation_steps,
         rank=distributed.rank(),
@@ -102,6 +104,7 @@ def _prepare(config: RunConfig, accelerator: Any) -> Run:
         _resume(training, saved)
     if distributed.rank() == 0:
         atomic.write_text(config.run_dir / "config.yaml", show(config) + "\n")
+        atomic.write_text(config.run_dir / "data.json", json.dumps(parts.shards.record(), indent=1) + "\n")
     return training
 
 
@@ -267,6 +270,7 @@ def _numbers(training: Run, record: Record, window: list[Batch]) -> dict[str, fl
     position = training.progress.step * training.plan.rows_per_step
     numbers["epoch"] = position / training.plan.num_units
     numbers |= damage.agree(round(bad), position)
+    numbers |= {f"data/{key}": value for key, value in training.plan.order.counters(position).items()}
     _refuse_non_finite(training, numbers, window)
     return numbers
 

@@ -1,12 +1,25 @@
 """The block `data` of a run's configuration."""
 
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 import pydantic
 
-from deepcoro.config import Block, typed_by_key
+from deepcoro.config import Block, ConfigError, typed_by_key
+from deepcoro.data.balance import Balance
+from deepcoro.data.order import SHARDS_PER_WINDOW
 from deepcoro.data.storage import Location, Storage
+from deepcoro.data.where import parse_where
 from deepcoro.fields import Field, report, video
+
+
+class Source(Block):
+    """One of several shard folders."""
+
+    shards: Location
+    """Folder or URL, as `data.shards`."""
+    weight: float | None = pydantic.Field(default=None, gt=0)
+    """Share of the samples drawn from here, relative to the other weights; unset in all sources = they are one pool."""
 
 
 class Data(Block):
@@ -16,6 +29,22 @@ class Data(Block):
     """Folder written by tools/shard_dataset.py: a path, or its URL (http://, https://, s3://, gs://)."""
     storage: Storage = Storage()
     """How a folder that lies elsewhere is asked."""
+    sources: dict[str, Source] = {}
+    """Several folders in the place of `shards`; the key names the source in logs and predictions."""
+    tables: list[Path] = []
+    """Newer labels, splits (`Split`) and texts (`Report`) by keyed `clip`, `study` or `patient`; CSV, later ones win."""
+    where: str | None = None
+    """Films to use, in every run mode: a condition on the columns of films.parquet, such as "num_frames >= 10"."""
+    balance: Balance = "none"
+    """none: each sample once an epoch; study: each study once, with one clip in turn; label: classes of balance_by by shares."""
+    balance_by: str | None = None
+    """Column of films.parquet or of a table whose classes balance=label draws."""
+    balance_power: float = pydantic.Field(default=1.0, ge=0, le=1)
+    """A class of n samples has the share n^(1 - power): 0 as it is, 1 every class alike."""
+    balance_not_assessed: Literal["own_class", "exclude"] = "own_class"
+    """Samples without a value of balance_by: a class of their own, or not drawn in training."""
+    shards_per_window: int = pydantic.Field(default=SHARDS_PER_WINDOW, ge=1)
+    """Shards whose samples are shuffled together: more mix better, fewer keep the reads closer together."""
     multi_video: bool = False
     """True: a sample is a study with up to num_videos clips; false: a sample is one clip."""
     num_videos: int = pydantic.Field(default=4, ge=1)
@@ -33,6 +62,34 @@ class Data(Block):
         if not isinstance(value, dict):
             return value
         return typed_by_key({"video": {}, "report": {}} | value)
+
+    @pydantic.field_validator("where")
+    @classmethod
+    def _where_is_a_condition(cls, value: str | None) -> str | None:
+        if value is not None:
+            try:
+                parse_where(value)
+            except ConfigError as error:
+                raise ValueError(str(error)) from error
+        return value
+
+    @pydantic.model_validator(mode="after")
+    def _keys_agree(self) -> "Data":
+        weighted = [source.weight is not None for source in self.sources.values()]
+        refused = {
+            "shards and sources are both set; name the folder among the sources": self.shards
+            and self.sources,
+            "sources: give all of them a weight, or none": any(weighted) and not all(weighted),
+            "balance=label needs balance_by, the column": self.balance == "label" and not self.balance_by,
+            "balance_by is for balance=label": self.balance != "label" and self.balance_by,
+            "balance=study is for multi_video=false; with true a sample is a study already": self.balance
+            == "study"
+            and self.multi_video,
+        }
+        for why, is_so in refused.items():
+            if is_so:
+                raise ValueError(why)
+        return self
 
     @property
     def clips_per_sample(self) -> int:

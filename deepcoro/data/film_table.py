@@ -15,6 +15,7 @@ from deepcoro.data.storage import LocalFolder, Where, open_folder
 from deepcoro.sample import StudyRecord, text_id
 
 FILMS = "films.parquet"
+_DAMAGED = f"{FILMS} is damaged; copy the folder again or run tools/shard_dataset.py again"
 SCHEMA = pyarrow.schema(
     [
         ("clip", pyarrow.string()),
@@ -93,18 +94,20 @@ def joined(parts: Sequence[pyarrow.Table]) -> pyarrow.Table:
     words = {name for part in parts for name in part.column_names if pyarrow.types.is_string(part[name].type)}
     same = [
         pyarrow.table(
-            {name: _as_words(part[name]) if name in words else part[name] for name in parts[0].column_names}
+            {name: as_words(part[name]) if name in words else part[name] for name in parts[0].column_names}
         )
         for part in parts
     ]
     return pyarrow.concat_tables(same).combine_chunks()
 
 
-def _as_words(column: pyarrow.ChunkedArray) -> pyarrow.ChunkedArray:
+def as_words(column: pyarrow.ChunkedArray | pyarrow.Array) -> pyarrow.ChunkedArray | pyarrow.Array:
+    """Numbers as `%g` writes them."""
     if pyarrow.types.is_string(column.type):
         return column
     words = [None if value is None else f"{value:g}" for value in column.to_pylist()]
-    return pyarrow.chunked_array([pyarrow.array(words, pyarrow.string())])
+    array = pyarrow.array(words, pyarrow.string())
+    return array if isinstance(column, pyarrow.Array) else pyarrow.chunked_array([array])
 
 
 def write_films(folder: Path, table: pyarrow.Table, name: str = FILMS) -> str:
@@ -116,22 +119,43 @@ def write_films(folder: Path, table: pyarrow.Table, name: str = FILMS) -> str:
     return hashlib.sha256(payload).hexdigest()
 
 
-def read_films(folder: Where, columns: Sequence[str] | None = None, name: str = FILMS) -> pyarrow.Table:
-    """The table, or some of its columns. DataError when it is absent, damaged, or lacks a column (the message names those there are)."""
-    folder = open_folder(folder)
-    is_local = isinstance(folder, LocalFolder)
+def read_film_schema(folder: Where, name: str = FILMS) -> pyarrow.Schema:
+    """Columns and types. DataError when the table is absent or damaged."""
+    source = _source(folder, name)
     try:
-        source = folder.path / name if is_local else pyarrow.BufferReader(folder.read(name))
+        return pyarrow.parquet.read_schema(source)
+    except pyarrow.ArrowException as error:
+        raise DataError(_DAMAGED) from error
+
+
+def read_films(
+    folder: Where, columns: Sequence[str] | None = None, num_films: int | None = None, name: str = FILMS
+) -> pyarrow.Table:
+    """The table, or some of its columns. DataError when it is absent, damaged, lacks a column (the message names those there are) or
+    has another number of rows than the indexes have films."""
+    source = _source(folder, name)
+    try:
         there = pyarrow.parquet.read_schema(source).names
         unknown = sorted(set(columns or ()) - set(there))
         if unknown:
             raise DataError(f"{FILMS} has no column {unknown}; it has {there}")
-        return pyarrow.parquet.read_table(source, columns=None if columns is None else list(columns))
+        table = pyarrow.parquet.read_table(source, columns=None if columns is None else list(columns))
+    except pyarrow.ArrowException as error:
+        raise DataError(_DAMAGED) from error
+    if num_films not in (None, len(table)):
+        raise DataError(
+            f"{FILMS} has {len(table)} rows, the indexes have {num_films} films; copy the folder again"
+        )
+    return table
+
+
+def _source(folder: Where, name: str) -> Path | pyarrow.BufferReader:
+    folder = open_folder(folder)
+    if isinstance(folder, LocalFolder) and (folder.path / name).is_file():
+        return folder.path / name
+    try:
+        return pyarrow.BufferReader(folder.read(name))
     except FileNotFoundError as error:
         raise DataError(
             f"{FILMS} is missing from the shard folder; run tools/shard_dataset.py again"
-        ) from error
-    except pyarrow.ArrowException as error:
-        raise DataError(
-            f"{FILMS} is damaged; copy the folder again or run tools/shard_dataset.py again"
         ) from error

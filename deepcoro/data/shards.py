@@ -4,15 +4,17 @@ A plain tar reader mixes one patient's film with another's report after a trunca
 goes by the index, is checked by size and CRC-32, and an error names the shard and the keyed id.
 """
 
-import hashlib
 import logging
-from functools import lru_cache
+from collections.abc import Sequence
+from functools import cached_property, lru_cache
 
+import pyarrow
 import pydantic
 
 from deepcoro.config import DataError
+from deepcoro.data.film_table import FILMS, read_film_schema, read_films
 from deepcoro.data.index import Members, Place, StudyTable, read_studies, split_code
-from deepcoro.data.manifest import SPLITS, Manifest, read_manifest
+from deepcoro.data.manifest import SPLITS, Manifest, read_manifest, sha256
 from deepcoro.data.storage import Damaged, Folder, LocalFolder, Storage, Where, open_folder
 from deepcoro.data.tars import PlainTars
 from deepcoro.data.units import Units, units_of_split
@@ -31,7 +33,9 @@ class Shards:
     ) -> None:
         self.folder = folder
         self.manifest = manifest
-        self.fingerprint = _fingerprint(folder, manifest)
+        self.splits_sha256 = sha256(folder.read(SPLITS))
+        self.fingerprint = sha256(f"{manifest.fingerprint} {self.splits_sha256}".encode())
+        """Identity of what a run trains on: the tars, and the table of splits as it is now."""
         self.studies = studies
         self._records = records
         self._clips = films
@@ -58,6 +62,18 @@ class Shards:
     def units(self, split: str, multi_video: bool, num_videos: int) -> Units:
         """Clips (or studies, when `multi_video`) of a split in stored order. DataError when it has none."""
         return units_of_split(self.studies, split, multi_video, num_videos)
+
+    @cached_property
+    def film_schema(self) -> pyarrow.Schema:
+        """Names and types of the columns of films.parquet. DataError when the manifest speaks of another one."""
+        schema = read_film_schema(self.folder)
+        if sha256(self.folder.read(FILMS)) != self.manifest.films_sha256:
+            raise DataError(f"{FILMS} differs from the manifest's digest; copy the folder again")
+        return schema
+
+    def films(self, columns: Sequence[str]) -> pyarrow.Table:
+        """Columns of films.parquet, one row a film in the order of the indexes. DataError when it is not of this folder."""
+        return read_films(self.folder, columns, self.studies.num_films)
 
     def study(self, row: int) -> StudyRecord:
         """The verified record of a study. DataError, named by shard and key, when it cannot be read."""
@@ -121,9 +137,3 @@ class Shards:
     def __setstate__(self, state: dict) -> None:
         vars(self).update(state)
         self._prepare_reading()
-
-
-def _fingerprint(folder: Folder, manifest: Manifest) -> str:
-    """Identity of what a run trains on: the tars, and the table of splits as it is now."""
-    splits = hashlib.sha256(folder.read(SPLITS)).hexdigest()
-    return hashlib.sha256(f"{manifest.fingerprint} {splits}".encode()).hexdigest()

@@ -18,7 +18,6 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from deepcoro.config import DataError
 from deepcoro.data.damage import Bad, Damage
 from deepcoro.data.plan import Plan, Row, evaluation_rows, rows_from
-from deepcoro.data.shards import Shards
 from deepcoro.data.units import Units
 from deepcoro.sample import StudyRecord
 
@@ -45,6 +44,19 @@ class BuiltField(Protocol):
     def collate(self, values: list[Any], num_videos: int) -> Batch: ...
 
 
+@runtime_checkable
+class StudyReader(Protocol):
+    """A shard folder, or several as one."""
+
+    fingerprint: str
+
+    def shard_of(self, row: int) -> str: ...
+
+    def study(self, row: int) -> StudyRecord: ...
+
+    def read_clip(self, row: int, clip: int) -> bytes: ...
+
+
 class Fetched(NamedTuple):
     """A batch, and those of its samples that could not be read."""
 
@@ -55,7 +67,9 @@ class Fetched(NamedTuple):
 class Fetch(Dataset):
     """Maps the rows of a batch to the batch. Runs in the workers; holds no state that a batch could depend on."""
 
-    def __init__(self, shards: Shards, units: Units, fields: dict[str, BuiltField], seed: int | None) -> None:
+    def __init__(
+        self, shards: StudyReader, units: Units, fields: dict[str, BuiltField], seed: int | None
+    ) -> None:
         """`seed` None = evaluation: nothing is drawn."""
         self._shards = shards
         self._units = units
@@ -108,7 +122,7 @@ class TrainingStream:
 
     def __init__(
         self,
-        shards: Shards,
+        shards: StudyReader,
         units: Units,
         fields: dict[str, BuiltField],
         plan: Plan,
@@ -159,7 +173,7 @@ class EvaluationStream:
 
     def __init__(
         self,
-        shards: Shards,
+        shards: StudyReader,
         units: Units,
         fields: dict[str, BuiltField],
         batch_size: int,

@@ -79,7 +79,7 @@ def write_folder(
         frames=0,
         patients=0,
         rejected_clips=0,
-        splits={},
+        splits=_split_counts(studies, splits or {}),
     )
     manifest = schema.Manifest(
         encoding=encoding,
@@ -99,6 +99,18 @@ def write_folder(
     )
     schema.write_block(folder / schema.MANIFEST, manifest)
     return folder
+
+
+def _split_counts(
+    studies: Sequence[tuple[StudyRecord, list[bytes]]], splits: dict[str, str]
+) -> dict[str, schema.SplitCounts]:
+    counts = {}
+    for name in schema.SPLIT_NAMES:
+        own = [record for record, _ in studies if splits.get(record.study, "train") == name]
+        patients = {record.patient for record in own} - {None}
+        clips = sum(len(record.clips) for record in own)
+        counts[name] = schema.SplitCounts(studies=len(own), clips=clips, patients=len(patients))
+    return {name: count for name, count in counts.items() if count.studies}
 
 
 def _write_shard(
