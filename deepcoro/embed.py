@@ -117,7 +117,7 @@ def _facts(shards: Collection, units: Units, seen: np.ndarray) -> _Facts:
             if row == len(texts):
                 texts.append(text)
         text_of_film.append(row)
-        source = {"source": list(shards.sources)[shards.source_of_study(units.study_row[unit])]}
+        source = {"source": list(shards.sources)[int(shards.source_of_study(units.study_row[[unit]])[0])]}
         merged = merged_labels([study.clips[clip] for clip in clips])
         labels.append(merged | source if len(shards.sources) > 1 else merged)
     names = sorted({name for each in labels for name in each})

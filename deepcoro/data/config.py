@@ -1,5 +1,6 @@
 """The block `data` of a run's configuration."""
 
+import re
 from pathlib import Path
 from typing import Any, Literal
 
@@ -66,29 +67,35 @@ class Data(Block):
     @pydantic.field_validator("where")
     @classmethod
     def _where_is_a_condition(cls, value: str | None) -> str | None:
-        if value is not None:
-            try:
-                parse_where(value)
-            except ConfigError as error:
-                raise ValueError(str(error)) from error
+        if value is None:
+            return None
+        try:
+            return parse_where(value).text
+        except ConfigError as error:
+            raise ValueError(str(error)) from error
+
+    @pydantic.field_validator("sources")
+    @classmethod
+    def _sources_have_plain_names(cls, value: dict[str, Source]) -> dict[str, Source]:
+        if not all(re.fullmatch(r"[\w-]+", name) for name in value):
+            raise ValueError(
+                "names of sources hold letters, digits, '_' and '-': files and metrics are named by them"
+            )
+        weighted = [source.weight is not None for source in value.values()]
+        if any(weighted) and not all(weighted):
+            raise ValueError("give all of them a weight, or none")
         return value
 
     @pydantic.model_validator(mode="after")
     def _keys_agree(self) -> "Data":
-        weighted = [source.weight is not None for source in self.sources.values()]
-        refused = {
-            "shards and sources are both set; name the folder among the sources": self.shards
-            and self.sources,
-            "sources: give all of them a weight, or none": any(weighted) and not all(weighted),
-            "balance=label needs balance_by, the column": self.balance == "label" and not self.balance_by,
-            "balance_by is for balance=label": self.balance != "label" and self.balance_by,
-            "balance=study is for multi_video=false; with true a sample is a study already": self.balance
-            == "study"
-            and self.multi_video,
-        }
-        for why, is_so in refused.items():
-            if is_so:
-                raise ValueError(why)
+        if self.shards is not None and self.sources:
+            raise ValueError("shards and sources are both set; name the folder among the sources")
+        if self.balance == "label" and not self.balance_by:
+            raise ValueError("balance=label needs balance_by, the column")
+        if self.balance_by and self.balance != "label":
+            raise ValueError("balance_by is for balance=label")
+        if self.balance == "study" and self.multi_video:
+            raise ValueError("balance=study is for multi_video=false; with true a sample is a study already")
         return self
 
     @property
