@@ -49,6 +49,7 @@ def test_several_folders_read_as_each_does_alone(sites):
         shards = Shards.open(folder)
         for own in range(len(shards.studies)):
             assert collection.study(row) == shards.study(own)
+            assert collection.shard_of(row) == f"{shards.folder.name}/{shards.shard_of(own)}"
             for clip in range(len(shards.study(own).clips)):
                 assert collection.read_clip(row, clip) == shards.read_clip(own, clip)
             row += 1
