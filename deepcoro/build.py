@@ -9,7 +9,6 @@ from typing import Any
 from deepcoro import distributed
 from deepcoro.data.collection import Collection
 from deepcoro.data.stream import BuiltField
-from deepcoro.data.units import Units
 from deepcoro.model import VideoTextModel
 from deepcoro.normalisation import constants
 from deepcoro.run_config import RunConfig
@@ -59,12 +58,6 @@ def build_model(
     of_weights = read_pixel_constants(Path(source)) if source else None
     mean, std = constants(config.normalisation, of_weights, of_films or parts.shards.pixel_statistics())
     return VideoTextModel(config, parts.tokenizer, mean, std)
-
-
-def report_of_unit(shards: Collection, units: Units, unit: int) -> str | None:
-    """The text that evaluation pairs with a unit."""
-    study = shards.study(int(units.study_row[unit]))
-    return study.report_of(units.shown_clips(unit, None))
 
 
 def patient_digest(patient: str) -> str:
