@@ -1,6 +1,5 @@
 """From a run config to its parts: open shards, tokenizer, fields, model. The same for every verb."""
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from deepcoro.data.stream import BuiltField
 from deepcoro.model import VideoTextModel
 from deepcoro.normalisation import constants
 from deepcoro.run_config import RunConfig
+from deepcoro.sample import patient_digest
 from deepcoro.weights import read_pixel_constants
 
 
@@ -58,11 +58,6 @@ def build_model(
     of_weights = read_pixel_constants(Path(source)) if source else None
     mean, std = constants(config.normalisation, of_weights, of_films or parts.shards.pixel_statistics())
     return VideoTextModel(config, parts.tokenizer, mean, std)
-
-
-def patient_digest(patient: str) -> str:
-    """Shards hold keyed ids already; digested once more, a checkpoint holds no id that a shard holds."""
-    return hashlib.sha256(f"training patient {patient}".encode()).hexdigest()[:16]
 
 
 def _patient_digests(shards: Collection, split: str) -> set[str]:

@@ -111,3 +111,8 @@ def text_id(text: str | None) -> int:
     if text is None:
         return -1
     return int.from_bytes(hashlib.sha256(canonical_text(text).encode()).digest()[:8], "big") >> 1
+
+
+def patient_digest(patient: str) -> str:
+    """Shards hold keyed ids already; digested once more, a checkpoint or a list of withdrawn patients holds no id that a shard holds."""
+    return hashlib.sha256(f"training patient {patient}".encode()).hexdigest()[:16]

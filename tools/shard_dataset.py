@@ -15,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a chec
 from deepcoro.config import ConfigError, DataError, parse  # noqa: E402
 from deepcoro.data.manifest import Manifest, read_rejected  # noqa: E402
 from deepcoro.data.sharding import Settings  # noqa: E402
+from deepcoro.data.withdrawal import refuse_withdrawn  # noqa: E402
 from deepcoro.data.writer import write_dataset  # noqa: E402
 from deepcoro.ingest.columns import DEFAULT_LABELS, NAMES, find_roles  # noqa: E402
 from deepcoro.ingest.crosswalk import entries_of, merge_crosswalk, prepare_folder  # noqa: E402
@@ -142,6 +143,8 @@ def run(arguments: argparse.Namespace) -> None:
     )
     labels.check_classes(studies, arguments.allow_constant_labels, arguments.label_columns is not None)
     make_folder(arguments.output)
+    studies, withdrawn = refuse_withdrawn(arguments.output, studies)
+    rejections += withdrawn
     rare = rare_strings(studies, arguments.review_below)
     if arguments.crosswalk:
         merge_crosswalk(arguments.crosswalk, entries_of(studies, table, roles, arguments.csv.parent))

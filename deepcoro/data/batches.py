@@ -17,7 +17,6 @@ from deepcoro.data.tar import ShardRecord
 from deepcoro.ingest.film import Rejection
 
 NEXT = "next"
-_CONCLUSION = (FILMS, schema.SPLITS, schema.REJECTED)
 
 
 @dataclass(frozen=True)
@@ -114,7 +113,8 @@ def refused_rows(batches: Sequence[Batch]) -> list[RefusedRow]:
 def next_folder(output: Path) -> Path:
     """Where the tables and the manifest that shall be are made whole before any of the present ones is touched."""
     folder = output / PROGRESS / NEXT
-    folder.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)  # what an interrupted run left there is of no use
+    folder.mkdir(parents=True)
     return folder
 
 
@@ -124,7 +124,8 @@ def publish_next(output: Path) -> None:
     if not (folder / schema.MANIFEST).is_file():
         return
     (output / schema.MANIFEST).unlink(missing_ok=True)
-    for name in (*_CONCLUSION, schema.MANIFEST):
-        if (folder / name).exists():
-            atomic.publish(folder / name, output / name)
+    for path in sorted(folder.iterdir()):
+        if path.name != schema.MANIFEST and path.suffix != ".tmp":
+            atomic.publish(path, output / path.name)
+    atomic.publish(folder / schema.MANIFEST, output / schema.MANIFEST)
     shutil.rmtree(folder)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow
@@ -33,6 +34,7 @@ def conclude(batches: Sequence[Batch], output: Path, settings: Settings) -> Mani
     folder = next_folder(output)
     schema.write_rejected(folder, refused)
     manifest = Manifest(
+        version=schema.next_version(output),
         encoding=settings.encoding,
         pixel_mean=mean,
         pixel_std=deviation,
@@ -101,3 +103,15 @@ def _count(films: pyarrow.Table, film_splits: np.ndarray, rejected: int) -> Coun
 def _sizes(films: pyarrow.Table) -> dict[str, int]:
     distinct = {name: pyarrow.compute.count_distinct(films[name]).as_py() for name in ("study", "patient")}
     return {"clips": films.num_rows, "studies": distinct["study"], "patients": distinct["patient"]}
+
+
+def totals(films: pyarrow.Table, split_of: dict[str, str], num_refused: int) -> dict[str, Any]:
+    """The entries of the manifest that follow from the films, their splits and the number of refused rows."""
+    film_splits = np.array([split_of.get(study, "") for study in films["study"].to_pylist()])
+    mean, deviation = _pixel_statistics(films.filter(pyarrow.array(film_splits == "train")))
+    return {
+        "pixel_mean": mean,
+        "pixel_std": deviation,
+        "patient_split": "unverifiable" if films["patient"].null_count else "verified",
+        "counts": _count(films, film_splits, num_refused),
+    }

@@ -151,6 +151,8 @@ class Manifest(Block):
 
     schema_version: Literal[1] = 1
     """Version of the format."""
+    version: int = pydantic.Field(1, ge=1)
+    """Of this data set: one more for each withdrawal of a patient and for each purge."""
     encoding: Encoding
     """How frames are stored."""
     pixel_mean: float | None
@@ -283,6 +285,12 @@ class RefusedRow(NamedTuple):
     clip: str | None
     """Keyed id; None where the row names no film."""
     reason: str
+
+
+def next_version(output: Path, step: int = 0) -> int:
+    """That of the data set which lies in the folder, `step` further; 1 where there is none."""
+    there = (output / MANIFEST).is_file()
+    return read_manifest(output).version + step if there else 1
 
 
 def write_rejected(folder: Path, rows: Sequence[RefusedRow]) -> None:

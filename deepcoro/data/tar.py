@@ -15,7 +15,7 @@ import numpy as np
 
 from deepcoro import atomic
 from deepcoro.angiography.vocabulary import view_of
-from deepcoro.config import Block
+from deepcoro.config import Block, DataError
 from deepcoro.data import manifest as schema
 from deepcoro.data.film_table import Measured, film_table, write_films
 from deepcoro.data.manifest import ClipColumns, Index, ShardEntry, StudyColumns
@@ -284,3 +284,40 @@ def _publish(temporary: Path, path: Path, shard: _Tar) -> ShardEntry:
         sha256=shard.sha256,
         index_sha256=index_digest,
     )
+
+
+def copy_without(source: Path, index: Index, target: Path) -> ShardEntry:
+    """A tar, with its index, of those studies of `source` that its `index` still lists: the bytes that the writer would have made of them.
+
+    DataError when a member to be kept is not the one that the index promises.
+    """
+    place = 0
+    with source.open("rb") as tar, target.open("wb") as file:
+        shard = _Tar(file)
+        for row, key in enumerate(index.studies.key):
+            record = StudyRecord.model_validate_json(_member(tar, index.studies, row, source.name))
+            count = len(record.clips)
+            payloads = [_member(tar, index.clips, place + clip, source.name) for clip in range(count)]
+            place += count
+            if record.study != key:
+                raise DataError(
+                    f"{source.name}: the record of study {key} is another; restore the shard first"
+                )
+            shard.add_study(record, payloads)
+        shard.close()
+    return ShardEntry(
+        name=target.name,
+        studies=len(shard.index.studies.key),
+        clips=len(shard.index.clips.clip),
+        bytes=target.stat().st_size,
+        sha256=shard.sha256,
+        index_sha256=schema.write_block(target.parent / schema.index_name(target.name), shard.index),
+    )
+
+
+def _member(tar: BinaryIO, columns: StudyColumns | ClipColumns, row: int, name: str) -> bytes:
+    tar.seek(columns.offset[row])
+    payload = tar.read(columns.size[row])
+    if zlib.crc32(payload) != columns.crc32[row]:
+        raise DataError(f"{name}: a member fails its checksum; restore the shard first")
+    return payload
