@@ -23,10 +23,11 @@ from deepcoro.ingest.film import Rejection, StudySource  # noqa: E402
 from deepcoro.ingest.identity import load_identity  # noqa: E402
 from deepcoro.ingest.label_reader import LabelReader  # noqa: E402
 from deepcoro.ingest.labels import read_rules  # noqa: E402
+from deepcoro.ingest.layouts import LAYOUTS, layout_named  # noqa: E402
 from deepcoro.ingest.review import rare_strings, write_review  # noqa: E402
 from deepcoro.ingest.scrub import Scrubber  # noqa: E402
 from deepcoro.ingest.studies import read_studies  # noqa: E402
-from deepcoro.ingest.table import DELIMITERS, read_table  # noqa: E402
+from deepcoro.ingest.table import DELIMITERS, Table, read_table  # noqa: E402
 
 CONSOLE = Console(stderr=True)
 EXAMPLES = """\
@@ -45,6 +46,9 @@ examples:
   No study column: every film is its own study:
     python tools/shard_dataset.py --csv films.csv --output shards/films --study_column FileName
 
+  A public data set, as it was downloaded:
+    python tools/shard_dataset.py --layout echonet_dynamic --source data/EchoNet-Dynamic --output shards/echonet
+
 what happens:
   One sample is one study with all its films, each with its tree and view, so the same shards serve single-clip and
   multi-view training. A Split column wins unchanged; without one, patients are drawn 80/10/10 by a keyed hash.
@@ -62,9 +66,10 @@ def parse_arguments() -> argparse.Namespace:
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add(
-        "--csv", type=Path, required=True, metavar="FILE", help="one row a film; paths relative to its folder"
-    )
+    add("--csv", type=Path, metavar="FILE", help="one row a film; paths relative to its folder")
+    layout = f"a public data set as it is published, in place of --csv: {', '.join(LAYOUTS)}"
+    add("--layout", metavar="NAME", help=layout)
+    add("--source", type=Path, metavar="FOLDER", help="where the data set of --layout was unpacked")
     add("--output", type=Path, required=True, metavar="FOLDER", help="shard folder, made if absent")
     add("--delimiter", choices=("auto", *DELIMITERS), default="auto", help="default: what the header uses")
     _add_columns(parser)
@@ -130,16 +135,16 @@ def _add_privacy(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> None:
     settings = make_settings(arguments)
-    table = read_table(arguments.csv, arguments.delimiter)
+    table, folder, label_columns = read_films(arguments)
     given = {role: getattr(arguments, f"{role}_column") for role in NAMES}
-    roles = find_roles(table.columns, given, arguments.label_columns)
-    identity = load_identity(arguments.key_file, table_folder=arguments.csv.parent, output=arguments.output)
+    roles = find_roles(table.columns, given, label_columns)
+    identity = load_identity(arguments.key_file, table_folder=folder, output=arguments.output)
     scrubber = Scrubber(arguments.scrub == "on")
     if arguments.crosswalk:
         prepare_folder(arguments.crosswalk, arguments.output)
     labels = LabelReader(table, roles.labels, read_rules(arguments.label_rules), arguments.derive, scrubber)
     studies, rejections = read_studies(
-        table, roles, arguments.csv.parent, identity, settings.report_scope, scrubber, labels
+        table, roles, folder, identity, settings.report_scope, scrubber, labels
     )
     labels.check_classes(studies, arguments.allow_constant_labels, arguments.label_columns is not None)
     make_folder(arguments.output)
@@ -147,12 +152,28 @@ def run(arguments: argparse.Namespace) -> None:
     rejections += withdrawn
     rare = rare_strings(studies, arguments.review_below)
     if arguments.crosswalk:
-        merge_crosswalk(arguments.crosswalk, entries_of(studies, table, roles, arguments.csv.parent))
+        merge_crosswalk(arguments.crosswalk, entries_of(studies, table, roles, folder))
         write_review(arguments.crosswalk, rare)
     settings = settings.model_copy(update={"label_columns": labels.names})
     manifest = write_with_progress(studies, rejections, arguments.output, settings)
     summarise(manifest, arguments.output, len(table.rows), labels.summary())
     summarise_privacy(scrubber, len(rare), arguments)
+
+
+def read_films(arguments: argparse.Namespace) -> tuple[Table, Path, list[str] | None]:
+    """The table, the folder that its paths start from, and the label columns to take (None: the usual ones)."""
+    if (arguments.csv is None) == (arguments.layout is None):
+        raise ConfigError("give either --csv FILE, or --layout NAME --source FOLDER")
+    if arguments.layout is None:
+        return read_table(arguments.csv, arguments.delimiter), arguments.csv.parent, arguments.label_columns
+    layout = layout_named(arguments.layout)
+    if arguments.source is None or not arguments.source.is_dir():
+        raise ConfigError(f"--layout {layout.NAME} needs --source, the folder that holds {layout.SOURCE}")
+    table = layout.read(arguments.source)
+    print(f"source   {layout.SOURCE}")
+    print(f"licence  {layout.LICENCE}")
+    usual = [name for name in layout.LABELS if name in table.columns]
+    return table, arguments.source, usual if arguments.label_columns is None else arguments.label_columns
 
 
 def make_settings(arguments: argparse.Namespace) -> Settings:

@@ -24,7 +24,7 @@ from deepcoro.ingest.table import Cells, Table
 logger = logging.getLogger(__name__)
 
 Label = tuple[str, Value | None]
-CONTEXT = ("main_structure", "status", "contrast_agent")
+CONTEXT = ("main_structure", "status", "contrast_agent", "selected", "part", "quality", "image_quality")
 """Labels that say what a film is. They are for choosing films, and may have one value throughout."""
 
 _TRIAL = 100

@@ -176,10 +176,11 @@ def test_debug_shows_the_traceback(tmp_path, run):
 def test_the_examples_of_the_help_are_commands_that_parse(monkeypatch):
     tool = load_tool()
     commands = re.findall(r"^    (python .*?[^\\])$", tool.EXAMPLES, flags=re.MULTILINE | re.DOTALL)
-    assert len(commands) == 4
+    assert len(commands) == 5
     for command in commands:
         monkeypatch.setattr(sys, "argv", shlex.split(command.replace("\\\n", " "))[1:])
-        assert tool.parse_arguments().csv.suffix == ".csv"
+        arguments = tool.parse_arguments()
+        assert arguments.layout in tool.LAYOUTS if arguments.csv is None else arguments.csv.suffix == ".csv"
 
 
 def test_nothing_planted_leaves_the_films_or_the_table(tmp_path, key):
