@@ -11,6 +11,7 @@ from deepcoro.config import ConfigError, DataError
 from deepcoro.data import manifest as schema
 from deepcoro.data.shards import Shards
 from deepcoro.ingest.identity import Identity
+from deepcoro.ingest.labels import read_rules
 from deepcoro.ingest.layouts import LAYOUTS, layout_named
 from tests.ingest import public_data
 from tests.ingest.public_data import write_csv
@@ -308,3 +309,12 @@ def test_a_number_that_is_none_is_told_by_file_and_column(tmp_path):
     path.write_text(path.read_text().replace("10,5,10,35,1", "10,5,x,35,1"))
     with pytest.raises(DataError, match="VolumeTracings.csv: a cell of 'X2' is no number"):
         LAYOUTS["echonet_dynamic"].read(folder)
+
+
+def test_the_documentation_has_a_row_for_each_layout_and_rules_that_are_read(tmp_path):
+    text = (TOOL.parents[1] / "docs" / "data.md").read_text()
+    for name in LAYOUTS:
+        assert f"| `{name}` |" in text
+    example = text.split("puts your rules before these:\n```\n")[1].split("```")[0]
+    (tmp_path / "rules.yaml").write_text(example)
+    assert set(read_rules(tmp_path / "rules.yaml").rules) == {"*_cto", "OM1_calcif", "flow"}
