@@ -19,6 +19,7 @@ from deepcoro.embed import embed_split
 from deepcoro.engine import start_accelerator
 from deepcoro.evaluated import Evaluated
 from deepcoro.fields import video
+from deepcoro.groups import measure_groups
 from deepcoro.predictions import Predictions, write_predictions
 from deepcoro.report import write_report
 from deepcoro.report_examples import Example, choose_examples, film_strip, films_shown, show_examples
@@ -107,6 +108,10 @@ def evaluate_split(
         for metric in metrics:
             numbers, notes = metric.measure(evaluated)
             measured = (measured[0] | numbers, measured[1] + notes)
+        numbers, notes = measure_groups(
+            metrics, evaluated, config.evaluate.by, config.evaluate.by_min_patients
+        )
+        measured = (measured[0] | numbers, measured[1] + notes)
     numbers, notes = distributed.broadcast_object(measured)
     return evaluated, numbers, notes
 

@@ -1,7 +1,7 @@
 """What metrics, predictions and report read: one split after the model has seen it. Numbers only, on one rank, no model."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -33,3 +33,30 @@ class Evaluated:
     """L2-normalised embedding [dim] of every sentence that a metric asked for."""
     unreadable: Mapping[str, str] = field(default_factory=dict)
     """Key of each sample of the split that could not be read -> shard and reason."""
+
+    def only(self, chosen: np.ndarray) -> "Evaluated":
+        """The chosen films (a mask), with the texts that are theirs."""
+        rows = np.flatnonzero(chosen)
+        own = self.text_of_film[rows]
+        kept, renumbered = np.unique(own[own >= 0], return_inverse=True)
+        text_of_film = np.full(len(rows), -1, np.int64)
+        text_of_film[own >= 0] = renumbered.reshape(-1)
+        return replace(
+            self,
+            units=self.units[rows],
+            clips=[self.clips[row] for row in rows],
+            studies=[self.studies[row] for row in rows],
+            patients=[self.patients[row] for row in rows],
+            films=self.films[rows],
+            texts=[self.texts[row] for row in kept],
+            text_embeddings=self.text_embeddings[kept],
+            text_of_film=text_of_film,
+            labels={name: [values[row] for row in rows] for name, values in self.labels.items()},
+        )
+
+
+def label_word(value: object) -> str | None:
+    """A label as a word: 1, 1.0 and True are "1"; None, NaN and the empty cell are not assessed."""
+    if value is None or value != value or value == "":
+        return None
+    return f"{value:g}" if isinstance(value, bool | int | float | np.number) else str(value)

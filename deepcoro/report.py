@@ -19,7 +19,7 @@ import numpy as np
 import pydantic
 import yaml
 
-from deepcoro import atomic, report_figures, report_tables
+from deepcoro import atomic, report_figures, report_groups, report_tables
 from deepcoro.metrics import zero_shot
 from deepcoro.report_examples import Example
 from deepcoro.report_figures import Curve, Scored
@@ -176,6 +176,7 @@ def render_report(inputs: ReportInputs) -> str:
         warnings=_warnings(inputs),
         cards=report_tables.cards(inputs.results, inputs.strata, inputs.positives),
         tables=report_tables.tables(inputs.results, inputs.strata, inputs.positives),
+        group_tables=report_groups.group_tables(inputs.results),
         interval_figure=report_figures.interval_figure(measures) if measures else "",
         score_figures=_score_figures(inputs.scored),
         training_figures=training_figures(inputs.history),

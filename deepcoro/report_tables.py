@@ -19,7 +19,7 @@ Positives = Mapping[str, str]
 """Zero-shot task -> class that a high score speaks for."""
 
 _FEW_PATIENTS = 30
-_OWN_TABLES = ("retrieval/", "zero_shot/")
+_OWN_TABLES = ("retrieval/", "zero_shot/", "by/")
 _SUFFIXES = ("_ci_low", "_ci_high", "_chance")
 
 

@@ -85,6 +85,11 @@ class Evaluate(Block):
         "zero_shot": zero_shot.Config(),
     }
     """What is measured; the key is the metric's prefix and default `type`. `false` takes a default metric out."""
+    by: list[str] = ["status", "stent_presence"]
+    """Label columns whose values are groups: every metric is measured within each group too (`by/status=PCI/...`), since wires,
+    balloons and stents give answers away. `status` and `stent_presence` count where the data have them."""
+    by_min_patients: int = pydantic.Field(default=10, ge=1)
+    """Groups of fewer patients are listed with their size only."""
     best_metric: str = "retrieval/text_to_video/R@5"
     """Key of results.json that names the best checkpoint; higher is better unless best_metric_mode says min."""
     best_metric_mode: Literal["max", "min"] = "max"

@@ -29,7 +29,7 @@ LAYERS = [
     {"data"},
     {"towers", "poolers", "losses", "metrics"},
     {"objectives"},
-    {"run_config"},
+    {"run_config", "groups"},
     {
         "model",
         "optim",
@@ -38,7 +38,9 @@ LAYERS = [
         "predictions",
         "report_examples",
         "report_figures",
+        "report_groups",
         "report_tables",
+        "content",
     },
     {"engine", "build", "report"},
     {"checkpoint", "embed"},

@@ -1,0 +1,85 @@
+"""The same metrics within groups of films: wires, balloons and stents give answers away, so a mean over all films flatters.
+
+A group is searched and scored as if the split held nothing else, so its numbers are those of an evaluation with `data.where`.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+from deepcoro.bootstrap import patient_rows
+from deepcoro.evaluated import Evaluated, label_word
+
+USUAL = ("status", "stent_presence")
+"""Columns that data need not have: where they are absent nothing is said."""
+_MOST_GROUPS = 20
+_NO_VALUE = ("_ci_low", "_ci_high", "_chance")
+
+
+@runtime_checkable
+class Metric(Protocol):
+    def measure(self, evaluated: Evaluated) -> tuple[dict[str, float], list[str]]: ...
+
+
+def measure_groups(
+    metrics: Sequence[Metric], evaluated: Evaluated, columns: Sequence[str], min_patients: int
+) -> tuple[dict[str, float], list[str]]:
+    """Flat numbers under `by/{column}={value}/`, and a sentence for a column that cannot be used.
+
+    `num_films` and `num_patients` come for every group; metrics for those of `min_patients` or more (a film without a
+    patient counts as one). Beside every value, `_n` is what it rests on: searches, assessed films, else the group's films.
+    Films not assessed are in no group; `by/{column}/num_not_assessed` counts them. A column with one value for all films
+    would repeat the overall numbers and gives none.
+    """
+    numbers: dict[str, float] = {}
+    notes: list[str] = []
+    for column in columns:
+        if column not in evaluated.labels:
+            if column not in USUAL:
+                notes.append(f"by {column}: the data have no label '{column}'")
+            continue
+        words = [label_word(value) for value in evaluated.labels[column]]
+        names = sorted({word for word in words if word is not None})
+        if len(names) > _MOST_GROUPS:
+            notes.append(
+                f"by {column}: {len(names)} values are too many to be groups (at most {_MOST_GROUPS}); bin it first"
+            )
+            continue
+        missing = sum(word is None for word in words)
+        if not names or (len(names) == 1 and not missing):
+            continue
+        numbers[f"by/{column}/num_not_assessed"] = float(missing)
+        for name in names:
+            films = np.array([word == name for word in words])
+            found = _measure(metrics, evaluated.only(films), min_patients)
+            key = f"by/{column}={name.replace('/', '_')}"
+            numbers |= {f"{key}/{each}": value for each, value in found.items()}
+    return numbers, notes
+
+
+def _measure(metrics: Sequence[Metric], group: Evaluated, min_patients: int) -> dict[str, float]:
+    num_patients = len(np.unique(patient_rows(group.patients, len(group.clips))))
+    counts = {"num_films": float(len(group.clips)), "num_patients": float(num_patients)}
+    if num_patients < min_patients:
+        return counts
+    found: dict[str, float] = {}
+    for metric in metrics:
+        # what a group lacks (a class of a finding, say) is no fault of the data: the report shows a dash there
+        found |= metric.measure(group)[0]
+    # the shuffled control tests the metric, not the group
+    found = {key: value for key, value in found.items() if "/control/" not in key}
+    return (
+        counts
+        | found
+        | {f"{key}_n": _basis(found, key, counts["num_films"]) for key in found if _is_value(key)}
+    )
+
+
+def _is_value(key: str) -> bool:
+    return not key.endswith(_NO_VALUE) and not key.rsplit("/", 1)[-1].startswith("num")
+
+
+def _basis(found: dict[str, float], key: str, num_films: float) -> float:
+    parent = key.rsplit("/", 1)[0]
+    return found.get(f"{parent}/num_queries", found.get(f"{parent}/num", num_films))

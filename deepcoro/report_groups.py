@@ -1,0 +1,101 @@
+"""Metrics by group (`by/status=PCI/...`) as tables: one column a group, beside the overall number."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from deepcoro.report_tables import TASK_WORDS, Results, Show, fraction, number, percent, recalls, tasks
+
+_WORDS = {
+    "text_to_video": "report → film",
+    "text_to_video/within_stratum": "report → film, like with like",
+    "video_to_text": "film → report",
+    "video_to_text/within_stratum": "film → report, like with like",
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One number and what it rests on."""
+
+    value: str
+    note: str
+    """Interval and count."""
+
+
+@dataclass(frozen=True)
+class GroupRow:
+    """One measure over the groups, all films first."""
+
+    label: str
+    cells: list[Cell]
+
+
+@dataclass(frozen=True)
+class GroupTable:
+    """The groups of one label column."""
+
+    column: str
+    caption: str
+    groups: list[str]
+    """Names of the columns, all films first."""
+    sizes: list[str]
+    """Films and patients of each."""
+    rows: list[GroupRow]
+
+
+def group_tables(results: Results) -> list[GroupTable]:
+    """One table a label column, in alphabetical order."""
+    columns = sorted(
+        {key.split("/")[1] for key in results if key.startswith("by/") and "=" not in key.split("/")[1]}
+    )
+    return [_table(results, column) for column in columns]
+
+
+def _table(results: Results, column: str) -> GroupTable:
+    start = f"by/{column}="
+    names = sorted({key.removeprefix(start).split("/")[0] for key in results if key.startswith(start)})
+    missing = results.get(f"by/{column}/num_not_assessed", 0.0)
+    prefixes = ["", *(f"{start}{name}/" for name in names)]
+    rows = [
+        GroupRow(label, [_cell(results, prefix, key, show) for prefix in prefixes])
+        for label, key, show in _measures(results)
+    ]
+    sizes = [
+        f"{number(results.get(f'{prefix}num_films'))} films, {number(results.get(f'{prefix}num_patients'))} patients"
+        for prefix in prefixes[1:]
+    ]
+    return GroupTable(
+        column=column,
+        caption=f"{number(missing)} films not assessed, in no group" if missing else "",
+        groups=["all films", *names],
+        sizes=["", *sizes],
+        rows=[row for row in rows if any(cell.value != "–" for cell in row.cells[1:])],
+    )
+
+
+def _measures(results: Results) -> Sequence[tuple[str, str, Show]]:
+    """The headline numbers: R@5 (else the first k) of every search, and every AUROC."""
+    found: list[tuple[str, str, Show]] = []
+    for name, words in _WORDS.items():
+        known = recalls(results, name)
+        if known:
+            k = 5 if 5 in known else known[0]
+            found.append((f"{words}: R@{k}", f"retrieval/{name}/R@{k}", percent))
+    found += [
+        (f"{TASK_WORDS.get(task, task)}: AUROC", f"zero_shot/{task}/auroc", fraction)
+        for task in tasks(results)
+    ]
+    return found
+
+
+def _cell(results: Results, prefix: str, key: str, show: Show) -> Cell:
+    value = results.get(f"{prefix}{key}")
+    if value is None:
+        return Cell("–", "")
+    low, high = results.get(f"{prefix}{key}_ci_low"), results.get(f"{prefix}{key}_ci_high")
+    chance = results.get(f"{prefix}{key}_chance")
+    parts = [] if low is None or high is None else [f"{show(low).removesuffix(' %')} – {show(high)}"]
+    parts += [] if chance is None else [f"guessing {show(chance)}"]
+    count = results.get(f"{prefix}{key}_n")
+    parts += [] if count is None else [f"n {number(count)}"]
+    return Cell(show(value), ", ".join(parts))
