@@ -18,8 +18,8 @@ class Cell:
     """One number and what it rests on."""
 
     value: str
-    note: str
-    """Interval and count."""
+    notes: list[str]
+    """Interval, chance and count, a line each."""
 
 
 @dataclass(frozen=True)
@@ -91,11 +91,11 @@ def _measures(results: Results) -> Sequence[tuple[str, str, Show]]:
 def _cell(results: Results, prefix: str, key: str, show: Show) -> Cell:
     value = results.get(f"{prefix}{key}")
     if value is None:
-        return Cell("–", "")
+        return Cell("–", [])
     low, high = results.get(f"{prefix}{key}_ci_low"), results.get(f"{prefix}{key}_ci_high")
     chance = results.get(f"{prefix}{key}_chance")
     parts = [] if low is None or high is None else [f"{show(low).removesuffix(' %')} – {show(high)}"]
     parts += [] if chance is None else [f"guessing {show(chance)}"]
     count = results.get(f"{prefix}{key}_n")
-    parts += [] if count is None else [f"n {number(count)}"]
-    return Cell(show(value), ", ".join(parts))
+    parts += [] if count is None else [f"of {number(count)}"]
+    return Cell(show(value), parts)

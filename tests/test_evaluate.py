@@ -56,6 +56,19 @@ def test_a_run_folder_holds_results_predictions_and_report(evaluated: Path) -> N
     assert exit_code(evaluated) == 0
 
 
+def test_groups_are_measured_beside_the_whole(tiny_shards: Path, trained: Path, tmp_path: Path) -> None:
+    run_dir = shutil.copytree(trained, tmp_path / "run")
+    words = evaluation(tiny_shards, run_dir, "evaluate.by=[side,hospital]", "evaluate.by_min_patients=2")
+    assert main_on_this_rank("ddp", *words) == 0
+    record = results(run_dir)
+    found = record["metrics"]
+    sizes = [found[f"by/side={side}/num_films"] for side in ("left", "right")]
+    assert sum(sizes) == NUM_TEST_FILMS and found["by/side/num_not_assessed"] == 0
+    assert found["by/side=left/retrieval/video_to_text/R@5_n"] == sizes[0]
+    assert any("no label 'hospital'" in note for note in record["notes"])
+    assert "By side" in (run_dir / "report.html").read_text()
+
+
 def test_every_film_is_predicted_once(tiny_shards: Path, evaluated: Path) -> None:
     units = Shards.open(tiny_shards).units("test", False, 1)
     names = [row["clip"] for row in predictions(evaluated)]

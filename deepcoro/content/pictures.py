@@ -90,7 +90,7 @@ def _pictures(
     field = video.Config(frames=_FRAMES, size_px=size_px).build()
     table = shards.studies
     for study_row in range(len(table)):
-        if splits is not None and _split_name(table.split[study_row]) not in splits:
+        if splits is not None and _split_name(int(table.split[study_row])) not in splits:
             continue
         for clip in range(int(table.num_clips[study_row])):
             row = int(table.first_clip[study_row]) + clip
@@ -115,7 +115,7 @@ def picture_of(frames: UInt8[Tensor, "channel frame height width"]) -> UInt8[Ten
 def _described(shards: Shards, rows: Sequence[int], pictures: Tensor) -> Films:
     table = read_films(shards.folder)
     study = shards.studies.study_of_film()[rows]
-    splits = [_split_name(code) for code in shards.studies.split[study]]
+    splits = [_split_name(int(code)) for code in shards.studies.split[study]]
     clips, patients, studies = (table[name].to_pylist() for name in ("clip", "patient", "study"))
     words = {
         head: [label_word(value) for value in table[head].to_pylist()] if head in table.column_names else None
