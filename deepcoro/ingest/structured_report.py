@@ -1,0 +1,166 @@
+"""What a model said of one study as a DICOM Comprehensive SR (after TID 1500, PS3.16): for the owner's own archive, with true ids.
+
+Each number is a measurement with the model's name and version (TID 4019); the report says that it is for research only.
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+
+import pydicom
+from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.errors import InvalidDicomError
+from pydicom.uid import UID, ComprehensiveSRStorage, ExplicitVRLittleEndian, generate_uid
+
+from deepcoro import __version__, atomic
+from deepcoro.config import DataError
+from deepcoro.ingest.crosswalk import Entry
+
+RESEARCH_ONLY = "Research only. Made by a model without regulatory clearance; not for diagnosis or treatment."
+_SCHEME = "99DEEPCORO"
+_COPIED = (
+    "PatientName", "PatientBirthDate", "PatientSex", "StudyDate", "StudyTime", "StudyID", "AccessionNumber",
+    "ReferringPhysicianName",
+)  # fmt: skip
+"""Of the patient and study modules; empty where no film can be read."""
+
+
+def write_report(
+    path: Path, entries: Sequence[Entry], measurements: Mapping[str, float], model: str, now: datetime
+) -> None:
+    """Writes the report of one study (0600). `entries` are its films in the crosswalk, `measurements` named numbers.
+
+    Patient and study are those of the films' own headers where these can still be read, else those of the crosswalk.
+    DataError when the study has no valid UID.
+    """
+    headers = [header for entry in entries if (header := _header(Path(entry.file))) is not None]
+    report = _report(entries[0], headers, now)
+    report.ContentSequence = [
+        *_observer(report.SOPInstanceUID, model),
+        _container("126010", "Imaging Measurements", [_group(headers, measurements, model)]),
+        _text("121106", "Comment", RESEARCH_ONLY),
+    ]
+    with pydicom.filebase.DicomBytesIO() as file:
+        pydicom.dcmwrite(file, report, enforce_file_format=True)
+        atomic.write_bytes(path, file.getvalue(), private=True)
+
+
+def _header(path: Path) -> Dataset | None:
+    """None for a film that is gone or no DICOM."""
+    try:
+        return pydicom.dcmread(path, stop_before_pixels=True)
+    except (OSError, InvalidDicomError):
+        return None
+
+
+def _report(entry: Entry, headers: Sequence[Dataset], now: datetime) -> FileDataset:
+    study = headers[0].StudyInstanceUID if headers else UID(entry.original_study, pydicom.config.IGNORE)
+    if not study.is_valid:
+        raise DataError(
+            "the study has no valid StudyInstanceUID: its films are no DICOM (or have moved) and the table named it otherwise"
+        )
+    meta = FileMetaDataset()
+    meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    meta.MediaStorageSOPClassUID = ComprehensiveSRStorage
+    meta.MediaStorageSOPInstanceUID = generate_uid(prefix=None)
+    report = FileDataset("", {}, preamble=b"\0" * 128, file_meta=meta)
+    report.SpecificCharacterSet = "ISO_IR 192"
+    report.SOPClassUID, report.SOPInstanceUID = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID
+    report.Modality, report.SeriesInstanceUID = "SR", generate_uid(prefix=None)
+    report.SeriesNumber, report.InstanceNumber = 1, 1
+    report.Manufacturer, report.SoftwareVersions = "deepcoro", __version__
+    report.ManufacturerModelName, report.DeviceSerialNumber = "deepcoro", "0"
+    report.StudyInstanceUID = study
+    report.PatientID = headers[0].get("PatientID", "") if headers else entry.original_patient
+    for name in _COPIED:
+        setattr(report, name, headers[0].get(name, "") if headers else "")
+    report.SeriesDescription = "deepcoro: research only"
+    report.ContentDate, report.ContentTime = f"{now:%Y%m%d}", f"{now:%H%M%S}"
+    report.InstanceCreationDate, report.InstanceCreationTime = report.ContentDate, report.ContentTime
+    report.CompletionFlag, report.VerificationFlag = "COMPLETE", "UNVERIFIED"
+    report.ReferencedPerformedProcedureStepSequence, report.PerformedProcedureCodeSequence = [], []
+    if headers:
+        report.CurrentRequestedProcedureEvidenceSequence = [_evidence(headers)]
+    report.ValueType, report.ContinuityOfContent = "CONTAINER", "SEPARATE"
+    report.ConceptNameCodeSequence = [_code("126000", "Imaging Measurement Report")]
+    template = Dataset()
+    template.MappingResource, template.TemplateIdentifier = "DCMR", "1500"
+    report.ContentTemplateSequence = [template]
+    return report
+
+
+def _evidence(headers: Sequence[Dataset]) -> Dataset:
+    study = Dataset()
+    study.StudyInstanceUID = headers[0].StudyInstanceUID
+    series: dict[str, list[Dataset]] = {}
+    for header in headers:
+        series.setdefault(header.SeriesInstanceUID, []).append(_reference(header))
+    study.ReferencedSeriesSequence = []
+    for uid, references in series.items():
+        item = Dataset()
+        item.SeriesInstanceUID, item.ReferencedSOPSequence = uid, references
+        study.ReferencedSeriesSequence.append(item)
+    return study
+
+
+def _reference(header: Dataset) -> Dataset:
+    item = Dataset()
+    item.ReferencedSOPClassUID, item.ReferencedSOPInstanceUID = header.SOPClassUID, header.SOPInstanceUID
+    return item
+
+
+def _observer(device: UID, model: str) -> list[Dataset]:
+    kind = _item("CODE", "121005", "Observer Type", "HAS OBS CONTEXT")
+    kind.ConceptCodeSequence = [_code("121007", "Device")]
+    uid = _item("UIDREF", "121012", "Device Observer UID", "HAS OBS CONTEXT")
+    uid.UID = device
+    name = _text("121013", "Device Observer Name", model, "HAS OBS CONTEXT")
+    return [kind, uid, name]
+
+
+def _group(headers: Sequence[Dataset], measurements: Mapping[str, float], model: str) -> Dataset:
+    items = [
+        _text("112039", "Tracking Identifier", "study", "HAS OBS CONTEXT"),
+        _text("111001", "Algorithm Name", "deepcoro", "HAS CONCEPT MOD"),
+        _text("111003", "Algorithm Version", f"{__version__}; {model}", "HAS CONCEPT MOD"),
+    ]
+    for header in headers:
+        image = _item("IMAGE", "260753009", "Source", scheme="SCT")
+        image.ReferencedSOPSequence = [_reference(header)]
+        items.append(image)
+    return _container("125007", "Measurement Group", [*items, *(_number(*each) for each in measurements.items())])  # fmt: skip
+
+
+def _number(name: str, value: float) -> Dataset:
+    item = _item("NUM", name, name[:64], scheme=_SCHEME)
+    measured = Dataset()
+    measured.NumericValue = f"{value:.6g}"
+    measured.MeasurementUnitsCodeSequence = [_code("1", "no units", "UCUM")]
+    item.MeasuredValueSequence = [measured]
+    return item
+
+
+def _container(code: str, meaning: str, items: Sequence[Dataset]) -> Dataset:
+    item = _item("CONTAINER", code, meaning)
+    item.ContinuityOfContent, item.ContentSequence = "SEPARATE", list(items)
+    return item
+
+
+def _text(code: str, meaning: str, text: str, relation: str = "CONTAINS") -> Dataset:
+    item = _item("TEXT", code, meaning, relation)
+    item.TextValue = text
+    return item
+
+
+def _item(kind: str, code: str, meaning: str, relation: str = "CONTAINS", scheme: str = "DCM") -> Dataset:
+    item = Dataset()
+    item.RelationshipType, item.ValueType = relation, kind
+    item.ConceptNameCodeSequence = [_code(code, meaning, scheme)]
+    return item
+
+
+def _code(value: str, meaning: str, scheme: str = "DCM") -> Dataset:
+    code = Dataset()
+    setattr(code, "CodeValue" if len(value) <= 16 else "LongCodeValue", value)
+    code.CodingSchemeDesignator, code.CodeMeaning = scheme, meaning
+    return code
