@@ -1,6 +1,6 @@
 """The end of sharding: tables and manifest over all shards of the folder, of this run and of earlier ones, and the checks that need them all."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +11,19 @@ import pyarrow.compute
 from deepcoro.config import DataError
 from deepcoro.data import manifest as schema
 from deepcoro.data.batches import Batch, next_folder, publish_next, refused_rows
+from deepcoro.data.duplicates import check_duplicates
 from deepcoro.data.film_table import SCHEMA, joined, write_films
 from deepcoro.data.manifest import Counts, Manifest, SplitCounts, SplitRow
 from deepcoro.data.sharding import Settings
 
 
-def conclude(batches: Sequence[Batch], output: Path, settings: Settings) -> Manifest:
-    """Writes films, splits, refused rows and manifest together. DataError when no film is left, or on what must not be in a data set."""
+def conclude(
+    batches: Sequence[Batch], output: Path, settings: Settings, rows_of_films: Mapping[str, int]
+) -> Manifest:
+    """Writes films, splits, refused rows and manifest together. DataError when no film is left, or on what must not be in a data set.
+
+    `rows_of_films` names the row of each film of this run, for what is said about films.
+    """
     refused = refused_rows(batches)
     films = joined([batch.films for batch in batches])
     if not films.num_rows:
@@ -45,7 +51,7 @@ def conclude(batches: Sequence[Batch], output: Path, settings: Settings) -> Mani
         label_columns=films.column_names[len(SCHEMA.names) :],
         counts=_count(films, film_splits, len(refused)),
         tables=[batch.entry for batch in batches],
-        duplicates=None,
+        duplicates=check_duplicates(films, film_splits, rows_of_films, settings.accept_duplicates),
         shards=shards,
         splits_sha256=schema.write_splits(folder, rows),
         films_sha256=write_films(folder, films),

@@ -34,6 +34,8 @@ class Settings(Block):
     """Replace another data set that already lies in the output folder."""
     append: bool = False
     """Add the films of another table to the data set that lies in the output folder; its shards stay as they are."""
+    accept_duplicates: bool = False
+    """Take films of different splits that look the same; they are counted and told."""
     split_rule: str = "given"
     """Where splits come from: `given` by the table, or `drawn 80/10/10`."""
     key_check: str | None = None

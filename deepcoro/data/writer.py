@@ -128,7 +128,8 @@ def finish(work: Work, done: dict[str, ShardRecord]) -> Manifest:
     records = [done[plan.name] for plan in work.plans]
     batch = batch_of(records, work.output, work.settings, work.digest, work.splits, work.rejections)
     batches = [*work.others[: work.place], batch, *work.others[work.place :]]
-    return conclude(batches, work.output, work.settings)
+    rows = {film.clip: film.row for plan in work.plans for study in plan.studies for film in study.films}
+    return conclude(batches, work.output, work.settings, rows)
 
 
 def finished(output: Path, plan: Plan) -> ShardRecord | None:
