@@ -5,7 +5,6 @@ import argparse
 import logging
 import os
 import sys
-from collections import Counter
 from pathlib import Path
 
 from rich.console import Console
@@ -13,8 +12,10 @@ from rich.console import Console
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a checkout that is not installed
 
 from deepcoro.config import ConfigError, DataError, parse  # noqa: E402
-from deepcoro.data.manifest import Manifest, read_rejected  # noqa: E402
+from deepcoro.data.append import folder_labels  # noqa: E402
+from deepcoro.data.manifest import Manifest  # noqa: E402
 from deepcoro.data.sharding import Settings  # noqa: E402
+from deepcoro.data.summary import summary_lines  # noqa: E402
 from deepcoro.data.withdrawal import refuse_withdrawn  # noqa: E402
 from deepcoro.data.writer import write_dataset  # noqa: E402
 from deepcoro.ingest.columns import DEFAULT_LABELS, NAMES, find_roles  # noqa: E402
@@ -26,6 +27,7 @@ from deepcoro.ingest.labels import read_rules  # noqa: E402
 from deepcoro.ingest.layouts import LAYOUTS, layout_named  # noqa: E402
 from deepcoro.ingest.review import rare_strings, write_review  # noqa: E402
 from deepcoro.ingest.scrub import Scrubber  # noqa: E402
+from deepcoro.ingest.shares import DEFAULT, drawn, shares_of  # noqa: E402
 from deepcoro.ingest.studies import read_studies  # noqa: E402
 from deepcoro.ingest.table import DELIMITERS, Table, read_table  # noqa: E402
 
@@ -51,7 +53,7 @@ examples:
 
 what happens:
   One sample is one study with all its films, each with its tree and view, so the same shards serve single-clip and
-  multi-view training. A Split column wins unchanged; without one, patients are drawn 80/10/10 by a keyed hash.
+  multi-view training. A Split column wins unchanged; without one, patients are drawn 80/10/10 (--split_shares) by a keyed hash.
   Every row of the table is either in the shards or in OUTPUT/rejected.csv with a reason. Interrupted? Run the same
   command again: complete shards are kept, and the result is the same byte for byte.
   Patient, study and file names enter only as ids keyed with a secret (--key_file). Keep that file: another key
@@ -94,6 +96,8 @@ def _add_columns(parser: argparse.ArgumentParser) -> None:
     constant = "only warn of labels that have one class in the training films (else refused)"
     add("--allow_constant_labels", action="store_true", help=constant)
     scope = "what one text speaks of: its film, all films of its tree, all of the study (default: clip)"
+    shares = f"percentages of patients in train/val/test where the table has no split (default: {DEFAULT})"
+    add("--split_shares", default=DEFAULT, metavar="A/B/C", help=shares)
     add("--report_scope", choices=("clip", "side", "study"), default="clip", help=scope)
 
 
@@ -113,6 +117,10 @@ def _add_running(parser: argparse.ArgumentParser) -> None:
     burned = "take DICOM films that declare annotation burnt into the pixels"
     add("--accept_burned_in", action="store_true", help=burned)
     add("--overwrite", action="store_true", help="replace another data set in the output folder")
+    append = "add the films of this table to the data set in the output folder; its shards stay as they are"
+    add("--append", action="store_true", help=append)
+    duplicates = "take films that look the same in two splits (the copy of a training film in the test set)"
+    add("--accept_duplicates", action="store_true", help=duplicates)
     add("--debug", action="store_true", help="show the full traceback of an error (it may name files)")
 
 
@@ -137,6 +145,8 @@ def run(arguments: argparse.Namespace) -> None:
     settings = make_settings(arguments)
     table, folder, label_columns = read_films(arguments)
     given = {role: getattr(arguments, f"{role}_column") for role in NAMES}
+    if label_columns is None and arguments.append:
+        label_columns = folder_labels(arguments.output, table.columns)
     roles = find_roles(table.columns, given, label_columns)
     identity = load_identity(arguments.key_file, table_folder=folder, output=arguments.output)
     scrubber = Scrubber(arguments.scrub == "on")
@@ -146,7 +156,10 @@ def run(arguments: argparse.Namespace) -> None:
     studies, rejections = read_studies(
         table, roles, folder, identity, settings.report_scope, scrubber, labels
     )
-    labels.check_classes(studies, arguments.allow_constant_labels, arguments.label_columns is not None)
+    if not roles.split:
+        studies = drawn(studies, identity, shares_of(arguments.split_shares))
+    may_be_constant = arguments.allow_constant_labels or arguments.append  # a month may well have one class
+    labels.check_classes(studies, may_be_constant, arguments.label_columns is not None)
     make_folder(arguments.output)
     studies, withdrawn = refuse_withdrawn(arguments.output, studies)
     rejections += withdrawn
@@ -154,9 +167,15 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.crosswalk:
         merge_crosswalk(arguments.crosswalk, entries_of(studies, table, roles, folder))
         write_review(arguments.crosswalk, rare)
-    settings = settings.model_copy(update={"label_columns": labels.names})
+    told = {
+        "label_columns": labels.names,
+        "split_rule": "given" if roles.split else f"drawn {arguments.split_shares}",
+        "key_check": identity.check,
+    }
+    settings = settings.model_copy(update=told)
     manifest = write_with_progress(studies, rejections, arguments.output, settings)
-    summarise(manifest, arguments.output, len(table.rows), labels.summary())
+    lines = summary_lines(manifest, arguments.output, len(table.rows), labels.summary())
+    print("\n".join(lines))
     summarise_privacy(scrubber, len(rare), arguments)
 
 
@@ -182,7 +201,15 @@ def make_settings(arguments: argparse.Namespace) -> Settings:
         "quality": arguments.jpeg_quality,
         "short_side_px": arguments.short_side_px,
     }
-    same = ("report_scope", "clips_per_shard", "workers", "accept_burned_in", "overwrite")
+    same = (
+        "report_scope",
+        "clips_per_shard",
+        "workers",
+        "accept_burned_in",
+        "overwrite",
+        "append",
+        "accept_duplicates",
+    )
     tree = {"encoding": encoding, **{name: getattr(arguments, name) for name in same}}
     return parse(Settings, tree, "command line")
 
@@ -207,26 +234,6 @@ def write_with_progress(
         return write_dataset(
             studies, output, settings, rejections, lambda films: bar.update(task, completed=films)
         )
-
-
-def summarise(manifest: Manifest, output: Path, num_rows: int, label_notes: list[str]) -> None:
-    counts = manifest.counts
-    if num_rows != counts.clips + counts.rejected_clips:
-        raise AssertionError(f"{num_rows} rows, but {counts.clips} films and {counts.rejected_clips} refused")
-    print(f"rows     {num_rows} = {counts.clips} sharded + {counts.rejected_clips} rejected")
-    reasons = Counter(reason.split(":")[0] for _, _, reason in read_rejected(output))
-    for reason, count in reasons.most_common():
-        print(f"         {count} x {reason}")
-    print(f"studies  {counts.studies} of {counts.patients} patients (patient split {manifest.patient_split})")
-    for name, split in counts.splits.items():
-        print(f"         {name}: {split.studies} studies, {split.clips} films, {split.patients} patients")
-    size_mb = sum(shard.bytes for shard in manifest.shards) / 1e6
-    print(f"frames   {counts.frames} in {len(manifest.shards)} shards, {size_mb:.1f} MB")
-    print(f"pixels   mean {manifest.pixel_mean}, std {manifest.pixel_std} (training films)")
-    print(f"labels   {', '.join(manifest.label_columns) or 'none'}")
-    for note in label_notes:
-        print(f"         {note}")
-    print(f"written  {output}")
 
 
 def summarise_privacy(scrubber: Scrubber, num_rare: int, arguments: argparse.Namespace) -> None:

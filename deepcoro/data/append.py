@@ -2,16 +2,25 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from deepcoro.config import DataError
 from deepcoro.data.batches import Batch
 from deepcoro.data.conclude import check_splits
-from deepcoro.data.manifest import Manifest, SplitRow
+from deepcoro.data.manifest import MANIFEST, Manifest, SplitRow, read_manifest
 from deepcoro.data.sharding import Settings
 from deepcoro.ingest.film import Rejection, StudySource
 
 ALREADY = "already_sharded"
 STUDY_ALREADY = "study_already_sharded: its other films lie in a shard that is not rewritten"
+
+
+def folder_labels(folder: Path, columns: Sequence[str]) -> list[str] | None:
+    """Those of a table's columns that are label columns of a complete folder: what a further table gives unless told
+    otherwise. None when there is no data set."""
+    if not (folder / MANIFEST).is_file():
+        return None
+    return [name for name in read_manifest(folder).label_columns if name in columns]
 
 
 def check_same_kind(manifest: Manifest, settings: Settings) -> None:

@@ -26,11 +26,13 @@ SCHEMA = pyarrow.schema(
         ("width", pyarrow.int32()),
         ("channels", pyarrow.int8()),
         ("frame_rate_fps", pyarrow.float64()),
+        ("frame_rate_source", pyarrow.string()),
         ("side", pyarrow.string()),
         ("view", pyarrow.string()),
         ("primary_angle_deg", pyarrow.float64()),
         ("secondary_angle_deg", pyarrow.float64()),
         ("text_id", pyarrow.int64()),
+        ("text_words", pyarrow.int32()),
         ("pixel_sum", pyarrow.int64()),
         ("pixel_square_sum", pyarrow.int64()),
         ("fingerprint", pyarrow.binary(FINGERPRINT_BYTES)),
@@ -59,7 +61,7 @@ def film_table(
     if taken:
         raise ConfigError(f"label columns {taken} have names that films.parquet uses itself; rename them")
     rows = [
-        (study, clip, text_id(study.report_of((number,))))
+        (study, clip, study.report_of((number,)))
         for study in studies
         for number, clip in enumerate(study.clips)
     ]
@@ -67,7 +69,8 @@ def film_table(
         "clip": [clip.clip for _, clip, _ in rows],
         "study": [study.study for study, _, _ in rows],
         "patient": [study.patient for study, _, _ in rows],
-        "text_id": [text for _, _, text in rows],
+        "text_id": [text_id(text) for _, _, text in rows],
+        "text_words": [None if text is None else len(text.split()) for _, _, text in rows],
     }
     measured = [Measured()] * len(rows) if measured is None else measured
     columns |= {name: [getattr(each, name) for each in measured] for name in Measured._fields}

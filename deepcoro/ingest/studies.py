@@ -14,13 +14,13 @@ from deepcoro.ingest.identity import Identity
 from deepcoro.ingest.label_reader import LabelReader
 from deepcoro.ingest.labels import LabelRules
 from deepcoro.ingest.scrub import Scrubber
+from deepcoro.ingest.shares import EIGHTY_TEN_TEN, draw_split
 from deepcoro.ingest.table import Cells, Table
 from deepcoro.sample import Scope, canonical_text
 
 logger = logging.getLogger(__name__)
 
 _SPLITS = ("train", "val", "test", "inference")
-_SHARES = (("train", 0.8), ("val", 0.9), ("test", 1.0))
 
 
 class _Row(NamedTuple):
@@ -177,14 +177,8 @@ def _study(key: str, rows: Sequence[_Row], identity: Identity) -> StudySource:
             f"study {key} (rows {_numbers(rows)}) is in two splits ({'/'.join(splits)}); give all its rows the same split"
         )
     patient = next(iter(patients), None)
-    split = splits[0] if splits else _draw_split(identity, key, patient)
+    split = splits[0] if splits else draw_split(identity, patient or key, EIGHTY_TEN_TEN)
     return StudySource(key, split, tuple(row.film for row in rows), patient)
-
-
-def _draw_split(identity: Identity, study: str, patient: str | None) -> str:
-    """80/10/10 over patients; over studies where no patient is named."""
-    drawn = identity.fraction("split", patient or study)
-    return next(name for name, below in _SHARES if drawn < below)
 
 
 def _numbers(rows: Sequence[_Row], most: int = 6) -> str:

@@ -17,6 +17,7 @@ from deepcoro.data import manifest as schema
 from deepcoro.data.film_table import FILMS, SCHEMA, Measured, film_table, read_films
 from deepcoro.data.manifest import Encoding
 from deepcoro.data.sharding import Settings, plan_shards
+from deepcoro.data.summary import SKIPPED
 from deepcoro.data.writer import encode_film, write_dataset
 from deepcoro.ingest.film import FilmSource, Rejection, StudySource
 from deepcoro.sample import ClipRecord, StudyRecord
@@ -318,4 +319,6 @@ def test_the_readme_names_every_key_and_every_reason():
     sources = "".join(path.read_text() for path in (root / "deepcoro" / "ingest").glob("*.py"))
     reasons = set(re.findall(r"""(?:RejectedFilm\(\s*f?|Rejection\(number, \w+, f?)"([a-z_]+)""", sources))
     assert len(reasons) > 15
+    skipped = text.split("The reasons ")[1].split(" are counted as *skipped*")[0]
+    assert set(re.findall("`([a-z_]+)`", skipped)) == SKIPPED
     assert not {name for name in names | reasons if name not in text}

@@ -90,8 +90,9 @@ def test_every_row_is_counted_once_in_the_summary(tmp_path, run):
     rows += [{**rows[0]}, {**rows[0], "FileName": "gone.npy"}, {**rows[0], "FileName": ""}]
     code, out, _ = run("--csv", write_table(tmp_path / "data", rows), "--output", tmp_path / "out")
     assert code == 0 and "rows     15 = 11 sharded + 4 rejected" in out
-    for reason in ("truncated", "duplicate_film", "missing_file", "path_missing"):
-        assert f"1 x {reason}" in out
+    assert "(1 skipped, 3 failed)" in out and "1 x duplicate_film (skipped)" in out
+    for reason in ("truncated", "missing_file", "path_missing"):
+        assert f"1 x {reason} (failed)" in out
     rejected = schema.read_rejected(tmp_path / "out")
     assert [row for row, _, _ in rejected] == [4, 13, 14, 15]
     manifest = schema.read_manifest(tmp_path / "out")
@@ -112,6 +113,32 @@ def test_without_a_split_column_patients_are_drawn_and_verified(tmp_path, run):
     manifest = schema.read_manifest(tmp_path / "out")
     assert code == 0 and manifest.patient_split == "verified" and "train: " in out
     assert sum(split.studies for split in manifest.counts.splits.values()) == 12
+
+
+def test_next_months_table_is_appended_and_nobody_moves(tmp_path, run):
+    rows = make_rows(tmp_path / "data", 24, split=False)
+    extra = [{**row, "lvef": 55} for row in rows[14:]]
+    words = ["--split_shares", "60/20/20", "--output"]
+    run("--csv", write_table(tmp_path / "data", rows), *words, tmp_path / "whole")
+    table = write_table(tmp_path / "data", rows[:16])
+    code, out, _ = run("--csv", table, *words, tmp_path / "out")
+    assert code == 0 and "rows     16 = 16 sharded + 0 rejected (0 skipped, 0 failed)" in out
+    code, out, err = run("--csv", write_table(tmp_path / "data", extra), *words, tmp_path / "out", "--append")
+    assert code == 0, err
+    assert "table 1  16 = 16 sharded + 0 rejected" in out
+    assert "table 2  10 = 8 sharded + 2 rejected (2 skipped, 0 failed)" in out
+    assert schema.read_splits(tmp_path / "out") == schema.read_splits(tmp_path / "whole")
+    code, _, err = run("--csv", table, "--split_shares", "70/20/20", "--output", tmp_path / "out")
+    assert code == 2 and "'70/20/20' is not three percentages" in err
+
+
+def test_another_key_cannot_append(tmp_path, run, key):
+    rows = make_rows(tmp_path / "data", 24)
+    run("--csv", write_table(tmp_path / "data", rows[:12]), "--output", tmp_path / "out")
+    key.write_text("f" * 32)
+    table = write_table(tmp_path / "data", rows[12:])
+    code, _, err = run("--csv", table, "--output", tmp_path / "out", "--append")
+    assert code == 2 and "keyed with another secret" in err
 
 
 def test_without_patients_the_split_is_called_unverifiable_loudly(tmp_path, run):
