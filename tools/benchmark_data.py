@@ -1,11 +1,13 @@
-"""Clips per second of one core: out of shards, out of the original AVI the predecessor's way, out of H.264 with PyAV.
+"""Clips per second of one core: out of shards and plain webdataset, out of the original AVI the predecessor's way, out of H.264.
 
     OMP_NUM_THREADS=1 python tools/benchmark_data.py --films 24 --rounds 5
 
-Films are generated 512 px angiograms. Prints a Markdown table; the files it makes lie in a temporary folder unless --folder is given.
+Films are generated 512 px angiograms. Prints a Markdown table with the quality of each encoding beside its speed; the files it makes
+lie in a temporary folder unless --folder is given. torchcodec is measured where it is installed.
 """
 
 import argparse
+import os
 import platform
 import sys
 import tempfile
@@ -14,9 +16,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from deepcoro.data import benchmark
+from deepcoro.data import benchmark, benchmark_readers
 
-PACKAGES = ("torch", "simplejpeg", "av", "opencv-python-headless", "numpy")
+PACKAGES = ("torch", "simplejpeg", "av", "opencv-python-headless", "numpy", "webdataset")
 
 
 def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
@@ -45,13 +47,16 @@ def main(words: list[str] | None = None) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.folder or Path(temporary)
         films = benchmark.make_films(folder / "films", options.films, options.film_frames)
-        each = benchmark.readers(films, folder / "shards", task)
-        results = benchmark.measure(each, len(films), options.rounds)
+        readers, notes = benchmark_readers.all_readers(films, folder / "shards", task)
+        results = benchmark.measure(readers, films, task, options.rounds)
     print(
         f"{options.films} films, 512 px, {task.film_frames} frames -> {task.frames} frames at {task.size_px} px, {options.rounds} rounds"
     )
     print(f"Python {platform.python_version()}, " + ", ".join(f"{name} {version(name)}" for name in PACKAGES))
-    print(benchmark.table(results))
+    print(f"load average {', '.join(f'{load:.1f}' for load in os.getloadavg())}")
+    print(benchmark.table(results, benchmark_readers.PREDECESSOR, benchmark_readers.ONE_PASS))
+    for note in notes:
+        print(note)
 
 
 if __name__ == "__main__":

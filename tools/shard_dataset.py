@@ -105,7 +105,7 @@ def _add_storage(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("storage").add_argument
     short_side = "largest stored shorter side, px; films are never enlarged (default: 512)"
     add("--short_side_px", type=int, default=512, help=short_side)
-    add("--jpeg_quality", type=int, default=95, help="1 to 100 (default: 95)")
+    add("--jpeg_quality", type=int, default=90, help="1 to 100 (default: 90)")
     add("--lossless", action="store_true", help="zstd instead of JPEG: three to five times larger")
     add("--clips_per_shard", type=int, default=64, help="films in one tar (default: 64)")
 

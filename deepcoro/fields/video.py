@@ -248,10 +248,12 @@ def fitted(
 def _resized(
     frames: UInt8[Tensor, "frame channel _ _"], height: int, width: int
 ) -> UInt8[Tensor, "frame channel {height} {width}"]:
-    # torch's vector code for bytes wants three or four interleaved channels: grey frames pass as channels, four at a time (2x).
-    if frames.shape[1] == 1 and len(frames) % 4 == 0:
-        fours = rearrange(frames, "(group four) 1 height width -> group four height width", four=4)
-        fours = fours.contiguous(memory_format=torch.channels_last)
-        fours = functional.interpolate(fours, size=(height, width), mode="bilinear", antialias=True)
-        return rearrange(fours, "group four height width -> (group four) 1 height width")
-    return functional.interpolate(frames, size=(height, width), mode="bilinear", antialias=True)
+    if frames.shape[1] == 3 or len(frames) < 3:
+        return functional.interpolate(frames, size=(height, width), mode="bilinear", antialias=True)
+    # torch's vector code for bytes wants three or four interleaved channels: grey frames pass as channels, four at a time (2x)
+    count = len(frames)
+    frames = torch.cat([frames, frames[-1:].expand(-count % 4, -1, -1, -1)]) if count % 4 else frames
+    fours = rearrange(frames, "(group four) 1 height width -> group four height width", four=4)
+    fours = fours.contiguous(memory_format=torch.channels_last)
+    fours = functional.interpolate(fours, size=(height, width), mode="bilinear", antialias=True)
+    return rearrange(fours, "group four height width -> (group four) 1 height width")[:count]

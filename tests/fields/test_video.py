@@ -369,7 +369,7 @@ def test_a_clip_is_what_pillow_decodes_and_torch_resizes_in_fp32(one_injection, 
     assert difference.max() < (1.6 if stored_px == 256 else 12)
 
 
-@pytest.mark.parametrize("frames", [4, 5])
+@pytest.mark.parametrize("frames", [2, 3, 4, 5])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_every_frame_is_resized_as_it_would_be_alone(frames, channels):
     shot = film(num_frames=frames, channels=channels)

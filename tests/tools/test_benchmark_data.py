@@ -1,41 +1,89 @@
+import sys
+
 import numpy as np
 import pytest
 
 pytest.importorskip("cv2", reason="the predecessor's way needs opencv-python-headless (extra: test)")
 
-from deepcoro.data import benchmark  # noqa: E402
+from deepcoro.data import benchmark, benchmark_readers  # noqa: E402
 from tools import benchmark_data  # noqa: E402
 
-
-def test_all_readers_show_the_same_frames_of_the_same_film(tmp_path):
-    task = benchmark.Task(film_frames=9, frames=3, size_px=64)
-    films = benchmark.make_films(tmp_path / "films", 2, task.film_frames)
-    each = benchmark.readers(films, tmp_path / "shards", task)
-    for film in range(2):
-        clips = [reader.read(film).astype(float) for reader in each]
-        assert {clip.shape for clip in clips} == {(3, 64, 64)}
-        for clip in clips:
-            distances = np.abs(clip[:, None] - clips[0][None]).mean((2, 3))
-            assert distances.argmin(1).tolist() == [0, 1, 2]
-            assert distances.diagonal().max() < 1.5
+TASK = benchmark.Task(film_frames=9, frames=3, size_px=64)
 
 
-def test_the_table_has_a_line_for_every_reader_and_ratios_to_the_first_and_to_h264():
-    names = ["AVI, OpenCV, all frames to float32", "H.264, PyAV, one pass", "shards"]
-    results = [
-        benchmark.Result(name, rate, rate, 2e6, 0.5)
-        for name, rate in zip(names, (4.0, 8.0, 100.0), strict=True)
+@pytest.fixture(scope="module")
+def films(tmp_path_factory):
+    return benchmark.make_films(tmp_path_factory.mktemp("films"), 2, TASK.film_frames)
+
+
+@pytest.fixture(scope="module")
+def readers(films, tmp_path_factory):
+    return benchmark_readers.all_readers(films, tmp_path_factory.mktemp("shards"), TASK)[0]
+
+
+def test_all_readers_show_the_wanted_frames_of_every_film_once(films, readers):
+    truth = [
+        benchmark.resized(np.load(benchmark.pixels_of(film))[TASK.wanted], TASK.size_px) for film in films
     ]
-    lines = benchmark.table(results).splitlines()[2:]
-    assert lines[2] == "| shards | 100.0 | 100.0 | 25.0 | 12.5 | 2.00 | 0.50 |"
-    assert lines[0].split("|")[4:6] == [" 1.0 ", " 0.5 "]
+    for reader in readers:
+        shown = dict((reader.wanted or reader.clips)())
+        assert sorted(shown) == [0, 1], reader.name
+        for film, clip in shown.items():
+            distances = np.abs(clip.astype(float)[:, None] - truth[film][None]).mean((2, 3))
+            assert distances.argmin(1).tolist() == [0, 1, 2]
+            assert distances.diagonal().max() < 1.5, reader.name
 
 
-def test_a_tiny_run_prints_versions_and_a_table(capsys):
+def test_what_is_timed_is_one_epoch_of_training(readers):
+    for reader in readers:
+        clips = list(reader.clips())
+        assert sorted(number for number, _ in clips) == [0, 1]
+        assert {clip.shape for _, clip in clips} == {(3, 64, 64)}
+
+
+def test_every_encoding_has_its_quality_and_its_plain_webdataset(readers):
+    by_name = {reader.name: reader for reader in readers}
+    for name, encoding in benchmark_readers.ENCODINGS.items():
+        shards = by_name[f"shards, {name}"]
+        assert by_name[shards.plain].stored_psnr_db == shards.stored_psnr_db
+        assert shards.stored_psnr_db > 40
+        assert (shards.stored_psnr_db == np.inf) == (
+            encoding.type == "lossless" and encoding.short_side_px == 512
+        )
+    sizes = [by_name[f"shards, {name}"].bytes_per_clip for name in benchmark_readers.ENCODINGS]
+    assert sizes[0] < sizes[1] < sizes[2] and sizes[3] < sizes[4] < sizes[5]
+
+
+def test_psnr_is_that_of_all_pixels_together():
+    black = np.zeros((2, 4, 4))
+    assert benchmark.psnr_db([(black, black + 255)]) == 0
+    assert benchmark.psnr_db([(black, black + 2), (black, black)]) == pytest.approx(10 * np.log10(255**2 / 2))
+    assert benchmark.psnr_db([(black, black)]) == np.inf
+
+
+def test_the_table_has_ratios_to_the_first_to_h264_and_to_plain_webdataset():
+    def result(name, rate, **more):
+        reader = benchmark.Reader(name, lambda: iter(()), 2e6, **more)
+        return benchmark.Result(reader, [rate, rate + 1, rate - 1], [rate], 45.0)
+
+    results = [
+        result("old", 4.0),
+        result("passes", 8.0),
+        result("plain", 110.0, stored_psnr_db=47.0),
+        result("shards", 100.0, stored_psnr_db=47.0, plain="plain"),
+    ]
+    lines = benchmark.table(results, "old", "passes").splitlines()[2:]
+    assert lines[3] == "| shards | 100.0 (101.0) | 100.0 | 25.0 | 12.5 | 0.91 | 2.00 | 47.0 | 45.0 |"
+    assert lines[0] == "| old | 4.0 (5.0) | 4.0 | 1.0 | 0.5 |  | 2.00 |  | 45.0 |"
+
+
+def test_a_tiny_run_prints_versions_a_table_and_what_is_missing(capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torchcodec", None)
+    monkeypatch.setitem(sys.modules, "torchcodec.decoders", None)
     benchmark_data.main(
         ["--films", "1", "--film_frames", "6", "--frames", "2", "--size_px", "32", "--rounds", "1"]
     )
     printed = capsys.readouterr().out
-    assert "1 films, 512 px, 6 frames -> 2 frames at 32 px" in printed
-    assert printed.count("| shards") == 3 and "| AVI, OpenCV" in printed
-    assert "simplejpeg" in printed
+    assert "1 films, 512 px, 6 frames -> 2 frames at 32 px" in printed and "load average" in printed
+    assert printed.count("| shards") == printed.count("| webdataset") == len(benchmark_readers.ENCODINGS)
+    assert "simplejpeg" in printed and "torchcodec is not measured" in printed
