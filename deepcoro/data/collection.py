@@ -16,6 +16,7 @@ from deepcoro.data.film_columns import FilmColumns, stored_columns
 from deepcoro.data.index import StudyTable, split_code
 from deepcoro.data.patients import every_patient_is_named, refuse_other_splits, refuse_shared_patients
 from deepcoro.data.shards import Shards
+from deepcoro.data.table_cells import FACTS
 from deepcoro.data.tables import IDS, Overlay, read_label_table
 from deepcoro.data.units import Units, films_kept, units_of_split
 from deepcoro.data.where import parse_where
@@ -149,7 +150,9 @@ class Collection:
             return None
         tables = [read_label_table(path) for path in paths]
         ids = [name for name in IDS if any(name in table.ids for table in tables)]
-        overlay = Overlay(stored_columns(self._shards, ids), self.studies)
+        known = {name for shards in self._shards for name in shards.film_schema.names}
+        facts = [name for name in FACTS if name in known]
+        overlay = Overlay(stored_columns(self._shards, [*ids, *facts]), self.studies)
         for table in tables:
             overlay.join(table)
         self.studies = StudyTable(**vars(self.studies) | {"split": overlay.split_codes(self.studies.split)})

@@ -20,6 +20,8 @@ from deepcoro.config import ConfigError, DataError
 from deepcoro.data.film_table import SCHEMA, as_words
 from deepcoro.data.index import StudyTable
 from deepcoro.data.manifest import SPLIT_NAMES
+from deepcoro.data.table_cells import FACTS, Showing, canonical_names, meaning
+from deepcoro.ingest.filmed import place_of
 from deepcoro.sample import Report, StudyRecord, text_id
 
 logger = logging.getLogger(__name__)
@@ -86,8 +88,12 @@ def read_label_table(path: Path) -> LabelTable:
             f"{path.name} cannot be read as a table; check that every row has {len(names)} cells"
         ) from error
     _check_columns(path.name, names)
-    trimmed = [pyarrow.compute.utf8_trim_whitespace(cells[name]).combine_chunks() for name in names]
-    return LabelTable(path.name, hashlib.sha256(payload).hexdigest(), pyarrow.table(trimmed, names=names))
+    columns = {}
+    for name, canonical in zip(names, canonical_names(path.name, names), strict=True):
+        trimmed = pyarrow.compute.utf8_trim_whitespace(cells[name]).combine_chunks()
+        is_label = name not in (*IDS, _SPLIT, _REPORT)
+        columns[canonical] = meaning(path.name, canonical, trimmed, ERASED) if is_label else trimmed
+    return LabelTable(path.name, hashlib.sha256(payload).hexdigest(), pyarrow.table(columns))
 
 
 def _check_columns(name: str, columns: Sequence[str]) -> None:
@@ -109,7 +115,7 @@ class Overlay:
     """What the tables say of every film; nothing where they say nothing."""
 
     def __init__(self, films: pyarrow.Table, studies: StudyTable) -> None:
-        """`films` holds the id columns that the tables name."""
+        """`films` holds the id columns that the tables name, and those of FACTS that the films have."""
         self.records: list[JoinedTable] = []
         self.texts: list[str] = []
         """Joined texts; the two columns below hold rows of it, or -1."""
@@ -219,11 +225,17 @@ class Overlay:
         return pyarrow.array(np.flatnonzero(np.asarray(mine, bool)), pyarrow.int64())
 
     def _lay(self, table: LabelTable, level: str, row_of_film: pyarrow.Array) -> None:
-        for name in table.values:
+        showing = None
+        for name in sorted(
+            table.values, key=lambda name: name not in FACTS
+        ):  # facts first: they decide on findings
             cells = table.cells[name].combine_chunks().take(row_of_film)
             if name == _REPORT:
                 self._lay_texts(cells, is_of_clip=level == "clip")
                 continue
+            if place_of(name) is not None:
+                showing = showing or self._showing()
+                cells = showing.only(table.name, name, cells)
             given = cells.is_valid().to_numpy(zero_copy_only=False)
             is_erased = pyarrow.compute.fill_null(pyarrow.compute.equal(cells, ERASED), False)
             cells = pyarrow.compute.if_else(is_erased, pyarrow.scalar(None, pyarrow.string()), cells)
@@ -231,6 +243,14 @@ class Overlay:
                 cells = pyarrow.compute.if_else(pyarrow.array(given), cells, self._cells[name])
                 given = given | self._given[name]
             self._given[name], self._cells[name] = given, cells
+            self._typed.pop(name, None)
+
+    def _showing(self) -> Showing:
+        """What the films are, by their own columns and the tables so far."""
+        own = {name: self._films[name].combine_chunks() for name in FACTS if name in self._films.column_names}
+        newer = [name for name in FACTS if name in self.labels and name not in own]
+        facts = {name: self.over(name, column) for name, column in own.items()}
+        return Showing(facts | {name: self.over(name, None) for name in newer}, self._study_of_film)
 
     def _lay_texts(self, cells: pyarrow.Array, is_of_clip: bool) -> None:
         """A study's text replaces all that was known of the study, a clip's that of the clip."""

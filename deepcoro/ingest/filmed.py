@@ -1,7 +1,7 @@
 """Which findings a film can show at all. A label of what was not filmed is not assessed, whatever the table repeats on every row."""
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Literal, NamedTuple, get_args
 
 from deepcoro.angiography.vocabulary import DOMINANCES, SEGMENTS, Dominance, Side, segments_of
@@ -45,6 +45,10 @@ class Shown(NamedTuple):
     """The study has films of the other tree too."""
     tells_side: bool = True
     """The table has a column that could tell the tree: then a film without one is of an unknown tree."""
+
+    def is_of_tree(self, side: Side) -> bool:
+        """Whether the film shows that tree as the diagnosis saw it."""
+        return self.side == side and not self.is_intervention and self.has_contrast is not False
 
 
 @functools.cache
@@ -140,7 +144,7 @@ class ShownReader:
                 self._note(study, self._film(number, row))
 
     def _note(self, study: str, film: Shown) -> None:
-        if film.side is not None and not film.is_intervention and film.has_contrast is not False:
+        if film.side is not None and film.is_of_tree(film.side):
             self._trees.setdefault(study, set()).add(film.side)
         if film.dominance is not None:
             self._dominances.setdefault(study, set()).add(film.dominance)
@@ -164,23 +168,38 @@ class ShownReader:
             film = self._known[cells] = self._understand(number, told)
         return film
 
-    def _understand(self, number: int, cells: dict[str, str | None]) -> Shown:
-        structure = aliases.structure_of(cells.get("structure"))
-        of_structure = side_of(structure)
-        side = side_of(cells.get("side")) or of_structure
-        if of_structure is not None and side != of_structure:
+    def _understand(self, number: int, cells: Mapping[str, str | None]) -> Shown:
+        told = {_FACTS[role]: cell for role, cell in cells.items()}
+        film = shown_by(told, self._tells_side, self._interventions)
+        of_structure = side_of(film.structure)
+        if of_structure is not None and film.side != of_structure:
             raise DataError(
-                f"row {number}: the side says {side}, the main structure {structure}; correct one, or name another"
-                " --side_column"
+                f"row {number}: the side says {film.side}, the main structure {film.structure}; correct one, or name"
+                " another --side_column"
             )
-        return Shown(
-            side=side,
-            structure=structure,
-            has_contrast=_is_true(cells.get("contrast")),
-            is_intervention=_status(cells.get("status")).lower() in self._interventions,
-            dominance=aliases.known_words("dominance").get(_code(cells.get("dominance"))),
-            tells_side=self._tells_side,
-        )
+        return film
+
+
+_FACTS = {
+    "side": "side", "structure": "main_structure", "status": "status", "contrast": "contrast_agent",
+    "dominance": "dominance",
+}  # fmt: skip
+"""Role -> canonical column."""
+
+
+def shown_by(
+    facts: Mapping[str, str | None], tells_side: bool, interventions: Collection[str] = ("pci",)
+) -> Shown:
+    """What these cells (canonical column -> cell; absent is not known) tell of a film. `interventions` in small letters."""
+    structure = aliases.structure_of(facts.get("main_structure"))
+    return Shown(
+        side=side_of(facts.get("side")) or side_of(structure),
+        structure=structure,
+        has_contrast=_is_true(facts.get("contrast_agent")),
+        is_intervention=_status(facts.get("status")).lower() in interventions,
+        dominance=aliases.known_words("dominance").get(_code(facts.get("dominance"))),
+        tells_side=tells_side,
+    )
 
 
 def _is_true(cell: str | None) -> bool | None:

@@ -20,7 +20,7 @@ def labelled(key, patient, reports=None):
     extra = {} if reports is None else {"reports": reports}
     record, payloads = study_with(key, films, schema.Encoding(), patient, **extra)
     clips = [
-        clip.model_copy(update={"labels": {"cto": float(number), "grade": "mild"}})
+        clip.model_copy(update={"labels": {"score": float(number), "grade": "mild"}})
         for number, clip in enumerate(record.clips)
     ]
     return record.model_copy(update={"clips": clips}), payloads
@@ -56,39 +56,39 @@ def labels(collection, column):
 def test_a_row_speaks_of_the_narrowest_id_it_gives_and_an_empty_cell_leaves_what_was_known(folder, tmp_path):
     table = write(
         tmp_path,
-        "clip,study,patient,cto,new\n"
+        "clip,study,patient,score,new\n"
         "s0-film1,s0,p0,7,\n"  # one film
         ",s2,,8,5\n"  # a study
         ",,p0,3,1\n"  # a patient: both films of s0, but film 1 has a narrower row
         ",s1,,,2\n",
     )
     collection = collect(folder, table)
-    assert labels(collection, "cto") == [3.0, 7.0, 0.0, 8.0, 8.0, 8.0, 0.0]
+    assert labels(collection, "score") == [3.0, 7.0, 0.0, 8.0, 8.0, 8.0, 0.0]
     assert labels(collection, "new") == [1.0, 1.0, 2.0, 5.0, 5.0, 5.0, None]
     assert labels(collection, "grade") == ["mild"] * 7
-    columns = collection.films.read(["cto", "new", "grade"])
+    columns = collection.films.read(["score", "new", "grade"])
     assert {name: columns[name].to_pylist() for name in columns.column_names} == {
-        name: labels(collection, name) for name in ("cto", "new", "grade")
+        name: labels(collection, name) for name in ("score", "new", "grade")
     }
 
 
 def test_later_tables_win_and_an_exclamation_mark_makes_a_label_not_assessed(folder, tmp_path):
-    first = write(tmp_path, "study,cto\ns0,4\ns1,5\n", "first.csv")
-    second = write(tmp_path, "study,cto,grade\ns1,6,!\ns2,!,\n", "second.csv")
+    first = write(tmp_path, "study,score\ns0,4\ns1,5\n", "first.csv")
+    second = write(tmp_path, "study,score,grade\ns1,6,!\ns2,!,\n", "second.csv")
     collection = collect(folder, first, second)
-    assert labels(collection, "cto") == [4.0, 4.0, 6.0, None, None, None, 0.0]
+    assert labels(collection, "score") == [4.0, 4.0, 6.0, None, None, None, 0.0]
     assert labels(collection, "grade") == ["mild", "mild", None, "mild", "mild", "mild", "mild"]
     assert collection.films.read(["grade"])["grade"].to_pylist() == labels(collection, "grade")
-    assert labels(collect(folder, second, first), "cto") == [4.0, 4.0, 5.0, None, None, None, 0.0]
+    assert labels(collect(folder, second, first), "score") == [4.0, 4.0, 5.0, None, None, None, 0.0]
 
 
 def test_a_column_of_numbers_stays_numbers_truths_are_numbers_and_words_make_all_words(folder, tmp_path):
     numbers = write(tmp_path, "study;stent\ns0;true\ns1;False\ns2;2\n", "numbers.csv")
     assert labels(collect(folder, numbers), "stent") == [1.0, 1.0, 0.0, 2.0, 2.0, 2.0, None]
-    words = write(tmp_path, "study\tcto\ns0\tunclear\n", "words.tsv")
+    words = write(tmp_path, "study\tscore\ns0\tunclear\n", "words.tsv")
     collection = collect(folder, words)
-    assert labels(collection, "cto")[:3] == ["unclear", "unclear", 0.0]
-    assert collection.films.read(["cto"])["cto"].to_pylist()[:3] == ["unclear", "unclear", "0"]
+    assert labels(collection, "score")[:3] == ["unclear", "unclear", 0.0]
+    assert collection.films.read(["score"])["score"].to_pylist()[:3] == ["unclear", "unclear", "0"]
 
 
 def test_a_text_of_a_study_replaces_its_texts_and_one_of_a_film_that_film_s(folder, tmp_path):
@@ -135,13 +135,13 @@ def test_a_split_of_a_table_wins_and_a_withdrawn_study_stays_withdrawn(folder, t
 def test_rows_of_no_film_are_counted_and_logged_and_a_table_without_any_film_is_an_error(
     folder, tmp_path, caplog
 ):
-    some = write(tmp_path, "study,cto\ns0,1\nnobody,2\nnothing,3\n", "some.csv")
+    some = write(tmp_path, "study,score\ns0,1\nnobody,2\nnothing,3\n", "some.csv")
     collection = collect(folder, some)
     assert "some.csv: 1 of 3 rows are of films of this run" in caplog.text
     [table] = collection.record()["tables"]
     digest = hashlib.sha256(some.read_bytes()).hexdigest()
     assert table == {"name": "some.csv", "sha256": digest, "rows": 3, "matched": 1}
-    none = write(tmp_path, "study,cto\nACC-17,1\n", "none.csv")
+    none = write(tmp_path, "study,score\nACC-17,1\n", "none.csv")
     with pytest.raises(
         DataError, match=r"none of the 1 rows of none\.csv.*tools/relink\.py --to_keyed"
     ) as error:
@@ -150,20 +150,20 @@ def test_rows_of_no_film_are_counted_and_logged_and_a_table_without_any_film_is_
 
 
 def test_the_contents_of_tables_are_part_of_the_fingerprint_and_their_names_are_not(folder, tmp_path):
-    table = write(tmp_path, "study,cto\ns0,1\n")
+    table = write(tmp_path, "study,score\ns0,1\n")
     plain, joined = collect(folder).fingerprint, collect(folder, table).fingerprint
     assert plain == Shards.open(folder).fingerprint != joined
-    assert collect(folder, write(tmp_path, "study,cto\ns0,1\n", "moved.csv")).fingerprint == joined
-    assert collect(folder, write(tmp_path, "study,cto\ns0,2\n")).fingerprint != joined
-    assert collect(folder, where="cto >= 0").fingerprint not in (
+    assert collect(folder, write(tmp_path, "study,score\ns0,1\n", "moved.csv")).fingerprint == joined
+    assert collect(folder, write(tmp_path, "study,score\ns0,2\n")).fingerprint != joined
+    assert collect(folder, where="score >= 0").fingerprint not in (
         plain,
-        collect(folder, where="cto >= 1").fingerprint,
+        collect(folder, where="score >= 1").fingerprint,
     )
 
 
 def test_no_byte_of_the_folder_changes(folder, tmp_path):
     before = {file.name: file.read_bytes() for file in folder.iterdir()}
-    collection = collect(folder, write(tmp_path, "study,cto,Split,Report\ns0,1,val,New.\n"))
+    collection = collect(folder, write(tmp_path, "study,score,Split,Report\ns0,1,val,New.\n"))
     collection.study(0)
     assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
 
@@ -171,11 +171,11 @@ def test_no_byte_of_the_folder_changes(folder, tmp_path):
 @pytest.mark.parametrize(
     ("text", "error", "words"),
     [
-        ("id,cto\ns0,1\n", ConfigError, "none of the columns clip, study, patient.*--to_keyed"),
+        ("id,score\ns0,1\n", ConfigError, "none of the columns clip, study, patient.*--to_keyed"),
         ("study,height\ns0,1\n", ConfigError, r"\['height'\]: the films have such a column"),
-        ("study,cto,cto\ns0,1,1\n", ConfigError, "each once"),
-        ("study,cto\ns0,1\ns0,2\n", DataError, "lists a study twice"),
-        ("study,cto\ns0,1,3\n", DataError, "every row has 2 cells"),
+        ("study,score,score\ns0,1,1\n", ConfigError, "each once"),
+        ("study,score\ns0,1\ns0,2\n", DataError, "lists a study twice"),
+        ("study,score\ns0,1,3\n", DataError, "every row has 2 cells"),
         ("study,Split\ns0,validation\n", DataError, "Split that is none of"),
         ("clip,Split\ns2-film0,train\ns2-film1,test\n", DataError, "different splits"),
         ("patient,Report\np0,Text.\n", ConfigError, "a study or a clip"),

@@ -102,7 +102,7 @@ def test_a_study_has_the_class_that_its_films_agree_on(folders, tmp_path):
     }
     order, units, shards = build(keys)
     names, label = classes_of_units(shards, units, Data(**keys))
-    assert [names[code] for code in label] == ["yes", "yes", "no", "no"] + ["not_assessed"] * 3
+    assert [names[code] for code in label] == ["1", "1", "0", "0"] + ["not_assessed"] * 3
     assert Counter(label[drawn(order, 300)]) == {0: 100, 1: 100, 2: 100}
     disagree = {"shards": folders[0], "balance_by": "cto", "balance": "label", "multi_video": True}
     _, units, shards = build({**disagree, "where": "cto <= 2 or cto is null"})
