@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+import pyarrow
 import pyarrow.compute
 
 from deepcoro.config import DataError
@@ -119,6 +120,7 @@ def read_studies(folder: Where, manifest: Manifest) -> tuple[StudyTable, Members
         first_clip=(np.cumsum(num_clips) - num_clips).astype(np.int32),
         num_clips=num_clips,
     )
+    pyarrow.default_memory_pool().release_unused()
     return studies, records, films
 
 
@@ -163,7 +165,11 @@ def _ids(identifiers: list[str | None]) -> np.ndarray:
 def _split_codes(folder: Where, key: np.ndarray) -> np.ndarray:
     """Split of each study by `splits.csv`, joined by id: the table may have been corrected since sharding."""
     table = read_split_table(folder)
-    row = pyarrow.compute.index_in(table["study"], pyarrow.array(key.astype("U"), pyarrow.string()))
+    keys = pyarrow.array(key, pyarrow.binary()).cast(pyarrow.string())
+    if table["study"].combine_chunks().equals(keys):  # the usual case needs no hash table of all studies
+        row = pyarrow.array(np.arange(len(keys)))
+    else:
+        row = pyarrow.compute.index_in(table["study"], keys)
     if row.null_count:
         stranger = table["study"].filter(row.is_null())[0]
         raise DataError(
