@@ -294,6 +294,15 @@ def test_broken_frames_are_a_data_error_named_by_film_and_study(encoding):
         Config().build().decode(record, (0,), lambda clip: bytes(len(payload)), None)
 
 
+@pytest.mark.parametrize("encoding", [JPEG, LOSSLESS])
+@pytest.mark.parametrize("said", [{"height": 96}, {"width": 32}, {"frame_offsets": [0] * 13}])
+def test_a_record_that_does_not_fit_its_frames_is_a_data_error(encoding, said):
+    record, [payload] = study_with("s", [film()], encoding)
+    record = record.model_copy(update={"clips": [record.clips[0].model_copy(update=said)]})
+    with pytest.raises(DataError, match="film s-film0 of study s"):
+        Config(size_px=16).build().decode(record, (0,), lambda clip: payload, None)
+
+
 def test_a_members_frames_are_a_jpeg_stream_that_any_reader_opens():
     frames = film()
     record, [payload] = study_with("s", [frames], JPEG)
