@@ -1,8 +1,11 @@
 """Tables as they are written: by pandas, by Excel, by the predecessor."""
 
+import csv
 import time
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from deepcoro.config import ConfigError, DataError
 from deepcoro.ingest.table import Table, read_table
@@ -99,3 +102,25 @@ def test_two_hundred_thousand_rows_of_a_hundred_columns_are_read_in_seconds(tmp_
     started = time.process_time()
     assert len(read_table(path).rows) == 200_000
     assert time.process_time() - started < 30, "3 s on an idle core, 9 s with a dictionary a row"
+
+
+CELL = st.text(st.characters(exclude_categories=("Cs",), exclude_characters="\x00\r"), max_size=12)
+
+
+@given(
+    st.sampled_from([",", ";", "\t", "α"]),
+    st.integers(1, 5).flatmap(
+        lambda width: st.lists(st.lists(CELL, min_size=width, max_size=width), min_size=1, max_size=6)
+    ),
+)
+def test_what_a_program_writes_is_read_back(tmp_path_factory, delimiter, rows):
+    """Against the plainest reading: the cell without the white space at its ends, or nothing."""
+    path = tmp_path_factory.mktemp("tables") / "films.csv"
+    header = [f"x{number}" for number in range(len(rows[0]))]
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file, delimiter=delimiter, quoting=csv.QUOTE_ALL).writerows([header, *rows])
+    name = {",": "comma", ";": "semicolon", "\t": "tab", "α": "alpha"}[delimiter]
+    table = read_table(path, name)
+    missing = {"", "nan", "none", "null", "na", "n/a", "<na>", "nat"}
+    expected = [[None if cell.strip().lower() in missing else cell.strip() for cell in row] for row in rows]
+    assert [list(row.values()) for row in table.rows] == expected
