@@ -25,6 +25,7 @@ from deepcoro.ingest.identity import load_identity  # noqa: E402
 from deepcoro.ingest.label_reader import LabelReader  # noqa: E402
 from deepcoro.ingest.labels import read_rules  # noqa: E402
 from deepcoro.ingest.layouts import LAYOUTS, layout_named  # noqa: E402
+from deepcoro.ingest.prompts_table import with_prompts  # noqa: E402
 from deepcoro.ingest.review import rare_strings, write_review  # noqa: E402
 from deepcoro.ingest.scrub import Scrubber  # noqa: E402
 from deepcoro.ingest.shares import DEFAULT, drawn, shares_of  # noqa: E402
@@ -95,6 +96,8 @@ def _add_columns(parser: argparse.ArgumentParser) -> None:
     add("--derive", nargs="*", default=[], metavar="THRESHOLD", help=derive)
     constant = "only warn of labels that have one class in the training films (else refused)"
     add("--allow_constant_labels", action="store_true", help=constant)
+    texts = "the predecessor's texts.csv: the prompts of a film's positive_text_ids become its report"
+    add("--texts", type=Path, metavar="FILE", help=texts)
     scope = "what one text speaks of: its film, all films of its tree, all of the study (default: clip)"
     shares = f"percentages of patients in train/val/test where the table has no split (default: {DEFAULT})"
     add("--split_shares", default=DEFAULT, metavar="A/B/C", help=shares)
@@ -184,7 +187,9 @@ def read_films(arguments: argparse.Namespace) -> tuple[Table, Path, list[str] | 
     if (arguments.csv is None) == (arguments.layout is None):
         raise ConfigError("give either --csv FILE, or --layout NAME --source FOLDER")
     if arguments.layout is None:
-        return read_table(arguments.csv, arguments.delimiter), arguments.csv.parent, arguments.label_columns
+        table = read_table(arguments.csv, arguments.delimiter)
+        table = table if arguments.texts is None else with_prompts(table, arguments.texts)
+        return table, arguments.csv.parent, arguments.label_columns
     layout = layout_named(arguments.layout)
     if arguments.source is None or not arguments.source.is_dir():
         raise ConfigError(f"--layout {layout.NAME} needs --source, the folder that holds {layout.SOURCE}")
@@ -244,7 +249,7 @@ def summarise_privacy(scrubber: Scrubber, num_rare: int, arguments: argparse.Nam
     print(f"scrubbed {taken if scrubber.on else 'NOTHING: --scrub off'}")
     for column, count in scrubber.withheld.most_common():
         print(
-            f"         {count} cells of '{column}' left out: they look like record numbers or name no projection"
+            f"         {count} values of '{column}' left out: they look like record numbers or name no projection"
         )
     where = (
         "review.csv beside the crosswalk" if arguments.crosswalk else "give --crosswalk FOLDER to list them"

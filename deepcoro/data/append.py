@@ -9,6 +9,7 @@ from deepcoro.data.batches import Batch
 from deepcoro.data.conclude import check_splits
 from deepcoro.data.manifest import MANIFEST, Manifest, SplitRow, read_manifest
 from deepcoro.data.sharding import Settings
+from deepcoro.ingest.aliases import canonical_columns
 from deepcoro.ingest.film import Rejection, StudySource
 
 ALREADY = "already_sharded"
@@ -20,7 +21,8 @@ def folder_labels(folder: Path, columns: Sequence[str]) -> list[str] | None:
     otherwise. None when there is no data set."""
     if not (folder / MANIFEST).is_file():
         return None
-    return [name for name in read_manifest(folder).label_columns if name in columns]
+    column_of = {name: column for column, name in canonical_columns(columns).items()}
+    return [column_of[name] for name in read_manifest(folder).label_columns if name in column_of]
 
 
 def check_same_kind(manifest: Manifest, settings: Settings) -> None:

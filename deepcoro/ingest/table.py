@@ -62,6 +62,19 @@ class Table:
         return lambda row: pick(row._cells)
 
 
+def with_column(table: Table, name: str, cells: Sequence[str | None]) -> Table:
+    """The table with one more column, a cell a row; malformed rows stay so. ConfigError when it has such a column."""
+    if name in table.columns:
+        raise ConfigError(f"the table has a column '{name}' already; leave out the flag that would add it")
+    columns = (*table.columns, name)
+    places = {each: number for number, each in enumerate(columns)}
+    pick = table.picker(table.columns)
+    rows = zip(table.rows, cells, strict=True)
+    return Table(
+        columns, tuple(None if row is None else Row(places, [*pick(row), cell]) for row, cell in rows)
+    )
+
+
 def read_table(path: Path, delimiter: str = "auto") -> Table:
     """Reads a UTF-8 table; `auto` takes the delimiter that the header uses most. Cells that say missing become None.
 

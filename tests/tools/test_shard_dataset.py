@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 from deepcoro.data import manifest as schema
+from deepcoro.data.film_table import read_films
 from deepcoro.data.shards import Shards
 
 TOOL = Path(__file__).resolve().parents[2] / "tools" / "shard_dataset.py"
@@ -195,6 +196,34 @@ def test_an_empty_table_and_a_file_as_output_are_told_too(tmp_path, run):
 def test_debug_shows_the_traceback(tmp_path, run):
     with pytest.raises(Exception, match="does not exist"):
         run("--csv", tmp_path / "none.csv", "--output", tmp_path / "out", "--debug")
+
+
+def test_next_months_table_may_call_its_labels_as_it_did_last_month(tmp_path, run):
+    """Stored under their canonical names, and derived ones are derived again."""
+    rows = [{**row, "lcx_stenosis": 60 + 3 * n} for n, row in enumerate(make_rows(tmp_path / "data"))]
+    words = ["--output", tmp_path / "out", "--derive", "severe", "--label_columns", "lcx_stenosis", "cto"]
+    code, out, err = run("--csv", write_table(tmp_path / "data", rows[:8]), *words)
+    assert code == 0 and "lcx_stenosis -> prox_lcx_stenosis" in out, err
+    code, _, err = run("--csv", write_table(tmp_path / "data", rows[8:]), *words[:4], "--append")
+    assert code == 0, err
+    manifest = schema.read_manifest(tmp_path / "out")
+    assert (
+        manifest.label_columns == ["cto", "prox_lcx_stenosis", "prox_lcx_severe"]
+        and manifest.counts.clips == 12
+    )
+    severe = read_films(tmp_path / "out", ["prox_lcx_severe"])["prox_lcx_severe"].to_pylist()
+    assert sorted(severe) == [0.0] * 4 + [1.0] * 8
+
+
+def test_prompts_of_the_predecessor_become_reports(tmp_path, run):
+    rows = [{**row, "positive_text_ids": "T1|T2"} for row in make_rows(tmp_path / "data")]
+    for row in rows:
+        del row["Report"]
+    (tmp_path / "texts.csv").write_text("text_id,prompt_text\nT1,Normal LAD\nT2,Normal RCA.\n")
+    table = write_table(tmp_path / "data", rows)
+    code, _, err = run("--csv", table, "--output", tmp_path / "out", "--texts", tmp_path / "texts.csv")
+    assert code == 0, err
+    assert Shards.open(tmp_path / "out").study(0).report_of((0,)) == "Normal LAD. Normal RCA."
 
 
 def test_the_examples_of_the_help_are_commands_that_parse(monkeypatch):
