@@ -29,6 +29,10 @@ logger = logging.getLogger(__name__)
 
 # What the weights mean hangs on these; the rest of the config may differ between training and evaluation.
 _MODEL_KEYS = ("towers", "pooler", "objectives", "data.fields")
+# But a model may be shown other frames of a film than those it was trained on: trained on windows, evaluated on several.
+_WHICH_FRAMES = tuple(
+    f"data.fields.video.{key}" for key in ("sampling", "stride_s", "windows", "default_frame_rate_fps")
+)
 
 _STRIP_FRAMES, _STRIP_PX = 6, 160
 
@@ -88,7 +92,13 @@ def load_model(config: RunConfig, parts: Parts, saved: checkpoint.Checkpoint) ->
 
 def _refuse_other_model(config: RunConfig, state: dict[str, Any]) -> None:
     """ConfigError when the config describes another model than the checkpoint's."""
-    changed = [key for key in changed_keys(state["config"], dump(config)) if key.startswith(_MODEL_KEYS)]
+    differs = [key for key in changed_keys(state["config"], dump(config)) if key.startswith(_MODEL_KEYS)]
+    sampled = [key for key in differs if key in _WHICH_FRAMES]
+    if sampled:
+        logger.warning(
+            "the checkpoint was trained with other values of %s: films are shown otherwise here", sampled
+        )
+    changed = [key for key in differs if key not in sampled]
     if changed:
         raise ConfigError(
             f"the checkpoint was trained with other values of {changed}; evaluate with the config it was trained with "

@@ -221,6 +221,7 @@ MAY_CHANGE_ON_RESUME = frozenset(
         "data.tables",
         "data.num_workers",
         "data.max_bad_fraction",
+        "data.fields.report.length_buckets",
         "checkpoint",
         "evaluate",
         "tracking",

@@ -175,6 +175,19 @@ def test_another_model_is_refused(
     assert key.split("=")[0] in line and "config.yaml" in line
 
 
+def test_a_model_may_be_shown_other_frames_than_in_training(
+    tiny_shards: Path, trained: Path, evaluated: Path, tmp_path: Path
+) -> None:
+    """Trained on one clip a film, evaluated on three windows of it."""
+    run_dir = shutil.copytree(trained, tmp_path / "run")
+    keys = ("sampling=multi_window", "stride_s=0.2", "windows=3")
+    words = [*(f"data.fields.video.{key}" for key in keys), "data.fields.report.length_buckets=2"]
+    assert main_on_this_rank("ddp", *evaluation(tiny_shards, run_dir, *words)) == 0
+    windows, whole = results(run_dir)["metrics"], results(evaluated)["metrics"]
+    assert windows["retrieval/num_films"] == whole["retrieval/num_films"]
+    assert windows != pytest.approx(whole, nan_ok=True)
+
+
 def test_a_missing_checkpoint_is_one_clear_line(
     tiny_shards: Path, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
