@@ -22,7 +22,12 @@ def write_shards(plans: Sequence[Plan], output: Path, on_progress: Progress) -> 
     """Yields the records of finished shards in any order; calls `on_progress` with the number of films settled so far."""
     if not plans:
         return iter(())
-    workers = min(plans[0].settings.workers, len(plans))
+    settings = plans[0].settings
+    workers = min(settings.workers, len(plans))
+    if settings.engine == "ray":
+        from deepcoro.data.ray_engine import write_on_ray
+
+        return write_on_ray(plans, output.resolve(), workers, on_progress)
     return _in_pool(plans, output, workers, on_progress) if workers > 1 else _here(plans, output, on_progress)
 
 

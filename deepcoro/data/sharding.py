@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 import pydantic
 
@@ -34,6 +35,12 @@ class Settings(Block):
     """Replace another data set that already lies in the output folder."""
     append: bool = False
     """Add the films of another table to the data set that lies in the output folder; its shards stay as they are."""
+    engine: Literal["local", "ray"] = "local"
+    """Who writes: processes of this machine, or a Ray cluster (`RAY_ADDRESS`, else a local one) on a shared file system."""
+    part: tuple[int, int] | None = None
+    """K of N: write every N-th shard from the K-th on and conclude nothing."""
+    conclude_only: bool = False
+    """Open no film: all parts are there."""
     accept_duplicates: bool = False
     """Take films of different splits that look the same; they are counted and told."""
     split_rule: str = "given"
