@@ -2,9 +2,11 @@
 """Turns DICOM, AVI/MP4 or npy films and their table into verified, de-identified WebDataset shards."""
 
 import argparse
+import contextlib
 import logging
 import os
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from rich.console import Console
@@ -13,14 +15,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a chec
 
 from deepcoro.config import ConfigError, DataError, parse  # noqa: E402
 from deepcoro.data.append import folder_labels  # noqa: E402
-from deepcoro.data.manifest import Manifest  # noqa: E402
+from deepcoro.data.manifest import read_manifest  # noqa: E402
+from deepcoro.data.parts import part_lines, part_of, write_part  # noqa: E402
 from deepcoro.data.sharding import Settings  # noqa: E402
 from deepcoro.data.summary import summary_lines  # noqa: E402
+from deepcoro.data.verify import DAMAGED, verify_folder  # noqa: E402
 from deepcoro.data.withdrawal import refuse_withdrawn  # noqa: E402
 from deepcoro.data.writer import write_dataset  # noqa: E402
 from deepcoro.ingest.columns import DEFAULT_LABELS, NAMES, find_roles  # noqa: E402
 from deepcoro.ingest.crosswalk import entries_of, merge_crosswalk, prepare_folder  # noqa: E402
-from deepcoro.ingest.film import Rejection, StudySource  # noqa: E402
 from deepcoro.ingest.identity import load_identity  # noqa: E402
 from deepcoro.ingest.label_reader import LabelReader  # noqa: E402
 from deepcoro.ingest.labels import read_rules  # noqa: E402
@@ -49,6 +52,14 @@ examples:
   No study column: every film is its own study:
     python tools/shard_dataset.py --csv films.csv --output shards/films --study_column FileName
 
+  Next month's table; then a check of every byte:
+    python tools/shard_dataset.py --csv february.csv --output shards/study --append
+    python tools/shard_dataset.py --output shards/study --verify
+
+  A job array of eight (SLURM; K is $SLURM_ARRAY_TASK_ID), then one job that concludes:
+    python tools/shard_dataset.py --csv export.csv --output shards/export --part 3/8
+    python tools/shard_dataset.py --csv export.csv --output shards/export --conclude
+
   A public data set, as it was downloaded:
     python tools/shard_dataset.py --layout echonet_dynamic --source data/EchoNet-Dynamic --output shards/echonet
 
@@ -56,7 +67,8 @@ what happens:
   One sample is one study with all its films, each with its tree and view, so the same shards serve single-clip and
   multi-view training. A Split column wins unchanged; without one, patients are drawn 80/10/10 (--split_shares) by a keyed hash.
   Every row of the table is either in the shards or in OUTPUT/rejected.csv with a reason. Interrupted? Run the same
-  command again: complete shards are kept, and the result is the same byte for byte.
+  command again: finished films are kept, and the result is the same byte for byte. A film that looks the same in two
+  splits is an error (--accept_duplicates).
   Patient, study and file names enter only as ids keyed with a secret (--key_file). Keep that file: another key
   gives other ids. shards/README.md describes the format.
 
@@ -78,6 +90,7 @@ def parse_arguments() -> argparse.Namespace:
     _add_columns(parser)
     _add_storage(parser)
     _add_running(parser)
+    _add_scale(parser)
     _add_privacy(parser)
     return parser.parse_args()
 
@@ -120,11 +133,26 @@ def _add_running(parser: argparse.ArgumentParser) -> None:
     burned = "take DICOM films that declare annotation burnt into the pixels"
     add("--accept_burned_in", action="store_true", help=burned)
     add("--overwrite", action="store_true", help="replace another data set in the output folder")
-    append = "add the films of this table to the data set in the output folder; its shards stay as they are"
-    add("--append", action="store_true", help=append)
     duplicates = "take films that look the same in two splits (the copy of a training film in the test set)"
     add("--accept_duplicates", action="store_true", help=duplicates)
     add("--debug", action="store_true", help="show the full traceback of an error (it may name files)")
+
+
+def _add_scale(parser: argparse.ArgumentParser) -> None:
+    name = "next month, many machines, a check"
+    group = parser.add_argument_group(name, "docs/data.md, section 'Sharding'")
+    add = group.add_argument
+    append = "add the films of this table to the data set in OUTPUT; its shards stay as they are, nobody changes split"
+    add("--append", action="store_true", help=append)
+    engine = "who works: this machine, or a Ray cluster (RAY_ADDRESS, else a local one; pip install 'deepcoro[ray]')"
+    add("--engine", choices=("local", "ray"), default="local", help=engine)
+    part = "write every N-th shard from the K-th on and nothing else: one job of an array on a shared file system"
+    one_of = group.add_mutually_exclusive_group()
+    one_of.add_argument("--part", metavar="K/N", help=part)
+    conclude = "after all parts: check that all shards are there and write the manifest"
+    one_of.add_argument("--conclude", action="store_true", help=conclude)
+    verify = "re-read every byte of OUTPUT and decode every frame; what is damaged goes to OUTPUT/damaged.csv"
+    add("--verify", action="store_true", help=verify)
 
 
 def _add_privacy(parser: argparse.ArgumentParser) -> None:
@@ -145,6 +173,9 @@ def _add_privacy(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> None:
+    if arguments.verify:
+        verify(arguments)
+        return
     settings = make_settings(arguments)
     table, folder, label_columns = read_films(arguments)
     given = {role: getattr(arguments, f"{role}_column") for role in NAMES}
@@ -176,9 +207,14 @@ def run(arguments: argparse.Namespace) -> None:
         "key_check": identity.check,
     }
     settings = settings.model_copy(update=told)
-    manifest = write_with_progress(studies, rejections, arguments.output, settings)
-    lines = summary_lines(manifest, arguments.output, len(table.rows), labels.summary())
-    print("\n".join(lines))
+    write = write_part if settings.part else write_dataset
+    num_films = sum(len(study.films) for study in studies)
+    with films_bar(num_films) as show:
+        done = write(studies, arguments.output, settings, rejections, show)
+    if settings.part:
+        print("\n".join(part_lines(done, settings)))
+        return
+    print("\n".join(summary_lines(done, arguments.output, len(table.rows), labels.summary())))
     summarise_privacy(scrubber, len(rare), arguments)
 
 
@@ -207,15 +243,11 @@ def make_settings(arguments: argparse.Namespace) -> Settings:
         "short_side_px": arguments.short_side_px,
     }
     same = (
-        "report_scope",
-        "clips_per_shard",
-        "workers",
-        "accept_burned_in",
-        "overwrite",
-        "append",
-        "accept_duplicates",
+        *("report_scope", "clips_per_shard", "workers", "engine"),
+        *("accept_burned_in", "accept_duplicates", "overwrite", "append"),
     )
     tree = {"encoding": encoding, **{name: getattr(arguments, name) for name in same}}
+    tree |= {"conclude_only": arguments.conclude, "part": part_of(arguments.part) if arguments.part else None}
     return parse(Settings, tree, "command line")
 
 
@@ -228,16 +260,29 @@ def make_folder(output: Path) -> None:
         ) from error
 
 
-def write_with_progress(
-    studies: list[StudySource], rejections: list[Rejection], output: Path, settings: Settings
-) -> Manifest:
+@contextlib.contextmanager
+def films_bar(total: int) -> Iterator[Callable[[int], None]]:
+    """A bar that is told how many films are done."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("films"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=CONSOLE) as bar:
-        task = bar.add_task("films", total=sum(len(study.films) for study in studies))
-        return write_dataset(
-            studies, output, settings, rejections, lambda films: bar.update(task, completed=films)
+        task = bar.add_task("films", total=total)
+        yield lambda films: bar.update(task, completed=films)
+
+
+def verify(arguments: argparse.Namespace) -> None:
+    """Exit code 2 when anything is damaged, like other data at fault."""
+    manifest = read_manifest(arguments.output)
+    with films_bar(manifest.counts.clips) as show:
+        damages = verify_folder(arguments.output, arguments.workers, show)
+    print(f"verified {manifest.counts.clips} films in {len(manifest.shards)} shards: {len(damages)} damaged")
+    if damages:
+        first = damages[0]
+        name = first.clip or first.study or first.shard
+        raise DataError(
+            f"{len(damages)} damages, first: {name}: {first.reason}; {DAMAGED} in the output folder lists them. Restore the"
+            " shards, or train without those films: they are masked and counted"
         )
 
 

@@ -130,6 +130,33 @@ def test_next_months_table_is_appended_and_nobody_moves(tmp_path, run):
     assert code == 2 and "'70/20/20' is not three percentages" in err
 
 
+def test_parts_are_written_by_many_jobs_and_concluded_by_one(tmp_path, run):
+    table = write_table(tmp_path / "data", make_rows(tmp_path / "data", 24))
+    run("--csv", table, "--output", tmp_path / "whole", "--clips_per_shard", 4)
+    words = ["--csv", table, "--output", tmp_path / "out", "--clips_per_shard", 4]
+    code, out, _ = run(*words, "--part", "2/2")
+    assert code == 0 and "part     2 of 2: 12 films sharded, 0 rejected in 3 shards" in out
+    code, _, err = run(*words, "--conclude")
+    assert code == 2 and "3 of 6 shards are missing" in err and "part 1/2 has not ended" in err
+    assert run(*words, "--part", "1/2")[0] == 0
+    code, out, _ = run(*words, "--conclude")
+    assert code == 0 and "rows     24 = 24 sharded" in out
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+    code, _, err = run(*words, "--part", "3/2")
+    assert code == 2 and "is not K/N" in err
+
+
+def test_a_folder_is_verified_by_command(tmp_path, run):
+    table = write_table(tmp_path / "data", make_rows(tmp_path / "data"))
+    run("--csv", table, "--output", tmp_path / "out")
+    code, out, _ = run("--output", tmp_path / "out", "--verify")
+    assert code == 0 and "verified 12 films in 1 shards: 0 damaged" in out
+    tar = tmp_path / "out" / "shard-000000.tar"
+    tar.write_bytes(tar.read_bytes()[:-3000])
+    code, out, err = run("--output", tmp_path / "out", "--verify")
+    assert code == 2 and "damaged.csv in the output folder lists them" in err and "damaged" in out
+
+
 def test_another_key_cannot_append(tmp_path, run, key):
     rows = make_rows(tmp_path / "data", 24)
     run("--csv", write_table(tmp_path / "data", rows[:12]), "--output", tmp_path / "out")
@@ -229,11 +256,14 @@ def test_prompts_of_the_predecessor_become_reports(tmp_path, run):
 def test_the_examples_of_the_help_are_commands_that_parse(monkeypatch):
     tool = load_tool()
     commands = re.findall(r"^    (python .*?[^\\])$", tool.EXAMPLES, flags=re.MULTILINE | re.DOTALL)
-    assert len(commands) == 5
+    assert len(commands) == 9
     for command in commands:
         monkeypatch.setattr(sys, "argv", shlex.split(command.replace("\\\n", " "))[1:])
         arguments = tool.parse_arguments()
-        assert arguments.layout in tool.LAYOUTS if arguments.csv is None else arguments.csv.suffix == ".csv"
+        if arguments.csv is None:
+            assert arguments.layout in tool.LAYOUTS or arguments.verify
+        else:
+            assert arguments.csv.suffix == ".csv"
 
 
 def assert_group_ends(group: int) -> None:
