@@ -42,8 +42,12 @@ class Rule(Block):
     def _check(self) -> "Rule":
         if self.absent == "negative" and self.kind not in _NEGATIVE:
             raise ValueError(f"absent: negative has no meaning for kind {self.kind}; allowed: {[*_NEGATIVE]}")
-        if (self.positive or self.negative) and self.kind not in ("binary", "grade"):
-            raise ValueError(f"positive and negative words belong to kind binary or grade, not {self.kind}")
+        if self.positive and self.kind != "binary":
+            raise ValueError(f"positive words belong to kind binary, not {self.kind}")
+        if self.negative and self.kind not in ("binary", "grade"):
+            raise ValueError(f"negative words belong to kind binary or grade, not {self.kind}")
+        if self.words and self.kind not in ("grade", "word"):
+            raise ValueError(f"words belong to kind grade or word, not {self.kind}")
         return self
 
 

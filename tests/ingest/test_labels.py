@@ -86,7 +86,12 @@ def test_the_users_rule_comes_first_and_may_name_the_column_as_his_table_does():
         value_of("left_main_cto", "total", rules) == 1.0 and value_of("left_main_cto", "OPEN", rules) == 0.0
     )
     assert value_of("mid_lad_cto", "1", rules) == 1.0
-    words = LabelRules(rules={"*_calcif": Rule(kind="grade", words={"++": "moderate"})})
+    words = LabelRules(rules={"*_calcif": Rule(kind="grade", words={"++": "moderate"}, negative=("clean",))})
+    assert value_of("mid_lad_calcif", "Clean", words) == "none"
+    assert (
+        value_of("flow", "lent", LabelRules(rules={"flow": Rule(kind="word", words={"Lent": "slow"})}))
+        == "slow"
+    )
     assert value_of("mid_lad_calcif", "++", words) == "moderate"
 
 
@@ -113,7 +118,9 @@ def test_rules_are_read_from_yaml_and_what_is_wrong_in_them_is_named(tmp_path):
     for text, message in [
         ("rules: {x: {kind: colour}}", "rules.x.kind"),
         ("rules: {x: {kind: number, absent: negative}}", "absent: negative has no meaning for kind number"),
-        ("rules: {x: {kind: percent, positive: [y]}}", "positive and negative words"),
+        ("rules: {x: {kind: grade, positive: [y]}}", "positive words belong to kind binary"),
+        ("rules: {x: {kind: number, negative: [y]}}", "negative words belong to kind binary or grade"),
+        ("rules: {x: {kind: binary, words: {y: z}}}", "words belong to kind grade or word"),
         ("thresholds: {severe: about 70}", "is no condition"),
         ("rulez: {}", "unknown key 'rulez'.*rules"),
     ]:

@@ -22,28 +22,28 @@ IDENTITY = Identity(KEY)
 
 
 @pytest.fixture
-def shard(tmp_path, monkeypatch, capsys):
-    """Shards a layout; gives what lies in the shards by original name of the film, the splits by study, and the output."""
+def run(tmp_path, monkeypatch, capsys):
+    """Runs the command in this process; gives exit code, stdout and stderr."""
     (tmp_path / "id.key").write_bytes(KEY)
     spec = importlib.util.spec_from_file_location("shard_dataset", TOOL)
     tool = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(tool)
 
+    def run(*words: object):
+        own = ("--key_file", tmp_path / "id.key", "--workers", "1")
+        monkeypatch.setattr(sys, "argv", ["shard_dataset", *map(str, (*words, *own))])
+        return tool.main(), *capsys.readouterr()
+
+    return run
+
+
+@pytest.fixture
+def shard(tmp_path, run):
+    """Shards a layout; gives what lies in the shards by original name of the film, the splits by study, and the output."""
+
     def shard(layout: str, source: Path, *words: str):
         output = tmp_path / f"shards-{source.name}"
-        command = [
-            "--layout",
-            layout,
-            "--source",
-            source,
-            "--output",
-            output,
-            "--key_file",
-            tmp_path / "id.key",
-        ]
-        monkeypatch.setattr(sys, "argv", ["shard_dataset", *map(str, command), "--workers", "1", *words])
-        code = tool.main()
-        out, err = capsys.readouterr()
+        code, out, err = run("--layout", layout, "--source", source, "--output", output, *words)
         assert code == 0, err
         return _films(output, LAYOUTS[layout].read(source)), _splits(output), out
 
@@ -212,6 +212,24 @@ def test_every_layout_says_what_it_expects_of_the_folder(tmp_path):
         assert name == layout.NAME and layout.LICENCE and layout.SOURCE and layout.LABELS
         with pytest.raises(ConfigError, match=f"--layout {name}.*--source"):
             layout.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--layout", "camus"], "--layout camus needs --source, the folder that holds CAMUS"),
+        (["--layout", "camus", "--source", "nowhere"], "--layout camus needs --source"),
+        (["--layout", "ukbb", "--source", "."], "--layout 'ukbb' is not known; allowed: ['cadica'"),
+        (
+            ["--layout", "camus", "--csv", "films.csv"],
+            "give either --csv FILE, or --layout NAME --source FOLDER",
+        ),
+        ([], "give either --csv FILE, or --layout NAME --source FOLDER"),
+    ],
+)
+def test_what_the_command_needs_is_told_in_one_line(tmp_path, run, words, message):
+    code, out, err = run(*words, "--output", tmp_path / "out")
+    assert (code, out) == (2, "") and message in err
 
 
 def test_an_unknown_layout_is_told_with_the_list():

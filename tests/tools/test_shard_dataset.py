@@ -242,6 +242,18 @@ def test_next_months_table_may_call_its_labels_as_it_did_last_month(tmp_path, ru
     assert sorted(severe) == [0.0] * 4 + [1.0] * 8
 
 
+def test_rules_of_a_file_are_followed_and_constant_labels_may_be_allowed(tmp_path, run):
+    rows = [{**row, "cto": ""} for row in make_rows(tmp_path / "data")]
+    table, rules = write_table(tmp_path / "data", rows), tmp_path / "rules.yaml"
+    rules.write_text("rules: {cto: {kind: binary, absent: negative}}\n")
+    words = ["--csv", table, "--output", tmp_path / "out", "--label_rules", rules]
+    code, _, err = run(*words)
+    assert code == 2 and "cto = 0 (4 films); a head learns nothing" in err
+    code, _, err = run(*words, "--allow_constant_labels")
+    assert code == 0 and "one class only in the training films: cto = 0 (4 films)" in err
+    assert read_films(tmp_path / "out", ["cto"])["cto"].to_pylist() == [0.0] * 12
+
+
 def test_prompts_of_the_predecessor_become_reports(tmp_path, run):
     rows = [{**row, "positive_text_ids": "T1|T2"} for row in make_rows(tmp_path / "data")]
     for row in rows:
