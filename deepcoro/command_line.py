@@ -11,6 +11,7 @@ from pathlib import Path
 
 from deepcoro import __version__, config
 from deepcoro.config import ConfigError, DataError
+from deepcoro.data.watch import WorkerFault, worker_fault
 from deepcoro.preemption import end_with_launcher
 from deepcoro.run_config import RunConfig, load_run_config
 
@@ -50,7 +51,7 @@ def main(words: list[str]) -> int:
     except (ConfigError, DataError) as error:
         if options.debug:
             raise
-        if _is_main():
+        if _is_main() or isinstance(error, WorkerFault):
             sys.stderr.write(f"{type(error).__name__}: {error}\n")
         return EXIT_BAD_INPUT
 
@@ -96,17 +97,28 @@ def _choices(folder: str) -> str:
 
 def _run(run_config: RunConfig) -> int:
     """Runs the verb and leaves its exit code in the run folder."""
-    code, reason = 1, "a bug: see the traceback in the log"
+    code, reason, is_mine = 1, "a bug: see the traceback in the log", _is_main()
     try:
-        verb = importlib.import_module(f"deepcoro.{VERBS[run_config.run_mode]}")
-        code, reason = verb.run(run_config), ""
+        code, reason = _call_verb(run_config), ""
     except (ConfigError, DataError) as error:
         code, reason = EXIT_BAD_INPUT, str(error)
+        is_mine |= isinstance(error, WorkerFault)
         raise
     finally:
-        if _is_main() or code == 1:
+        if is_mine or code == 1:
             _write_exit(run_config.run_dir, code, reason)
     return code
+
+
+def _call_verb(run_config: RunConfig) -> int:
+    verb = importlib.import_module(f"deepcoro.{VERBS[run_config.run_mode]}")
+    try:
+        return verb.run(run_config)
+    except RuntimeError as error:  # torch tells of a dead worker wherever the rank happens to be
+        fault = worker_fault(error)
+        if fault is None:
+            raise
+        raise fault from error
 
 
 def _write_exit(run_dir: Path, code: int, reason: str) -> None:

@@ -60,7 +60,7 @@ def _embed_films(
     fields = {name: field for name, field in parts.fields.items() if name != "report"}
     rank, world_size = distributed.rank(), distributed.world_size()
     batches = EvaluationStream(
-        parts.shards, units, fields, config.evaluation_batch_size, rank, world_size, config.data.num_workers
+        parts.shards, units, fields, config.evaluation_batch_size, rank, world_size, config.data.workers
     )
     seen, embedded = [], []
     for batch in _progress(batches, f"embed {units.split}", len(batches)):

@@ -98,7 +98,7 @@ def _prepare(config: RunConfig, accelerator: Any) -> Run:
     flops = _flops_per_sample(config, model, accelerator.device)
     engine = Engine(accelerator, model, build_optimizer(model, config.optim), config)
     damage = Damage(plan.num_units, config.data.max_bad_fraction, config.run_dir)
-    stream = TrainingStream(parts.shards, units, parts.fields, plan, config.data.num_workers, damage)
+    stream = TrainingStream(parts.shards, units, parts.fields, plan, config.data.workers, damage)
     training = Run(config, parts, engine, stream, plan, max_steps, flops)
     if saved is not None:
         _resume(training, saved)

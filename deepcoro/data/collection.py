@@ -3,7 +3,7 @@
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -53,11 +53,14 @@ class Collection:
     def open(data: Data) -> "Collection":
         """What the config names."""
         if data.shards is not None:
-            shards = Shards.open(data.shards, data.storage)
+            shards = Shards.open(data.shards, data.storage, data.cache)
             return Collection({shards.folder.name: shards}, data.tables, data.where)
         if not data.sources:
             raise ConfigError("data.shards is not set; give it the folder that tools/shard_dataset.py wrote")
-        sources = {name: Shards.open(source.shards, data.storage) for name, source in data.sources.items()}
+        sources = {
+            name: Shards.open(source.shards, data.storage, data.cache)
+            for name, source in data.sources.items()
+        }
         return Collection(sources, data.tables, data.where)
 
     @property
@@ -89,6 +92,17 @@ class Collection:
         source = int(self.source_of_study(row))
         name = self._shards[source].shard_of(int(row - self._first_study[source]))
         return name if len(self._shards) == 1 else f"{list(self.sources)[source]}/{name}"
+
+    @property
+    def looks_ahead(self) -> bool:
+        """Whether it is of use to announce studies."""
+        return any(shards.looks_ahead for shards in self._shards)
+
+    def announce(self, rows: Iterable[int]) -> None:
+        """Studies that will be read soon. Returns at once."""
+        for row in rows:
+            source = int(self.source_of_study(row))
+            self._shards[source].announce([int(row - self._first_study[source])])
 
     def study(self, row: int) -> StudyRecord:
         """The verified record of a study with what newer tables say of it. DataError when it cannot be read."""

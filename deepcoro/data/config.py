@@ -8,8 +8,10 @@ import pydantic
 
 from deepcoro.config import Block, ConfigError, typed_by_key
 from deepcoro.data.balance import Balance
+from deepcoro.data.cache import Cache
 from deepcoro.data.order import SHARDS_PER_WINDOW
 from deepcoro.data.storage import Location, Storage
+from deepcoro.data.watch import Workers
 from deepcoro.data.where import parse_where
 from deepcoro.fields import Field, report, video
 
@@ -30,6 +32,8 @@ class Data(Block):
     """Folder written by tools/shard_dataset.py: a path, or its URL (http://, https://, s3://, gs://)."""
     storage: Storage = Storage()
     """How a folder that lies elsewhere is asked."""
+    cache: Cache = Cache()
+    """What of it is kept on this node."""
     sources: dict[str, Source] = {}
     """Several folders in the place of `shards`; the key names the source in logs and predictions."""
     tables: list[Path] = []
@@ -52,6 +56,8 @@ class Data(Block):
     """Clips taken of a study when multi_video is true; studies with more are sampled, with fewer are masked."""
     num_workers: int = pydantic.Field(default=2, ge=0)
     """Loader processes per rank; they only read and decode, so their number never changes the order."""
+    worker_timeout_s: float = pydantic.Field(default=600.0, gt=0)
+    """Longest wait for a batch of the loader processes; then the run stops and names what they were reading."""
     max_bad_fraction: float = pydantic.Field(default=0.01, ge=0, le=1)
     """Largest share of unreadable samples, over all ranks, before the run or the evaluation stops; fewer are masked, counted and named."""
     fields: dict[str, Field] = {"video": video.Config(), "report": report.Config()}
@@ -97,6 +103,10 @@ class Data(Block):
         if self.balance == "study" and self.multi_video:
             raise ValueError("balance=study is for multi_video=false; with true a sample is a study already")
         return self
+
+    @property
+    def workers(self) -> Workers:
+        return Workers(self.num_workers, self.worker_timeout_s)
 
     @property
     def clips_per_sample(self) -> int:

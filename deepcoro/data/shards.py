@@ -5,18 +5,19 @@ goes by the index, is checked by size and CRC-32, and an error names the shard a
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property, lru_cache
 
 import pyarrow
 import pydantic
 
 from deepcoro.config import DataError
+from deepcoro.data.cache import Cache
 from deepcoro.data.film_table import FILMS, read_film_schema, read_films
 from deepcoro.data.index import Members, Place, StudyTable, read_studies, split_code
 from deepcoro.data.manifest import SPLITS, Manifest, read_manifest, sha256
 from deepcoro.data.storage import Damaged, Folder, LocalFolder, Storage, Where, open_folder
-from deepcoro.data.tars import PlainTars
+from deepcoro.data.tars import tars_of
 from deepcoro.data.units import Units, units_of_split
 from deepcoro.sample import StudyRecord
 
@@ -29,25 +30,24 @@ class Shards:
     """A shard folder, open for reading at any place. Cheap to hand to a forked or spawned worker."""
 
     def __init__(
-        self, folder: Folder, manifest: Manifest, studies: StudyTable, records: Members, films: Members
+        self, folder: Folder, manifest: Manifest, columns: tuple[StudyTable, Members, Members], cache: Cache
     ) -> None:
         self.folder = folder
         self.manifest = manifest
         self.splits_sha256 = sha256(folder.read(SPLITS))
         self.fingerprint = sha256(f"{manifest.fingerprint} {self.splits_sha256}".encode())
         """Identity of what a run trains on: the tars, and the table of splits as it is now."""
-        self.studies = studies
-        self._records = records
-        self._clips = films
+        self.studies, self._records, self._clips = columns
+        self._tars = tars_of(folder, manifest.shards, cache)
         self._prepare_reading()
 
     @staticmethod
-    def open(location: Where, storage: Storage | None = None) -> "Shards":
+    def open(location: Where, storage: Storage | None = None, cache: Cache | None = None) -> "Shards":
         """Reads manifest, indexes and splits. DataError when one is missing or they disagree; a tar on a disk that is absent
         or has another size is logged, since its samples can be masked."""
         folder = open_folder(location, storage)
         manifest = read_manifest(folder)
-        shards = Shards(folder, manifest, *read_studies(folder, manifest))
+        shards = Shards(folder, manifest, read_studies(folder, manifest), cache or Cache())
         shards._warn_of_damaged_tars()
         return shards
 
@@ -78,6 +78,15 @@ class Shards:
     def study(self, row: int) -> StudyRecord:
         """The verified record of a study. DataError, named by shard and key, when it cannot be read."""
         return self._cached_study(int(row))
+
+    @property
+    def looks_ahead(self) -> bool:
+        """Whether it is of use to announce studies."""
+        return self._tars.looks_ahead
+
+    def announce(self, rows: Iterable[int]) -> None:
+        """Studies that will be read soon. Returns at once."""
+        self._tars.fetch_ahead([self.shard_of(row) for row in rows])
 
     def shard_of(self, row: int) -> str:
         """Name of the tar that holds a study."""
@@ -128,11 +137,10 @@ class Shards:
                 logger.warning("%s %s; its %d clips may be masked", shard.name, found, shard.clips)
 
     def _prepare_reading(self) -> None:
-        self._tars = PlainTars(self.folder)
         self._cached_study = lru_cache(_CACHED_RECORDS)(self._read_study)
 
     def __getstate__(self) -> dict:
-        return {key: value for key, value in vars(self).items() if key not in ("_tars", "_cached_study")}
+        return {key: value for key, value in vars(self).items() if key != "_cached_study"}
 
     def __setstate__(self, state: dict) -> None:
         vars(self).update(state)

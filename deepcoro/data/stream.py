@@ -7,7 +7,7 @@ import atexit
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -16,9 +16,11 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from deepcoro.config import DataError
+from deepcoro.data.ahead import Asked, looking_ahead
 from deepcoro.data.damage import Bad, Damage
 from deepcoro.data.plan import Plan, Row, evaluation_rows, rows_from
 from deepcoro.data.units import Units
+from deepcoro.data.watch import Watch, Workers
 from deepcoro.sample import StudyRecord
 
 Batch = dict[str, Any]
@@ -49,6 +51,9 @@ class StudyReader(Protocol):
     """A shard folder, or several as one."""
 
     fingerprint: str
+    looks_ahead: bool
+
+    def announce(self, rows: Iterable[int]) -> None: ...
 
     def shard_of(self, row: int) -> str: ...
 
@@ -75,15 +80,35 @@ class Fetch(Dataset):
         self._units = units
         self._fields = fields
         self._seed = seed
+        self.watch: Watch | None = None
+        """Told what is being read; set where workers read."""
 
-    def __getitem__(self, rows: list[Row]) -> Fetched:
+    @property
+    def looks_ahead(self) -> bool:
+        """Whether it is of use to announce studies with the rows."""
+        return self._shards.looks_ahead
+
+    def __getitem__(self, asked: Asked | list[Row]) -> Fetched:
+        rows, announced = asked if isinstance(asked, Asked) else (asked, ())
+        if announced:
+            self._shards.announce(announced)
+        if self.watch is None:
+            return self._fetched(rows, lambda unit: None)
+        self.watch.begin([row.unit for row in rows])
+        fetched = self._fetched(rows, self.watch.read)
+        self.watch.end()
+        return fetched
+
+    def _fetched(self, rows: list[Row], on_sample: Callable[[int], None]) -> Fetched:
         samples, bad = [], []
         for row in rows:
+            on_sample(row.unit)
             try:
                 samples.append(self._sample(row) if row.unit >= 0 else None)
             except DataError as error:
                 samples.append(None)
                 bad.append(self._told(row.unit, error))
+        on_sample(-1)
         batch: Batch = {
             "valid": torch.tensor([sample is not None for sample in samples]),
             "unit": torch.tensor([row.unit for row in rows], dtype=torch.int64),
@@ -93,6 +118,10 @@ class Fetch(Dataset):
             values = [None if sample is None else sample[name] for sample in samples]
             batch.update(field.collate(values, self._units.num_videos))
         return Fetched(batch, bad)
+
+    def name(self, unit: int) -> str:
+        """Key of a unit."""
+        return self._units.name(unit)
 
     def _told(self, unit: int, error: DataError) -> Bad:
         shard = self._shards.shard_of(int(self._units.study_row[unit]))
@@ -126,7 +155,7 @@ class TrainingStream:
         units: Units,
         fields: dict[str, BuiltField],
         plan: Plan,
-        num_workers: int = 0,
+        workers: Workers = Workers(),  # noqa: B008 - frozen
         damage: Damage | None = None,
         start_position: int = 0,
     ) -> None:
@@ -134,13 +163,16 @@ class TrainingStream:
         """What could not be read; only of batches that were handed out."""
         self.start_position = start_position
         self._plan = plan
+        self._units = units
         self._fetch = Fetch(shards, units, fields, plan.seed)
         self._fingerprint = shards.fingerprint
-        self._num_workers = num_workers
+        self._workers = workers
 
     def __iter__(self) -> Iterator[Batch]:
-        loader = _loader(self._fetch, _PlannedRows(self._plan, self.start_position), self._num_workers)
-        for batch, bad in loader:
+        rows: Iterable = _PlannedRows(self._plan, self.start_position)
+        if self._fetch.looks_ahead:
+            rows = looking_ahead(rows, self._units, self._plan.world_size)
+        for batch, bad in _fetched(self._fetch, rows, self._plan.batch_size, self._workers):
             self.damage.note(bad)
             yield batch
 
@@ -179,20 +211,26 @@ class EvaluationStream:
         batch_size: int,
         rank: int = 0,
         world_size: int = 1,
-        num_workers: int = 0,
+        workers: Workers = Workers(),  # noqa: B008 - frozen
     ) -> None:
         self.bad: list[Bad] = []
         """What this rank could not read; only of batches that were handed out."""
         self._fetch = Fetch(shards, units, fields, None)
         self._batches = evaluation_rows(len(units), batch_size, world_size, rank)
-        self._num_workers = num_workers
+        self._units = units
+        self._world_size = world_size
+        self._batch_size = batch_size
+        self._workers = workers
 
     def __len__(self) -> int:
         return len(self._batches)
 
     def __iter__(self) -> Iterator[Batch]:
         damage = Damage(max(len(self), 1), 1.0)
-        for batch, bad in _loader(self._fetch, self._batches, self._num_workers):
+        rows: Iterable = self._batches
+        if self._fetch.looks_ahead:
+            rows = looking_ahead(rows, self._units, self._world_size)
+        for batch, bad in _fetched(self._fetch, rows, self._batch_size, self._workers):
             damage.note(bad)
             self.bad += bad
             yield batch
@@ -212,17 +250,36 @@ class _PlannedRows(Sampler):
             micro_step += 1
 
 
-def _loader(fetch: Fetch, rows: Any, num_workers: int) -> DataLoader:
-    start = partial(_start_worker, _leaving)
-    ahead = {"prefetch_factor": _BATCHES_AHEAD, "worker_init_fn": start} if num_workers else {}
+def _fetched(fetch: Fetch, rows: Any, batch_size: int, workers: Workers) -> Iterator[Fetched]:
+    """The batches of `rows`, in order. WorkerFault when a worker dies or no batch comes for `workers.timeout_s`."""
+    watch = fetch.watch = Watch(workers, batch_size, fetch.name)
+    try:
+        yield from _loader(fetch, rows, workers)
+    except RuntimeError as error:
+        fault = watch.fault(error)
+        if fault is None:
+            raise
+        raise fault from error
+    finally:
+        watch.close()
+
+
+def _loader(fetch: Fetch, rows: Any, workers: Workers) -> DataLoader:
+    ahead = {}
+    if workers.count:
+        ahead = {
+            "prefetch_factor": _BATCHES_AHEAD,
+            "worker_init_fn": partial(_start_worker, _leaving, fetch.watch),
+            "timeout": workers.timeout_s,
+        }
     return DataLoader(
         fetch,
         collate_fn=_as_it_is,
         sampler=rows,
         batch_size=None,
-        num_workers=num_workers,
+        num_workers=workers.count,
         pin_memory=torch.cuda.is_available(),
-        persistent_workers=num_workers > 0,
+        persistent_workers=workers.count > 0,
         **ahead,
     )
 
@@ -231,7 +288,7 @@ def _as_it_is(fetched: Fetched) -> Fetched:
     return fetched
 
 
-def _start_worker(leaving: Any, worker: int) -> None:
+def _start_worker(leaving: Any, watch: Watch, worker: int) -> None:
     def end_with_parent(*_: object) -> None:
         if leaving.value:
             os._exit(0)
@@ -239,5 +296,6 @@ def _start_worker(leaving: Any, worker: int) -> None:
     # A scheduler's SIGTERM reaches the whole process group: workers must outlive it, or the emergency save never runs.
     signal.signal(signal.SIGTERM, end_with_parent)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    watch.arrive(worker)
     torch.set_num_threads(1)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"

@@ -19,6 +19,7 @@ from deepcoro.data.order import Shuffled
 from deepcoro.data.plan import Plan
 from deepcoro.data.shards import Shards
 from deepcoro.data.stream import EvaluationStream, TrainingStream
+from deepcoro.data.watch import Workers
 from deepcoro.fields import video
 from tests.data.folder import moving_film, study_with, write_folder
 
@@ -66,7 +67,7 @@ def make_stream(
     units = shards.units("train", multi_video, num_videos)
     plan = Plan(Shuffled(units.shard, seed), **{"batch_size": 4, **layout})
     fields = {"video": video.Config(frames=4, size_px=16).build(), "texts": ReportTexts()}
-    return TrainingStream(shards, units, fields, plan, num_workers, None, start_position)
+    return TrainingStream(shards, units, fields, plan, Workers(num_workers), None, start_position)
 
 
 def take(stream, count):
@@ -184,7 +185,7 @@ def test_evaluation_shows_every_unit_once_with_equal_batches_on_all_ranks(writte
     units = shards.units("train", False, 1)
     fields = {"video": video.Config(frames=4, size_px=16).build()}
     ranks = [
-        list(EvaluationStream(shards, units, fields, 4, rank, world_size, num_workers))
+        list(EvaluationStream(shards, units, fields, 4, rank, world_size, Workers(num_workers)))
         for rank in range(world_size)
     ]
     assert len({len(batches) for batches in ranks}) == 1
