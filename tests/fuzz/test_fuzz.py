@@ -1,0 +1,163 @@
+"""Damaged inputs of every kind that is read: each gives its data or a named reason; none a crash, a hang, a leak or half a file.
+
+The damage is drawn by seed, so a fault is found again: the assertion names the seed of each input.
+"""
+
+import random
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from deepcoro.data.manifest import Encoding
+from tests.data.folder import moving_film, study_with, write_folder
+from tests.fuzz import jobs, mutations
+from tests.fuzz.inputs import PEOPLE, RULES_TEXT, film_files, table_text
+from tests.fuzz.worker import LIMIT_S, Outcome, Worker
+from tests.ingest.films import PLANTED
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+
+FILMS, FOLDERS, TABLES, RULES = 760, 140, 180, 60
+KNOWING = {".dcm": mutations.DICOM, ".avi": mutations.VIDEO, ".mp4": mutations.VIDEO, ".mkv": mutations.VIDEO, ".npy": mutations.ARRAY,
+           ".npz": mutations.ARRAY}  # fmt: skip
+SECRETS = (
+    *PLANTED.values(),
+    *PEOPLE,
+    *(part for name in PLANTED.values() if "^" in name for part in name.split("^")),
+)
+
+
+def complaints(outcome: Outcome, name: str) -> list[str]:
+    """What is wrong with an outcome, in words that say how to make it again."""
+    found = []
+    if outcome.kind not in ("ok", "refused"):
+        found.append(f"{name}: {outcome.kind}: {outcome.text[-1500:]}")
+    if outcome.seconds > LIMIT_S:
+        found.append(f"{name}: took {outcome.seconds:.0f} s")
+    heard = outcome.said if outcome.kind == "fault" else outcome.said + outcome.text
+    found += [f"{name}: '{secret}' is said: {heard[:600]}" for secret in SECRETS if secret in heard]
+    return found
+
+
+@pytest.fixture
+def scratch(tmp_path: Path) -> Path:
+    return tmp_path
+
+
+def running(job: object, scratch: Path, *preload: str) -> Iterator[Worker]:
+    worker = Worker(job, scratch, preload)
+    yield worker
+    worker.close()
+
+
+def test_damaged_films_are_read_or_refused_with_a_named_reason(scratch: Path) -> None:
+    good = scratch / "good"
+    good.mkdir()
+    files = film_files(good)
+    listed = reasons_of_the_format()
+    kinds, found = Counter(), []
+    for worker in running(jobs.film, scratch):
+        for path in files:
+            assert worker.run(path).kind == "ok", path.name
+        for number in range(FILMS):
+            source = files[number % len(files)]
+            damage = mutations.damaged(source.read_bytes(), KNOWING[source.suffix], random.Random(number))
+            path = scratch / f"film{source.suffix}"
+            path.write_bytes(damage)
+            outcome = worker.run(path)
+            kinds[outcome.kind] += 1
+            name = f"{source.name}, seed {number}"
+            found += complaints(outcome, name)
+            if outcome.kind == "refused" and outcome.text.split(":")[0] not in listed:
+                found.append(f"{name}: no listed reason: {outcome.text}")
+    assert not found, f"{len(found)} of {FILMS}: " + "\n".join(found[:12])
+    assert kinds["ok"] > 100 and kinds["refused"] > 200, kinds
+
+
+def reasons_of_the_format() -> str:
+    return (Path(__file__).parents[2] / "shards" / "README.md").read_text()
+
+
+def test_damaged_shard_folders_are_read_or_refused(scratch: Path) -> None:
+    good = write_folder(
+        scratch / "good",
+        [study_with(f"s{n}", [moving_film(n), moving_film(n + 3)], Encoding(), f"p{n}") for n in range(4)],
+    )
+    names = sorted(path.name for path in good.iterdir() if path.is_file())
+    kinds, found = Counter(), []
+    for worker in running(jobs.shards, scratch, "torch", "deepcoro.fields.video", "deepcoro.data.shards"):
+        assert worker.run(good).text == "8 read; "
+        for number in range(FOLDERS):
+            draw = random.Random(number)
+            folder = scratch / "damaged"
+            shutil.rmtree(folder, ignore_errors=True)
+            shutil.copytree(good, folder)
+            path = folder / names[number % len(names)]
+            kind = mutations.TEXT if path.suffix in (".csv", ".json") else (mutations.flip, mutations.number)
+            if number % 29 == 28:
+                path.unlink()
+            else:
+                path.write_bytes(mutations.damaged(path.read_bytes(), kind, draw))
+            outcome = worker.run(folder)
+            kinds[outcome.kind] += 1
+            found += complaints(outcome, f"{path.name}, seed {number}")
+    assert not found, f"{len(found)} of {FOLDERS}: " + "\n".join(found[:12])
+    assert kinds["ok"] > 10 and kinds["refused"] > 30, kinds
+
+
+def films_for_tables(scratch: Path) -> None:
+    for row in range(6):
+        np.save(
+            scratch / f"film{row}.npy",
+            np.random.default_rng(row).integers(0, 255, (4, 16, 16), dtype=np.uint8),
+        )
+
+
+def half_written(folder: Path) -> list[str]:
+    """Files that a run which ended by itself must not leave: a folder with a manifest holds nothing temporary."""
+    if not folder.exists():
+        return []
+    return [path.name for path in folder.rglob("*.tmp")]
+
+
+@pytest.mark.parametrize(("kind", "count"), [("table", TABLES), ("rules", RULES)])
+def test_damaged_tables_and_rules_are_taken_or_refused_whole(scratch: Path, kind: str, count: int) -> None:
+    films_for_tables(scratch)
+    good = table_text("film").encode() if kind == "table" else RULES_TEXT.encode()
+    (scratch / "good.csv").write_text(table_text("film").replace("../", ""))
+    kinds, found = Counter(), []
+    for worker in running(
+        getattr(jobs, kind), scratch, "shard_dataset" if False else "deepcoro.data.writer", "rich"
+    ):
+        for number in range(-1, count):
+            folder = scratch / "run"
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            path = folder / ("table.csv" if kind == "table" else "rules.yaml")
+            damage = good if number < 0 else mutations.damaged(good, mutations.TEXT, random.Random(number))
+            path.write_bytes(damage)
+            outcome = worker.run(path)
+            if number < 0:
+                assert outcome.kind == "ok", outcome
+                continue
+            kinds[outcome.kind] += 1
+            name = f"{kind}, seed {number}"
+            found += complaints(outcome, name)
+            found += [f"{name}: left {left}" for left in half_written(folder / "out")]
+            found += [
+                f"{name}: '{secret}' is in {written.name}"
+                for written in (folder / "out").rglob("*")
+                if written.is_file()
+                for secret in PEOPLE
+                if secret.encode() in written.read_bytes()
+            ]
+    assert not found, f"{len(found)} of {count}: " + "\n".join(found[:12])
+    assert kinds["ok"] > count / 10 and kinds["refused"] > count / 10, kinds
+
+
+def test_the_whole_is_a_thousand_inputs() -> None:
+    assert FILMS + FOLDERS + TABLES + RULES >= 1000
