@@ -71,6 +71,20 @@ class Spool:
         }
         return Outcome(Film(frames=(), **fields), _member(header.member, payload))
 
+    def begin(self, source: FilmSource) -> bool:
+        """Notes that the film is being decoded. True when it was noted before: the process that did so never came back."""
+        mark = self._mark(source)
+        died = mark.exists()
+        mark.touch()
+        return died
+
+    def end(self, source: FilmSource) -> None:
+        """Decoding came back, with a film or with an error."""
+        self._mark(source).unlink(missing_ok=True)
+
+    def _mark(self, source: FilmSource) -> Path:
+        return self._path(source).with_suffix(".begun")
+
     def put(self, source: FilmSource, outcome: Outcome) -> None:
         """Keeps it: under its name only when written to the end, without waiting for the disk."""
         payload = outcome.member.payload if outcome.member else b""

@@ -17,9 +17,10 @@ from deepcoro import atomic
 from deepcoro.angiography.vocabulary import view_of
 from deepcoro.config import Block, DataError
 from deepcoro.data import manifest as schema
+from deepcoro.data.decode import make_apart, make_film
 from deepcoro.data.film_table import Measured, film_table, write_films
 from deepcoro.data.manifest import ClipColumns, Index, ShardEntry, StudyColumns
-from deepcoro.data.member import Member, encode
+from deepcoro.data.member import Member
 from deepcoro.data.sharding import Plan, Settings
 from deepcoro.data.spool import Outcome, Spool
 from deepcoro.ingest.film import Film, FilmSource, RejectedFilm, Rejection, StudySource
@@ -108,13 +109,15 @@ class _Encoder:
         return encoded
 
     def _make(self, source: FilmSource) -> Outcome:
+        make = make_apart if self._spool.begin(source) else make_film
         try:
-            film = open_film(source.path, self._settings.accept_burned_in)
-            outcome = Outcome(film, encode(film.frames, self._settings.encoding))
-            _log_mismatch(source, *outcome[:2])
-        except RejectedFilm as error:
-            outcome = Outcome(reason=str(error))
-            logger.info("row %d, film %s refused: %s", source.row, source.clip, error)
+            outcome = make(source, self._settings)
+        finally:
+            self._spool.end(source)
+        if outcome.reason is None:
+            _log_mismatch(source, outcome.film, outcome.member)
+        else:
+            logger.info("row %d, film %s refused: %s", source.row, source.clip, outcome.reason)
         self._spool.put(source, outcome)
         return outcome
 

@@ -1,11 +1,19 @@
 """Films stored as numpy arrays: `.npy` or the one array of an `.npz`, [frame height width] with 0, 1 or 3 channels last."""
 
+import tokenize
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
 
 from deepcoro.ingest.film import Film, RejectedFilm, check_complete
+
+_DAMAGE = (
+    ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error, OverflowError, MemoryError, KeyError, NotImplementedError,
+    tokenize.TokenError,
+)  # fmt: skip
+"""What numpy raises on headers that are cut, nonsense or ask for more than there is, and its archives on broken bytes."""
 
 
 def open_array(path: Path) -> Film:
@@ -23,7 +31,7 @@ def _load(path: Path) -> np.ndarray:
             if len(archive.files) != 1:
                 raise RejectedFilm(f"unreadable: the npz holds {len(archive.files)} arrays, one is expected")
             return archive[archive.files[0]]
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except _DAMAGE as error:
         raise RejectedFilm("truncated: the array file is damaged or shorter than its header says") from error
 
 

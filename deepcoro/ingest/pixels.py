@@ -3,6 +3,7 @@
 import io
 import logging
 import struct
+import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,9 +24,10 @@ logger = logging.getLogger(__name__)
 
 DAMAGE = (
     ValueError, RuntimeError, AttributeError, NotImplementedError, KeyError, IndexError, TypeError,
-    EOFError, OSError, struct.error, BytesLengthException, InvalidDicomError,
+    EOFError, OSError, struct.error, zlib.error, ArithmeticError, MemoryError, BytesLengthException, InvalidDicomError,
 )  # fmt: skip
-"""What pydicom and its decoders raise on files that are cut, mislabelled or of an unknown syntax."""
+"""What pydicom and its decoders raise on files that are cut, mislabelled or of an unknown syntax. MemoryError: a damaged length
+asks for gigabytes at once; films themselves are read a frame at a time."""
 
 _LUMA = np.array((0.299, 0.587, 0.114), dtype=np.float32)
 """ITU-R BT.601."""
@@ -111,7 +113,10 @@ class DicomFrames:
         import av
         import pydicom
 
-        stream = b"".join(list(generate_fragments(pydicom.dcmread(self._path).PixelData))[1:])
+        try:
+            stream = b"".join(list(generate_fragments(pydicom.dcmread(self._path).PixelData))[1:])
+        except DAMAGE as error:
+            raise RejectedFilm("unreadable: the file holds no video stream") from error
         return av.open(io.BytesIO(stream))
 
 

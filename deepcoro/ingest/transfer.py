@@ -73,7 +73,17 @@ def stored_frames(
     if syntax == _JPEG_EXTENDED and int(header.get("BitsStored", 8)) > 8:
         yield from _twelve_bit_frames(path, header, known)
         return
-    yield from iter_pixels(source, decoding_plugin=_PLUGINS.get(syntax, ""), **known)
+    yield from _without_panic(iter_pixels(source, decoding_plugin=_PLUGINS.get(syntax, ""), **known))
+
+
+def _without_panic(frames: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+    """pylibjpeg's Rust decoder panics on damaged run lengths, with an exception that no class of errors catches and no module names."""
+    try:
+        yield from frames
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":
+            raise
+        raise ValueError("the decoder gave up on a damaged frame") from error
 
 
 def count_frames(path: Path, header: "Dataset") -> int | None:

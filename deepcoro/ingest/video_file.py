@@ -71,6 +71,8 @@ class StreamFrames:
         """Frames until the end or the first damaged one."""
         with self._open() as container:
             stream = container.streams.video[0]
+            if stream.codec_context is None:
+                raise RejectedFilm("unreadable: no decoder for the video stream")
             stream.codec_context.thread_count = 1  # the processes around us already fill the machine
             yield from itertools.takewhile(lambda frame: not frame.is_corrupt, container.decode(stream))
 

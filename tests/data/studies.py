@@ -64,4 +64,5 @@ def forbid_opening(monkeypatch) -> None:
     def fail(*_: object) -> None:
         raise AssertionError("a film was opened")
 
-    monkeypatch.setattr("deepcoro.data.tar.open_film", fail)
+    for module in ("decode", "tar"):
+        monkeypatch.setattr(f"deepcoro.data.{module}.open_film", fail)

@@ -170,10 +170,10 @@ def test_an_interrupted_append_leaves_the_old_data_set_whole_and_goes_on(
             raise KeyboardInterrupt
         return original(*film)
 
-    from deepcoro.data.tar import encode as original
+    from deepcoro.data.decode import encode as original
 
     with monkeypatch.context() as patch:
-        patch.setattr("deepcoro.data.tar.encode", interrupted)
+        patch.setattr("deepcoro.data.decode.encode", interrupted)
         with pytest.raises(KeyboardInterrupt):
             write_dataset(february, tmp_path / "out", APPEND)
     assert samples(tmp_path / "out") == before

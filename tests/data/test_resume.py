@@ -5,8 +5,8 @@ import multiprocessing
 import pytest
 
 from deepcoro.config import DataError
+from deepcoro.data import decode
 from deepcoro.data import manifest as schema
-from deepcoro.data import writer
 from deepcoro.data.writer import write_dataset
 from deepcoro.ingest.film import StudySource
 from tests.data.studies import SMALL, contents, make_studies
@@ -28,14 +28,14 @@ def test_an_interrupted_run_goes_on_and_ends_in_the_same_bytes(tmp_path, studies
             raise KeyboardInterrupt
         return original(frames, encoding)
 
-    original = writer.encode
+    original = decode.encode
     with monkeypatch.context() as patch:
-        patch.setattr("deepcoro.data.tar.encode", interrupted)
+        patch.setattr("deepcoro.data.decode.encode", interrupted)
         with pytest.raises(KeyboardInterrupt):
             write_dataset(studies, tmp_path / "out", SMALL)
     assert not (tmp_path / "out" / schema.MANIFEST).exists()
     redone = []
-    monkeypatch.setattr("deepcoro.data.tar.encode", lambda *film: redone.append(1) or original(*film))
+    monkeypatch.setattr("deepcoro.data.decode.encode", lambda *film: redone.append(1) or original(*film))
     write_dataset(studies, tmp_path / "out", SMALL)
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
     assert len(redone) == 10 - stop_at

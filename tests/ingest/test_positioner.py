@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deepcoro.data import tar
+from deepcoro.data import decode
 from deepcoro.data.manifest import Encoding
 from deepcoro.data.sharding import Settings
 from deepcoro.data.shards import Shards
@@ -166,9 +166,9 @@ def test_planes_pair_after_an_interruption_and_no_uid_waits_on_disk(tmp_path, mo
             raise KeyboardInterrupt
         return original(*film)
 
-    original = tar.encode
+    original = decode.encode
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(tar, "encode", killed)
+        patch.setattr(decode, "encode", killed)
         sharded(tmp_path, **paths)
     waiting = b"".join(path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file())
     assert len(waiting) > 1000 and b"101500" not in waiting and b"1.2.826" not in waiting
