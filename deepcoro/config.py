@@ -69,7 +69,9 @@ def read_tree(path: Path, overrides: Sequence[str] = (), shorthands: dict[str, s
     `shorthands` maps a key that people write alone to the one it stands for (`checkpoint` -> `checkpoint.load`).
     """
     try:
-        tree = yaml.safe_load(path.read_text()) or {}
+        tree = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not UTF-8 (byte {error.start}); save it again as UTF-8") from error
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(tree, dict):

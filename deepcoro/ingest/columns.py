@@ -123,6 +123,10 @@ def _matches(column: str, pattern: str) -> bool:
 
 
 def _shown(columns: Sequence[str], most: int = 40) -> str:
+    """The names for an error; none where not one of them is usual, since a table without a header begins with a patient's row."""
+    usual = {name for names in NAMES.values() for name in names}
+    if not usual.intersection(columns):
+        return f"{len(columns)} columns of other names (is its first line the header?)"
     rest = f" and {len(columns) - most} more" if len(columns) > most else ""
     return f"{list(columns[:most])}{rest}"
 

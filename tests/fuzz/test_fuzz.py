@@ -130,9 +130,7 @@ def test_damaged_tables_and_rules_are_taken_or_refused_whole(scratch: Path, kind
     good = table_text("film").encode() if kind == "table" else RULES_TEXT.encode()
     (scratch / "good.csv").write_text(table_text("film").replace("../", ""))
     kinds, found = Counter(), []
-    for worker in running(
-        getattr(jobs, kind), scratch, "shard_dataset" if False else "deepcoro.data.writer", "rich"
-    ):
+    for worker in running(getattr(jobs, kind), scratch, "deepcoro.data.writer", "rich.progress"):
         for number in range(-1, count):
             folder = scratch / "run"
             shutil.rmtree(folder, ignore_errors=True)
