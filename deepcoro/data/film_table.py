@@ -127,7 +127,7 @@ def read_film_schema(folder: Where, name: str = FILMS) -> pyarrow.Schema:
     source = _source(folder, name)
     try:
         return pyarrow.parquet.read_schema(source)
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(_DAMAGED) from error
 
 
@@ -143,7 +143,7 @@ def read_films(
         if unknown:
             raise DataError(f"{FILMS} has no column {unknown}; it has {there}")
         table = pyarrow.parquet.read_table(source, columns=None if columns is None else list(columns))
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(_DAMAGED) from error
     if num_films not in (None, len(table)):
         raise DataError(
