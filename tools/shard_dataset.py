@@ -15,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a chec
 
 from deepcoro.config import ConfigError, DataError, parse  # noqa: E402
 from deepcoro.data.append import folder_labels  # noqa: E402
+from deepcoro.data.datasheet import write_datasheet  # noqa: E402
 from deepcoro.data.manifest import read_manifest  # noqa: E402
 from deepcoro.data.parts import part_lines, part_of, write_part  # noqa: E402
 from deepcoro.data.sharding import Settings  # noqa: E402
@@ -151,6 +152,8 @@ def _add_scale(parser: argparse.ArgumentParser) -> None:
     one_of.add_argument("--part", metavar="K/N", help=part)
     conclude = "after all parts: check that all shards are there and write the manifest"
     one_of.add_argument("--conclude", action="store_true", help=conclude)
+    examples = "films shown in OUTPUT/datasheet.html (default: 6; 0 = none)"
+    add("--datasheet_examples", type=int, default=6, metavar="N", help=examples)
     verify = "re-read every byte of OUTPUT and decode every frame; what is damaged goes to OUTPUT/damaged.csv"
     add("--verify", action="store_true", help=verify)
 
@@ -214,6 +217,7 @@ def run(arguments: argparse.Namespace) -> None:
     if settings.part:
         print("\n".join(part_lines(done, settings)))
         return
+    write_datasheet(arguments.output, arguments.datasheet_examples)
     print("\n".join(summary_lines(done, arguments.output, len(table.rows), labels.summary())))
     summarise_privacy(scrubber, len(rare), arguments)
 

@@ -60,9 +60,10 @@ def _questions(label: str, column: pyarrow.ChunkedArray) -> list[tuple[str, np.n
         return [(f"{label} = {word}", (words == word) & assessed, assessed) for word in frequent.tolist()]
     values = column.to_numpy()
     known = values[assessed]
-    if np.isin(known, (0.0, 1.0)).all():
+    is_percent = label.endswith("stenosis") and not (known == 1.0).any()
+    if np.isin(known, (0.0, 1.0)).all() and not is_percent:
         return [(label, assessed & (np.nan_to_num(values) == 1.0), assessed)]
-    if label.endswith("stenosis"):
+    if is_percent:
         positive = assessed & (np.nan_to_num(values) >= SIGNIFICANT_PERCENT)
         return [(f"{label} >= {SIGNIFICANT_PERCENT:g}", positive, assessed)]
     return []
