@@ -22,6 +22,7 @@ from deepcoro.config import DataError
 from deepcoro.data import manifest as schema
 from deepcoro.data.batches import Batch, next_folder, publish_next, read_batches, refused_rows
 from deepcoro.data.conclude import totals
+from deepcoro.data.datasheet import DATASHEET
 from deepcoro.data.film_table import joined, write_films
 from deepcoro.data.manifest import PROGRESS, ClipColumns, Index, Manifest, ShardEntry, StudyColumns
 from deepcoro.data.tar import copy_without
@@ -99,6 +100,7 @@ def withdraw(folder: Path, patient: str, refused_clips: Iterable[str] = ()) -> l
     batches = [_without_patient(batch, studies, set(refused_clips), changed) for batch in batches]
     _write_tables(after, batches, manifest)
     publish_next(folder)
+    (folder / DATASHEET).unlink(missing_ok=True)  # it may show a film of theirs
     for shard in changed:
         _forget_progress(folder, shard)
     return [*theirs, *lines]
