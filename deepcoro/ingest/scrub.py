@@ -104,7 +104,7 @@ def _apply(text: str, kind: str, pattern: re.Pattern[str], replace: Replace, rep
 _MOST_PASSES = 8
 
 # --- numbers ------------------------------------------------------------------------------------------------------------------
-_UNIT = r"(?!\s?(?:%|mm|cm|atm|bars?\b|ml\b|mg|[µu]g|ng|cgy|gy|u\b|ui\b|iu\b|unit|/mm|/[µu]l|fps|ms\b|s\b|min\b|kg\b|bpm|hz|px))"
+_UNIT = r"(?!\s?(?:%|mm|cm|atm|bars?\b|ml\b|mg|[µu]g|ng|cgy|gy|u\b|ui\b|iu\b|unit|/mm|/[µu]l|fps|rpm|tr/min|ms\b|s\b|min\b|kg\b|bpm|hz|px))"
 _NUMBER_BEFORE, _NUMBER_AFTER = r"(?<![\w.,/-])", r"(?![\w/-]|[.,]\d)"
 _MONTHS = (
     "january|february|march|april|may|june|july|august|september|october|november|december|"
@@ -248,6 +248,7 @@ _NUMERIC: list[tuple[str, re.Pattern[str], Replace]] = [
         ),
         _behind_label("[ID]"),
     ),
+    ("ID", re.compile(r"(?P<label># ?)\d{4,}(?![\w.,]\d)"), _behind_label("[ID]")),
     ("ID", re.compile(r"(?<![\w.,-])[A-Z]{1,12}[-_]?\d{5,}[A-Z]{0,3}\b"), _put("[ID]")),
     ("ID", re.compile(rf"(?<![\d.,])\d{{6,}}(?!\d|[.,]\d){_UNIT}", re.IGNORECASE), _put("[ID]")),
     (
@@ -261,7 +262,7 @@ _NUMERIC: list[tuple[str, re.Pattern[str], Replace]] = [
     ("POSTAL_CODE", re.compile(r"\b[ABCEGHJ-NPRSTVXY]\d[ABCEGHJ-NPRSTV-Z][ -]?\d[ABCEGHJ-NPRSTV-Z]\d\b|\b[A-Z]{2},? \d{5}(?:-\d{4})?\b"), _put("[POSTAL_CODE]")),
     (
         "AGE",
-        re.compile(r"(?<![\w.,/-])(?:9\d|1[0-3]\d)(?=\s?-?\s?(?:years?|yrs?|y/?o|y\.o\.|ans)\b(?!\s+ago))", re.IGNORECASE),
+        re.compile(r"(?<![\w.,/-])(?:9\d|1[0-3]\d)(?=[FMH]\b|\s?-?\s?(?:years?|yrs?|y/?o|y\.o\.|ans)\b(?!\s+ago))", re.IGNORECASE),
         _put("[AGE]"),
     ),
     ("AGE", re.compile(r"(?P<label>\b(?:age|aged|[âa]ge|[âa]g[ée]e?)\s*(?:de\b|of\b|:|=)?\s*)(?:9\d|1[0-3]\d)(?![\w%]|[.,]\d| ?%)", re.IGNORECASE), _behind_label("[AGE]")),
@@ -269,10 +270,9 @@ _NUMERIC: list[tuple[str, re.Pattern[str], Replace]] = [
 
 # --- names --------------------------------------------------------------------------------------------------------------------
 _WORD = r"(?:[A-ZÀ-Þ]\.(?:-?[A-ZÀ-Þ]\.)*|[A-ZÀ-ÖØ-Þ][\w'’]*(?:[-^][A-Za-zÀ-ÿ][\w'’]*)*)"
-_PARTICLE = (
-    r"(?:(?:de la|de|du|des|la|le|van der|van den|van|von|der|den|di|da|dos|el|al|bin|ben|st\.?|ste\.?) )"
-)
+_PARTICLE = r"(?:d['’]|(?:Ste?\.?|de la|de|du|des|la|le|van der|van den|van|von|der|den|di|da|dos|el|al|bin|ben|st\.?|ste\.?) )"
 _NAME = rf"(?:{_PARTICLE})?{_WORD}(?:(?: |\^|, ){_PARTICLE}?{_WORD}){{0,4}}"
+_SHORTEST_NAME = _NAME + "?"  # lazy: a degree is no part of the name before it
 _LIST = rf"{_NAME}(?:\s?(?:/|;|,|&|\bet\b|\band\b)\s?{_NAME}){{0,5}}"
 _PIECE = re.compile(rf"{_PARTICLE}?{_WORD}|[^\W\d_][\w'’-]*")
 
@@ -295,7 +295,7 @@ _PARTICLE_START = re.compile(rf"^{_PARTICLE}")
 
 def _holds(piece: str, words: frozenset[str]) -> bool:
     """Whether a piece of a name is one of the words; particles and initials are part of any name."""
-    parts = re.findall(r"[^\W_]+", _PARTICLE_START.sub("", piece))
+    parts = re.findall(r"[^\W_]+", re.sub(r"['’]s\b", "", _PARTICLE_START.sub("", piece)))
     return any(normal_form(part) in words for part in parts if len(part) > 1 or part.islower())
 
 
@@ -320,19 +320,20 @@ def _name_before(match: re.Match[str]) -> str | None:
     return None if start is None else f"{match['names'][:start]}[NAME]{match['label']}"
 
 
-_TITLE = r"(?:Drs?|DRS?|Dre|DRE|Doctors?|Docteure?s?|Prof|PROF|Professor|Professeure?|Pr|Mr|Mrs|MRS|Ms|Miss|Mister|Mme|MME|Mlle|MLLE|Madame|Monsieur|Me|Sir)"
+_TITLE = r"(?:Drs?|DRS?|Dre|DRE|Doctors?|Docteure?s?|Prof|PROF|Professor|Professeure?|Pr|Mr|Mrs|MRS|Ms|Miss|Mister|Mme|MME|Mlle|MLLE|Madame|Monsieur|Me|Sir|Sra?)"
 _SIGNED = (
     r"(?:(?:electronically |[ée]lectroniquement )?(?:signed|sign[ée]e?|dictated|dict[ée]e?|reported|performed|effectu[ée]e?|"
     r"r[ée]alis[ée]e?|read|lu|lue|reviewed|revue?|verified|v[ée]rifi[ée]e?|approved|approuv[ée]e?|interpreted|interpr[ée]t[ée]e?|"
-    r"transcribed|transcrit|referred|r[ée]f[ée]r[ée]e?|seen|vue?|done|op[ée]r[ée]e?|supervised|supervis[ée]e?|validated|valid[ée]e?) (?:by|par))"
+    r"transcribed|transcrit|referred|r[ée]f[ée]r[ée]e?|seen|vue?|done|op[ée]r[ée]e?|supervised|supervis[ée]e?|validated|valid[ée]e?)(?: [ée]lectroniquement| electronically)? (?:by|par))"
 )
 _ROLE = (
     r"(?:patiente?(?:['’]s)?(?: name)?|name|full name|last name|first name|surname|nom(?: du patient)?|pr[ée]noms?|nom,? (?:et )?pr[ée]noms?|"
     r"operators?|op[ée]rateurs?|op[ée]ratrice|(?:performing |referring |attending )?physicians?|(?:interventional )?cardiologists?|interventionalist|"
     r"cardiologues?|h[ée]modynamicien(?:ne)?|m[ée]decins?(?: traitant| r[ée]f[ée]rent)?|referring|attending|consultant|fellow|resident|"
-    r"r[ée]sidente?|assistante?s?|nurses?|infirmi(?:er|[èe]re)s?|inf\.?|technologists?|technicians?|technologues?|radiographer|"
+    r"r[ée]sidente?|assistante?s?|nurses?|infirmi(?:er|[èe]re)s?|inf\.?|technologists?|technicians?|technologues?|radiographer|sonographer|[ée]chographiste|"
     r"surgeon|chirurgien(?:ne)?|anesth[ée]siste|anesthetist|mother|father|spouse|m[èe]re|p[èe]re|conjointe?|[ée]pou(?:x|se)|contact|cc|signature|author|auteur)"
 )
+_NEAR = r"(?:[Pp]atiente?|[Ww]ife|[Hh]usband|[Dd]aughter|[Ss]on|[Ss]ister|[Bb]rother|[Mm]other|[Ff]ather|[ÉEée]pouse|[ÉEée]poux|[Cc]onjointe?|[Ff]ille|[Ff]ils|[Mm]ère|[Pp]ère|[Cc]oll[èe]gue|[Cc]olleague|docteure?|doctor|professeure?|professor|madame|monsieur|dr|dre|mme|mlle|mrs)"
 _LOWER_NAME = r"(?P<names>[a-zà-ÿ][\w'’-]*(?: [a-zà-ÿ][\w'’-]*){0,2})"
 _NAMES: list[tuple[str, re.Pattern[str], Replace]] = [
     ("NAME", re.compile(rf"(?P<label>(?<![\w\[]){_TITLE}\.?[ \t]*[:]?[ \t]+)(?P<names>{_LIST})"), _name_behind(True)),
@@ -343,8 +344,9 @@ _NAMES: list[tuple[str, re.Pattern[str], Replace]] = [
     ("NAME", re.compile(rf"(?P<label>(?<![\w\[])(?i:{_ROLE})(?: ?\d)?\s*[:=]\s*)(?P<names>{_LIST})"), _name_behind(False)),
     ("NAME", re.compile(rf"(?P<label>(?<![\w\[])(?i:name|nom|nom du patient|pr[ée]nom)\s*[:=]\s*){_LOWER_NAME}"), _name_behind(False)),
     ("NAME", re.compile(rf"(?P<label>(?<![\w\[])(?i:{_SIGNED})\s*:?\s*)(?P<names>{_LIST})"), _name_behind(False)),
-    ("NAME", re.compile(rf"(?P<label>\b[Pp]atiente? )(?P<names>{_NAME})"), _name_behind(False)),
-    ("NAME", re.compile(rf"(?<![\w\[])(?P<names>{_NAME})(?P<label>,? (?:M\.?D\.?|FRCPC|FRCSC|FRCP|Ph\.?D|RN|FACC|FSCAI|FESC|MBBS|MRCP)\b)"), _name_before),
+    ("NAME", re.compile(rf"(?P<label>(?<![\w\[])(?i:{_SIGNED})\s*:\s*){_LOWER_NAME}"), _name_behind(False)),
+    ("NAME", re.compile(rf"(?P<label>\b{_NEAR}[.,]? )(?P<names>{_NAME})"), _name_behind(False)),
+    ("NAME", re.compile(rf"(?<![\w\[])(?P<names>{_SHORTEST_NAME})(?P<label>,? (?:M\.?D\.?|FRCPC|FRCSC|FRCP|Ph\.?D|RN|FACC|FSCAI|FESC|MBBS|MRCP|RDCS)\b)"), _name_before),
     ("NAME", re.compile(r"(?<![\w\[])[A-ZÀ-Þ]{2,}\^[A-ZÀ-Þ][\w'’^-]*"), _put("[NAME]")),
     ("PLACE", re.compile(rf"(?P<label>\b(?:H[ôo]pital|HOPITAL|H[ÔO]PITAL|Clinique|CHU|CHUM|CISSS|CIUSSS|[Cc]entre hospitalier|CENTRE HOSPITALIER|Institut de [Cc]ardiologie)[ -](?:(?:de la|de|du|des|d['’]) ?)?)(?P<names>{_NAME})"), lambda match: _place(match)),
     ("PLACE", re.compile(rf"(?<![\w\[])(?P<names>{_NAME})(?P<label> (?:Hospital|Clinic|Medical Cent(?:er|re)|Heart Institute|Heart Cent(?:er|re))\b)"), lambda match: _place_before(match)),
