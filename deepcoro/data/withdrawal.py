@@ -212,7 +212,8 @@ def _forget_progress(folder: Path, shard: str) -> None:
 
 
 def _sweep(folder: Path) -> None:
-    """Removes tars that hold nothing any more, what was noted of rewritten ones, and films that an interrupted run had set aside."""
+    """Removes tars that hold nothing any more, what was noted of rewritten ones, pages with strips, and films that an interrupted run
+    had set aside."""
     shards = [shard.name for shard in schema.read_manifest(folder).shards]
     kept = {name for shard in shards for name in (shard, schema.index_name(shard))}
     for path in folder.glob("shard-*"):
@@ -220,5 +221,7 @@ def _sweep(folder: Path) -> None:
             path.unlink()
     for each in read_withdrawn(folder):
         _forget_progress(folder, each.shard)
+    for page in folder.glob("*.html"):
+        page.unlink()  # a data sheet shows strips of films; shard_dataset makes it again
     for spool in (folder / PROGRESS).glob(schema.spool_name("*.tar")):
         shutil.rmtree(spool)

@@ -3,7 +3,7 @@
 import csv
 import io
 import stat
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -64,7 +64,7 @@ def entries_of(studies: Sequence[StudySource], table: Table, roles: Roles, folde
     return entries
 
 
-def _cells(table: Table, row: int) -> dict[str, str | None]:
+def _cells(table: Table, row: int) -> Mapping[str, str | None]:
     cells = table.rows[row - 1]
     if cells is None:
         raise ValueError(f"row {row} is malformed and cannot be a film")

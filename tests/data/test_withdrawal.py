@@ -118,9 +118,11 @@ def test_a_tar_that_held_nobody_else_goes(tmp_path):
     studies[1] = dataclasses.replace(studies[1], patient=studies[0].patient, split="train")
     write_dataset(studies, tmp_path / "out", SMALL)
     patient = str(studies[0].patient)
+    (tmp_path / "out" / "data_sheet.html").write_text("strips of films")
     withdraw(tmp_path / "out", patient)
     assert len(read_all(tmp_path / "out")) == 2
     purge(tmp_path / "out")
+    assert not (tmp_path / "out" / "data_sheet.html").exists()
     assert sorted(path.name for path in (tmp_path / "out").glob("shard-*")) == ["shard-000001.index.json", "shard-000001.tar"]  # fmt: skip
     assert len(read_all(tmp_path / "out")) == 2
     assert not any(patient.encode() in payload for payload in contents(tmp_path / "out").values())

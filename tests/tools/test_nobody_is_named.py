@@ -17,8 +17,10 @@ import pytest
 import zstandard
 from PIL import Image, PngImagePlugin
 
+from deepcoro.angiography.demo_key import demo_key
 from deepcoro.data import manifest as schema
 from deepcoro.data.film_table import read_films
+from deepcoro.ingest.identity import Identity
 from tests.data.studies import contents
 from tests.ingest import films
 from tests.ingest.films import PLANTED
@@ -114,19 +116,10 @@ def run(monkeypatch, capsys, caplog, tmp_path):
     """The command in this process: exit code, and all that it said and logged."""
     caplog.set_level("DEBUG")
 
-    def run(table: Path, output: Path, *words: object) -> tuple[int, str]:
+    def run(table: Path, output: Path, *words: object, key: bool = True) -> tuple[int, str]:
         (tmp_path / "id.key").write_text(KEY)
-        given = [
-            "--csv",
-            table,
-            "--output",
-            output,
-            "--key_file",
-            tmp_path / "id.key",
-            "--workers",
-            "1",
-            *words,
-        ]
+        keyed = ["--key_file", tmp_path / "id.key"] if key else []
+        given = ["--csv", table, "--output", output, *keyed, "--workers", "1", *words]
         monkeypatch.setattr(sys, "argv", ["shard_dataset", *map(str, given)])
         spec = importlib.util.spec_from_file_location("shard_dataset", TOOL)
         module = importlib.util.module_from_spec(spec)
@@ -253,6 +246,59 @@ def test_another_secret_gives_other_ids(place, tmp_path):
         assert not [name for name, data in contents(tmp_path / "out").items() if any(each.encode() in data for each in ids)]  # fmt: skip
     secret = KEY.encode()
     assert not [name for name, data in contents(place / "out").items() if secret in data or secret.hex().encode() in data]  # fmt: skip
+
+
+def small_table(folder: Path, num_films: int = 4) -> Path:
+    """Films of one study each; the last report names a person without any pattern."""
+    folder.mkdir()
+    rows = []
+    for number in range(num_films):
+        np.save(folder / f"{number}.npy", textured(number))
+        text = "Dr LAVOIE: CTO of the mid RCA." if number < num_films - 1 else "Avec Zebulon, 55123."
+        rows.append({"FileName": f"{number}.npy", "PatientID": f"P{number}", "StudyInstanceUID": f"S{number}", "Split": "train", "Report": text})  # fmt: skip
+    return write_table(folder / "films.csv", rows)
+
+
+def test_the_private_folder_holds_originals_and_rare_words_and_nothing_else_does(tmp_path, run):
+    table, private = small_table(tmp_path / "data"), tmp_path / "private"
+    code, said = run(table, tmp_path / "out", "--crosswalk", private)
+    assert code == 0, said
+    assert "scrubbed 1 x NAME" in said and "review   2 unknown strings in fewer than 3 patients" in said
+    assert {path.name: path.stat().st_mode & 0o777 for path in private.iterdir()} == {"crosswalk.csv": 0o600, "review.csv": 0o600}  # fmt: skip
+    assert private.stat().st_mode & 0o777 == 0o700
+    with (private / "crosswalk.csv").open() as file:
+        entries = list(csv.DictReader(file))
+    films = read_films(tmp_path / "out")
+    assert {entry["clip"] for entry in entries} == set(films["clip"].to_pylist())
+    assert {entry["original_patient"] for entry in entries} == {"P0", "P1", "P2", "P3"}
+    with (private / "review.csv").open() as file:
+        assert {row["string"] for row in csv.DictReader(file)} == {"Zebulon", "55123"}
+    assert run(table, tmp_path / "out", "--crosswalk", private, "--review_below", "1")[0] == 0
+    assert (private / "review.csv").read_text().count("\n") == 1
+
+
+def test_without_a_private_folder_the_summary_says_how_to_see_the_rare_words(tmp_path, run):
+    code, said = run(small_table(tmp_path / "data"), tmp_path / "out")
+    assert code == 0 and "2 unknown strings in fewer than 3 patients; give --crosswalk FOLDER" in said
+    assert "Zebulon" not in said
+
+
+def test_scrub_off_keeps_texts_and_says_so(tmp_path, run):
+    code, said = run(small_table(tmp_path / "data"), tmp_path / "out", "--scrub", "off")
+    assert code == 0 and "scrubbed NOTHING: --scrub off" in said
+    assert b"Dr LAVOIE: CTO" in b"".join(path.read_bytes() for path in (tmp_path / "out").glob("*.tar"))
+
+
+def test_generated_films_are_keyed_with_the_public_key_without_being_told(tmp_path, run, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("DEEPCORO_KEY_FILE", raising=False)
+    table = small_table(tmp_path / "data")
+    (tmp_path / "data" / "recipe.json").write_text("{}")
+    (tmp_path / "data" / "demo.key").write_text(demo_key())
+    code, said = run(table, tmp_path / "out", key=False)
+    assert code == 0 and "PUBLIC key of generated films" in said and not (tmp_path / "home").exists()
+    expected = Identity(demo_key().encode()).keyed("patient", "P0")
+    assert expected in read_films(tmp_path / "out")["patient"].to_pylist()
 
 
 @pytest.mark.slow

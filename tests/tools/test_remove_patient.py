@@ -4,6 +4,7 @@ import csv
 import importlib.util
 import json
 import shlex
+import shutil
 import sys
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from deepcoro.ingest import crosswalk
 from deepcoro.ingest.identity import Identity
 from deepcoro.sample import patient_digest
 from tests.data.studies import SMALL, contents, make_studies
+from tests.launch import SILENT, main_on_this_rank, tiny
 
 TOOL = Path(__file__).resolve().parents[2] / "tools" / "remove_patient.py"
 KEY = b"0123456789abcdef0123456789abcdef"
@@ -166,3 +168,27 @@ def test_the_crosswalk_alone_can_name_a_patient_of_whom_no_film_was_taken(place,
     assert code == 0, err
     with (place / "private" / "crosswalk.csv").open() as file:
         assert "a" * 16 not in {row["patient"] for row in csv.DictReader(file)}
+
+
+@pytest.mark.slow
+def test_a_real_run_is_found_cleaned_and_not_gone_on_with(tiny_shards, tmp_path, run, capsys):
+    shards, run_dir = tmp_path / "shards", tmp_path / "run"
+    shutil.copytree(tiny_shards, shards)
+    words = tiny(shards, run_dir, *SILENT, "max_steps=1", "checkpoint.every_steps=1")
+    assert main_on_this_rank("ddp", *words) == 0
+    assert main_on_this_rank("ddp", *tiny(shards, run_dir, "run_mode=test", "checkpoint=last")) == 0
+    rows = {row.split: row for row in schema.read_splits(shards)}
+    for split, saw in (("train", True), ("test", False)):
+        patient, study = str(rows[split].patient), rows[split].study
+        held = [name for name, data in contents(run_dir).items() if study.encode() in data]
+        assert bool(held) == (split == "test")  # predictions name the test films
+        code, out, err = run("--keyed", patient, "--purge", "--runs", run_dir, "--", shards)
+        assert code == 0, err
+        assert ("saw the patient: " in out and "step_1" in out) == saw
+        assert not [name for name, data in contents(run_dir).items() if study.encode() in data]
+    capsys.readouterr()
+    resumed = tiny(shards, run_dir, *SILENT, "max_steps=2", "checkpoint.every_steps=1")
+    assert main_on_this_rank("ddp", *resumed) == 2
+    assert "fingerprint" in capsys.readouterr().err
+    fresh = tiny(shards, tmp_path / "fresh", *SILENT, "max_steps=1", "checkpoint.every_steps=1")
+    assert main_on_this_rank("ddp", *fresh) == 0
