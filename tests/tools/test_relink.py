@@ -15,7 +15,8 @@ import pytest
 from deepcoro.data.film_table import read_films
 from deepcoro.data.tables import read_label_table
 from deepcoro.ingest.identity import Identity
-from tests.ingest.films import PLANTED, moving_bar, write_dicom
+from tests.ingest.films import PLANTED, write_dicom
+from tests.ingest.identities import textured
 
 ROOT = Path(__file__).resolve().parents[2]
 KEY = "0123456789abcdef0123456789abcdef"
@@ -61,9 +62,9 @@ def place(tmp_path_factory) -> Path:
     for number in range(2):
         path = folder / "films" / f"{number}.dcm"
         # acquired in the reverse order of the table, so that the number of a film is not its row
-        write_dicom(path, moving_bar(), StudyInstanceUID=f"{UID}.1", SeriesInstanceUID=f"{UID}.2", SOPInstanceUID=f"{UID}.3.{number}", AcquisitionTime=f"1{9 - number}0000")  # fmt: skip
+        write_dicom(path, textured(number), StudyInstanceUID=f"{UID}.1", SeriesInstanceUID=f"{UID}.2", SOPInstanceUID=f"{UID}.3.{number}", AcquisitionTime=f"1{9 - number}0000")  # fmt: skip
         rows.append({"FileName": f"films/{number}.dcm", "PatientID": "MRN-1", "StudyInstanceUID": f"{UID}.1", "Split": "train", "cto": number})  # fmt: skip
-    np.save(folder / "films" / "2.npy", moving_bar())
+    np.save(folder / "films" / "2.npy", textured(2))
     rows.append({"FileName": "films/2.npy", "PatientID": "MRN-2", "StudyInstanceUID": "own study 2", "Split": "val", "cto": 1})  # fmt: skip
     (folder / "id.key").write_text(KEY)
     words = ["--csv", write_table(folder / "films.csv", rows), "--output", folder / "shards", "--key_file", folder / "id.key", "--crosswalk", folder / "private", "--workers", "1"]  # fmt: skip
