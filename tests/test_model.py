@@ -34,8 +34,8 @@ def model_and_batch(shards: Path, run_dir: Path, *words: str) -> tuple[VideoText
     return build_model(config, parts), batch
 
 
-def loss_and_gradients(rank: int, shards: Path, run_dir: Path, loss: str) -> dict[str, Any]:
-    model, batch = model_and_batch(shards, run_dir, f"objectives.contrastive.loss.type={loss}")
+def loss_and_gradients(rank: int, shards: Path, run_dir: Path, words: tuple[str, ...]) -> dict[str, Any]:
+    model, batch = model_and_batch(shards, run_dir, *words)
     world_size = distributed.world_size()
     wrapped = DistributedDataParallel(model) if world_size > 1 else model
     result = wrapped(batch, task="losses")["contrastive"]
@@ -45,13 +45,22 @@ def loss_and_gradients(rank: int, shards: Path, run_dir: Path, loss: str) -> dic
     return {"loss": value, "gradients": {name: each.grad for name, each in model.named_parameters()}}
 
 
-@pytest.mark.parametrize("loss", ["clip", "siglip"])
+CLIP, SIGLIP = (f"objectives.contrastive.loss.type={loss}" for loss in ("clip", "siglip"))
+AUGMENTED = (
+    "augment={rotation_deg: 20, crop_min_scale: 0.5, noise_std: 9}",
+    "data.fields.report.length_buckets=2",
+)
+
+
+@pytest.mark.parametrize(
+    "words", [(CLIP,), (SIGLIP,), (CLIP, *AUGMENTED)], ids=["clip", "siglip", "augmented"]
+)
 def test_two_ranks_have_the_loss_and_gradients_of_one(
-    tiny_shards: Path, two_ranks: Ranks, tmp_path: Path, loss: str
+    tiny_shards: Path, two_ranks: Ranks, tmp_path: Path, words: tuple[str, ...]
 ) -> None:
-    alone = loss_and_gradients(0, tiny_shards, tmp_path / "alone", loss)
+    alone = loss_and_gradients(0, tiny_shards, tmp_path / "alone", words)
     assert all(gradient is not None for gradient in alone["gradients"].values()), "no parameter is left out"
-    for rank in two_ranks.run(loss_and_gradients, tiny_shards, tmp_path / "two", loss):
+    for rank in two_ranks.run(loss_and_gradients, tiny_shards, tmp_path / "two", words):
         torch.testing.assert_close(rank["loss"], alone["loss"], rtol=1e-5, atol=1e-6)
         torch.testing.assert_close(rank["gradients"], alone["gradients"], rtol=1e-4, atol=1e-5)
 
