@@ -90,12 +90,19 @@ WORDS: dict[str, dict[str, tuple[str, ...]]] = {
         "PCI": ("pci",),
         "POST_PCI": ("post_pci", "post-pci", "post pci"),
     },
-    "main_structure": {
-        name: (name, str(number), name.replace(" ", "_")) for number, name in enumerate(STRUCTURES)
-    }
+    "main_structure": {name: (str(number), name.replace(" ", "_")) for number, name in enumerate(STRUCTURES)}
     | {
-        "Left Coronary": ("left coronary", "0", "left_coronary", "left", "lca"),
-        "Right Coronary": ("right coronary", "1", "right_coronary", "right", "rca"),
+        "Left Coronary": ("0", "left_coronary", "left", "lca", "left coronary artery", "coronaire gauche"),
+        "Right Coronary": (
+            "1",
+            "right_coronary",
+            "right",
+            "rca",
+            "right coronary artery",
+            "coronaire droite",
+        ),
+        "Graft": ("3", "bypass", "bypass graft", "bypass_graft", "pontage", "lima", "svg"),
+        "LV": ("6", "left ventricle", "left_ventricle", "ventriculography", "ventriculographie"),
     },
     "bifurcation": {"none": ("none", "pas de lésion de bifurcation", "pas de lesion de bifurcation")},
 }
@@ -166,6 +173,13 @@ def grade_words() -> dict[str, str]:
 
 def structure_of(cell: str | None) -> str | None:
     """One of STRUCTURES for a word or class number; `Other` for a word that is none of them; None when not known."""
-    if cell is None:
-        return None
-    return known_words("main_structure").get(cell.lower().removesuffix(".0"), "Other")
+    return None if cell is None else known_words("main_structure").get(_plain(cell), "Other")
+
+
+def is_structure(cell: str) -> bool:
+    """Whether the word or class number is one of those known."""
+    return _plain(cell) in known_words("main_structure")
+
+
+def _plain(cell: str) -> str:
+    return cell.lower().removesuffix(".0")

@@ -10,7 +10,9 @@ from deepcoro.sample import Side
 
 _SIDES: dict[str, Side] = {
     "left": "left", "l": "left", "lca": "left", "left coronary": "left", "left_coronary": "left",
+    "left coronary artery": "left", "coronaire gauche": "left", "gauche": "left",
     "right": "right", "r": "right", "rca": "right", "right coronary": "right", "right_coronary": "right",
+    "right coronary artery": "right", "coronaire droite": "right", "droite": "right",
 }  # fmt: skip
 
 DEFAULT_LABELS = (

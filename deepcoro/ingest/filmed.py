@@ -1,6 +1,7 @@
 """Which findings a film can show at all. A label of what was not filmed is not assessed, whatever the table repeats on every row."""
 
 import functools
+import logging
 from collections.abc import Collection, Mapping, Sequence
 from typing import Literal, NamedTuple, get_args
 
@@ -9,6 +10,8 @@ from deepcoro.config import DataError
 from deepcoro.ingest import aliases
 from deepcoro.ingest.columns import Roles, number_of_cell, side_of
 from deepcoro.ingest.table import NONE, Cells, Table
+
+logger = logging.getLogger(__name__)
 
 Reason = Literal[
     "other tree", "absent segment", "unknown tree", "other structure", "no contrast", "during intervention"
@@ -136,12 +139,19 @@ class ShownReader:
         self._study = roles.study
         self._tells_side = roles.side is not None or roles.structure is not None
         self._interventions = {status.lower() for status in not_assessed_status}
+        self._unknown: set[str] = set()
         self._known: dict[tuple[str | None, ...], Shown] = {}
         self._trees: dict[str, set[Side]] = {}
         self._dominances: dict[str, set[Dominance]] = {}
         for number, row in enumerate(table.rows, start=1):
             if row is not None and (study := row[roles.study]) is not None:
                 self._note(study, self._film(number, row))
+        if self._unknown:
+            logger.warning(
+                "%d words for the main structure are none of %s: such films are taken as Other, which shows no coronary finding",
+                len(self._unknown),
+                list(aliases.STRUCTURES),
+            )
 
     def _note(self, study: str, film: Shown) -> None:
         if film.side is not None and film.is_of_tree(film.side):
@@ -171,6 +181,9 @@ class ShownReader:
     def _understand(self, number: int, cells: Mapping[str, str | None]) -> Shown:
         told = {_FACTS[role]: cell for role, cell in cells.items()}
         film = shown_by(told, self._tells_side, self._interventions)
+        word = cells.get("structure")
+        if film.structure == "Other" and word is not None and not aliases.is_structure(word):
+            self._unknown.add(word)
         of_structure = side_of(film.structure)
         if of_structure is not None and film.side != of_structure:
             raise DataError(

@@ -105,6 +105,17 @@ def test_rows_of_a_study_tell_together_which_trees_were_filmed_and_its_dominance
     assert films[3].structure == "LV" and all(film.tells_side for film in films)
 
 
+def test_words_for_what_a_film_shows_that_nobody_knows_are_told(caplog):
+    films = shown(
+        ("s", "coronaire gauche", None, None, None),
+        ("s", "knee", None, None, None),
+        ("s", "2", None, None, None),
+    )
+    assert [film.side for film in films] == ["left", None, None]
+    assert [film.structure for film in films] == ["Left Coronary", "Other", "Other"]
+    assert "1 words for the main structure are none of" in caplog.text and "knee" not in caplog.text
+
+
 def test_a_tree_seen_only_during_the_intervention_or_without_contrast_was_not_filmed():
     films = shown(
         ("s", "LCA", None, "1", None), ("s", "RCA", "PCI", "1", None), ("s", "RCA", None, "0", None)
