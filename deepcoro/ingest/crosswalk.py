@@ -81,9 +81,10 @@ def write_crosswalk(folder: Path, entries: Iterable[Entry]) -> None:
 
 
 def merge_crosswalk(folder: Path, entries: Iterable[Entry]) -> None:
-    """Adds films to the crosswalk of earlier months; a film that it knows already is replaced."""
-    known = {each.clip: each for each in read_crosswalk(folder)} if (folder / FILE).is_file() else {}
-    write_crosswalk(folder, (known | {each.clip: each for each in entries}).values())
+    """Adds films to the crosswalk of earlier months; a film that it knows already is replaced. Parts of a job array may do so at once."""
+    with atomic.locked(folder):
+        known = {each.clip: each for each in read_crosswalk(folder)} if (folder / FILE).is_file() else {}
+        write_crosswalk(folder, (known | {each.clip: each for each in entries}).values())
 
 
 def read_crosswalk(folder: Path) -> list[Entry]:
@@ -102,8 +103,9 @@ def read_crosswalk(folder: Path) -> list[Entry]:
 
 def forget_patient(folder: Path, patient: str) -> list[Entry]:
     """Takes a withdrawn patient (keyed id) out of the crosswalk; returns the films that were theirs."""
-    entries = read_crosswalk(folder)
-    theirs = [each for each in entries if each.patient == patient]
-    if theirs:
-        write_crosswalk(folder, [each for each in entries if each.patient != patient])
+    with atomic.locked(folder):
+        entries = read_crosswalk(folder)
+        theirs = [each for each in entries if each.patient == patient]
+        if theirs:
+            write_crosswalk(folder, [each for each in entries if each.patient != patient])
     return theirs

@@ -91,4 +91,5 @@ def write_review(folder: Path, rare: Sequence[Rare]) -> None:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(Rare._fields)
     writer.writerows([*each[:4], " ".join(each.clips)] for each in rare)
-    atomic.write_bytes(folder / FILE, text.getvalue().encode(), private=True)
+    with atomic.locked(folder):
+        atomic.write_bytes(folder / FILE, text.getvalue().encode(), private=True)

@@ -1,6 +1,7 @@
 """The private tables: crosswalk and review list."""
 
 import csv
+import multiprocessing
 import stat
 
 import pytest
@@ -54,6 +55,22 @@ def test_next_months_films_join_the_crosswalk_and_a_film_is_listed_once(tmp_path
         studies, table, roles = read(tmp_path, *rows)
         crosswalk.merge_crosswalk(tmp_path, crosswalk.entries_of(studies, table, roles, tmp_path))
     assert sorted(each.original_clip for each in crosswalk.read_crosswalk(tmp_path)) == ["1.dcm", "2.dcm"]
+
+
+def _add_films(folder, part) -> None:
+    for number in range(15):
+        name = f"{part}-{number}"
+        crosswalk.merge_crosswalk(folder, [crosswalk.Entry(name, "s", "p", name, "S", "P", "/x")])
+
+
+def test_parts_of_a_job_array_add_to_it_at_once_and_none_is_lost(tmp_path):
+    parts = [multiprocessing.get_context("fork").Process(target=_add_films, args=(tmp_path, part)) for part in range(3)]  # fmt: skip
+    for each in parts:
+        each.start()
+    for each in parts:
+        each.join(60)
+    expected = sorted(f"{part}-{number}" for part in range(3) for number in range(15))
+    assert sorted(entry.clip for entry in crosswalk.read_crosswalk(tmp_path)) == expected
 
 
 def test_a_withdrawn_patient_leaves_the_crosswalk(tmp_path):
