@@ -221,7 +221,7 @@ def _sweep(folder: Path) -> None:
             path.unlink()
     for each in read_withdrawn(folder):
         _forget_progress(folder, each.shard)
-    for page in folder.glob("*.html"):
-        page.unlink()  # a data sheet shows strips of films; shard_dataset makes it again
+    for made_again in (*folder.glob("*.html"), folder / "damaged.csv"):
+        made_again.unlink(missing_ok=True)  # strips of films, keyed ids; shard_dataset writes them anew
     for spool in (folder / PROGRESS).glob(schema.spool_name("*.tar")):
         shutil.rmtree(spool)
