@@ -131,8 +131,12 @@ def _add_running(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("running").add_argument
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     add("--workers", type=int, default=min(16, cores), help="processes (default: one a core, at most 16)")
-    burned = "take DICOM films that declare annotation burnt into the pixels"
+    burned = "take films that declare, or seem to hold, names or dates burnt into the pixels"
     add("--accept_burned_in", action="store_true", help=burned)
+    mask = "echo outside its sector, where names and clocks stand: black it out, or keep it (default: sector)"
+    add("--echo_mask", choices=("sector", "none"), default="sector", help=mask)
+    shown = "what films show that do not say it themselves: video, arrays, pictures (default: XA)"
+    add("--modality", choices=("XA", "US"), default="XA", type=str.upper, help=shown)
     add("--overwrite", action="store_true", help="replace another data set in the output folder")
     duplicates = "take films that look the same in two splits (the copy of a training film in the test set)"
     add("--accept_duplicates", action="store_true", help=duplicates)
@@ -248,7 +252,7 @@ def make_settings(arguments: argparse.Namespace) -> Settings:
     }
     same = (
         *("report_scope", "clips_per_shard", "workers", "engine"),
-        *("accept_burned_in", "accept_duplicates", "overwrite", "append"),
+        *("accept_burned_in", "echo_mask", "modality", "accept_duplicates", "overwrite", "append"),
     )
     tree = {"encoding": encoding, **{name: getattr(arguments, name) for name in same}}
     tree |= {"conclude_only": arguments.conclude, "part": part_of(arguments.part) if arguments.part else None}

@@ -5,6 +5,7 @@ leaves a mark, and the next attempt decodes that film apart: the film is refused
 leaves the same mark, and its film is decoded apart too, to the same bytes.
 """
 
+import logging
 import multiprocessing
 import signal
 from dataclasses import replace
@@ -14,17 +15,31 @@ from deepcoro.config import DataError
 from deepcoro.data.member import encode
 from deepcoro.data.sharding import Settings
 from deepcoro.data.spool import Outcome
+from deepcoro.ingest.burned_in import cleaned
 from deepcoro.ingest.film import FilmSource, RejectedFilm
 from deepcoro.ingest.open import open_film
+from deepcoro.ingest.sector import MaskedFrames
+
+logger = logging.getLogger(__name__)
 
 
 def make_film(source: FilmSource, settings: Settings) -> Outcome:
-    """Opens, decodes and encodes a film, here."""
+    """Opens, decodes, cleans and encodes a film, here."""
     try:
         film = open_film(source.path, settings.accept_burned_in)
-        return Outcome(film, encode(film.frames, settings.encoding))
+        frames = cleaned(film, settings.accept_burned_in, settings.echo_mask, settings.modality)
+        outcome = Outcome(film, encode(frames, settings.encoding))
     except RejectedFilm as error:
         return Outcome(reason=str(error))
+    if isinstance(frames, MaskedFrames):
+        percent = 100 * frames.masked_fraction
+        logger.info(
+            "row %d, film %s: %.0f %% of the picture, outside the sector, is black",
+            source.row,
+            source.clip,
+            percent,
+        )
+    return outcome
 
 
 def make_apart(source: FilmSource, settings: Settings) -> Outcome:

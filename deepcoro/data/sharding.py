@@ -12,7 +12,8 @@ import pydantic
 
 from deepcoro.config import Block
 from deepcoro.data.manifest import Encoding, shard_name
-from deepcoro.ingest.film import StudySource
+from deepcoro.ingest.burned_in import EchoMask
+from deepcoro.ingest.film import Modality, StudySource
 from deepcoro.sample import Scope
 
 
@@ -30,7 +31,11 @@ class Settings(Block):
     workers: int = pydantic.Field(1, ge=1)
     """Processes; 1 works in this one."""
     accept_burned_in: bool = False
-    """Take DICOM films that declare names or dates burnt into the pixels."""
+    """Take films that declare, or seem to hold, names or dates burnt into the pixels."""
+    echo_mask: EchoMask = "sector"
+    """What becomes of an echo film outside its sector: `sector` blackens it, `none` keeps it."""
+    modality: Modality = "XA"
+    """What films show that do not say it themselves (video, arrays, pictures)."""
     overwrite: bool = False
     """Replace another data set that already lies in the output folder."""
     append: bool = False
@@ -50,7 +55,7 @@ class Settings(Block):
 
     def film_shape(self) -> dict:
         """The settings that decide what becomes of a film's pixels. Add yours here: a film made under others is made again."""
-        return self.model_dump(mode="json", include={"encoding", "accept_burned_in"})
+        return self.model_dump(mode="json", include={"encoding", "accept_burned_in", "echo_mask", "modality"})
 
     @property
     def is_drawn(self) -> bool:
@@ -106,9 +111,17 @@ def digest_of(studies: Sequence[StudySource], settings: Settings) -> str:
 
 
 def stamp(path: Path) -> list[int]:
-    """Size and time of a file, by which a changed film is noticed; empty when it is not there."""
+    """Size and time of a file, or of all files of a folder, by which a changed film is noticed; empty when it is not there."""
     try:
-        status = path.stat()
+        if path.is_dir():
+            listing = sorted((each.name, *_stamp(each)) for each in path.iterdir() if each.is_file())
+            digest = hashlib.sha256(json.dumps(listing).encode()).digest()
+            return [len(listing), int.from_bytes(digest[:8], "big")]
+        return _stamp(path)
     except OSError:
         return []
+
+
+def _stamp(path: Path) -> list[int]:
+    status = path.stat()
     return [status.st_size, status.st_mtime_ns]

@@ -19,8 +19,12 @@ _STILLS = (0.02, 0.35, 0.65, 0.98)
 """Places among them of the frames that are looked at one by one, for writing that moves or comes and goes."""
 _LARGEST_PX = 640
 """Longer shorter sides are measured on every second (third, ...) pixel averaged: letters of a hand's breadth stay."""
+_LEGIBLE_PX = 48
+"""Smaller pictures hold no line that could be read."""
 _STROKE = 1 / 40
 """Thickest stroke of a letter, as a fraction of the shorter side."""
+_NOISES = 4.0
+"""A stroke stands out by at least so many standard deviations of the noise."""
 _DARK = 8
 """Grey level of the collimator's border; the noise is measured inside it."""
 
@@ -62,8 +66,8 @@ class TextWatch:
     """Looks for writing in a film: pixels that do not change like their surroundings and form rows of letters, or rows of letters in single frames."""
 
     def __init__(self, announced: int | None) -> None:
-        self._every = max(1, math.ceil((announced or 2 * _SAMPLED) / _SAMPLED))
-        sampled = math.ceil((announced or 2 * _SAMPLED) / self._every)
+        self._every = math.ceil((announced or _SAMPLED) / _SAMPLED)
+        sampled = math.ceil((announced or _SAMPLED) / self._every)
         self._still_numbers = {round(place * (sampled - 1)) for place in _STILLS}
         self._stills: list[np.ndarray] = []
         self._seen = self._measured = 0
@@ -82,13 +86,16 @@ class TextWatch:
 
     def finding(self) -> str | None:
         """What was found, in words that name no content; None when nothing was."""
-        if not self._measured:
+        if not self._measured or min(self._sum.shape) < _LEGIBLE_PX:
             return None
         mean = self._sum / self._measured
         deviation = np.sqrt(np.maximum(self._square_sum / self._measured - mean * mean, 0))
-        if self._measured > 2 and _is_written_still(mean, deviation):
+        inside = mean > _DARK
+        unbiased = math.sqrt(self._measured / max(self._measured - 1, 1))
+        noise = unbiased * float(np.median(deviation[inside])) if inside.any() else 0.0
+        if self._measured > 2 and _is_written_still(mean, deviation, noise, self._measured):
             return "writing that stands still"
-        if any(_is_written(still) for still in self._stills):
+        if any(_is_written(still, noise) for still in self._stills):
             return "writing in single frames"
         return None
 
@@ -109,11 +116,9 @@ def _reduced(frame: np.ndarray) -> np.ndarray:
 # tests/ingest/test_burned_in.py measures both sides.
 
 
-def _is_written_still(mean: np.ndarray, deviation: np.ndarray) -> bool:
+def _is_written_still(mean: np.ndarray, deviation: np.ndarray, noise: float, num_frames: int) -> bool:
     """Letters that hardly vary, or that vary like what they are drawn over but stand out of its average."""
-    bright, dark = strokes(mean, _stroke_px(mean))
-    inside = mean > _DARK
-    noise = float(np.median(deviation[inside])) if inside.any() else 0.0
+    bright, dark = _strokes_above(_NOISES * noise / math.sqrt(num_frames), mean)
     nearby = ndimage.uniform_filter(deviation, 3 * _stroke_px(mean))
     is_fixed = deviation <= max(0.35 * noise, 0.3)
     is_calm = deviation <= np.maximum(1.1 * nearby, 0.3)
@@ -128,9 +133,9 @@ def _is_written_still(mean: np.ndarray, deviation: np.ndarray) -> bool:
     return any(longest_row(ink) >= letters for ink, letters in cues)
 
 
-def _is_written(frame: np.ndarray) -> bool:
+def _is_written(frame: np.ndarray, noise: float) -> bool:
     """Bright letters, which no anatomy is; or dark letters of one exact grey: noise leaves nothing else so flat."""
-    bright, dark = strokes(frame, _stroke_px(frame))
+    bright, dark = _strokes_above(_NOISES * noise, frame)
     flat = _flat(frame)
     cues = (
         (bright >= 40, 5),
@@ -140,6 +145,12 @@ def _is_written(frame: np.ndarray) -> bool:
         (flat & (dark >= 60), 5),
     )
     return any(longest_row(ink) >= letters for ink, letters in cues)
+
+
+def _strokes_above(floor: float, picture: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Strokes that noise alone does not make."""
+    bright, dark = strokes(picture, _stroke_px(picture))
+    return np.where(bright >= floor, bright, 0), np.where(dark >= floor, dark, 0)
 
 
 def _flat(frame: np.ndarray) -> np.ndarray:

@@ -5,6 +5,7 @@ from pathlib import Path
 from deepcoro.ingest.array_file import open_array
 from deepcoro.ingest.film import Film, RejectedFilm
 
+NIFTI_SUFFIXES = (".nii", ".nii.gz")
 ARRAY_SUFFIXES = (".npy", ".npz")
 VIDEO_SUFFIXES = (".avi", ".mp4", ".mkv", ".mov", ".m4v", ".webm", ".mpg", ".mpeg", ".wmv")
 
@@ -14,9 +15,17 @@ def open_film(path: Path, accept_burned_in: bool = False) -> Film:
 
     DICOM is known by its preamble, whatever the name: exports carry `.dcm`, `.IMA` or a bare UID.
     """
+    if path.is_dir():
+        from deepcoro.ingest.frame_folder import open_folder
+
+        return open_folder(path)
     if not path.is_file():
         raise RejectedFilm("missing_file")
     suffix = path.suffix.lower()
+    if path.name.lower().endswith(NIFTI_SUFFIXES):
+        from deepcoro.ingest.nifti_file import open_nifti
+
+        return open_nifti(path)
     if suffix in ARRAY_SUFFIXES:
         return open_array(path)
     if suffix in VIDEO_SUFFIXES:
@@ -24,7 +33,9 @@ def open_film(path: Path, accept_burned_in: bool = False) -> Film:
 
         return open_video(path)
     if suffix not in (".dcm", ".dicom", ".ima") and not _has_dicom_preamble(path):
-        raise RejectedFilm("unsupported_format: neither DICOM, nor a video, nor npy/npz")
+        raise RejectedFilm(
+            "unsupported_format: neither DICOM, nor a video, an array, NIfTI or a folder of pictures"
+        )
     from deepcoro.ingest.dicom import open_dicom
 
     return open_dicom(path, accept_burned_in)
