@@ -68,3 +68,8 @@ def test_a_missing_file_and_an_unknown_format_are_told_apart(tmp_path):
     (tmp_path / "notes.txt").write_text("a report")
     with pytest.raises(RejectedFilm, match="^unsupported_format"):
         open_film(tmp_path / "notes.txt")
+
+
+def test_of_several_arrays_the_one_called_pixel_array_is_the_film(tmp_path):
+    np.savez_compressed(tmp_path / "film.npz", pixel_array=moving_bar(), mask=np.zeros(3))
+    assert np.array_equal(np.stack(list(open_film(tmp_path / "film.npz").frames)), moving_bar())

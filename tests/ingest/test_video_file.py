@@ -27,6 +27,18 @@ def test_a_grey_film_keeps_its_greys_and_its_rate(tmp_path, name, codec, pixel_f
     assert opened.frame_rate_fps == 15.0 and opened.frame_rate_source == "container average_rate"
 
 
+@pytest.mark.parametrize(
+    ("name", "codec"),
+    [("film.avi", "mjpeg"), ("film.mp4", "libx264"), ("film.mov", "libx264"), ("film.mkv", "ffv1")],
+)
+def test_colour_stays_colour_in_every_container(tmp_path, name, codec):
+    film = np.zeros((8, 64, 64, 3), np.uint8)
+    film[:, :, :32], film[:, :, 32:] = (200, 60, 40), (30, 90, 180)
+    pixel_format = {"mjpeg": "yuvj444p", "libx264": "yuv444p", "ffv1": "bgr0"}[codec]
+    read = read_all(write_video(tmp_path / name, film, codec, pixel_format))
+    assert read.shape == film.shape and np.abs(read.astype(int) - film)[:, :, [8, 56]].max() <= 10
+
+
 def test_colour_stays_colour_also_when_it_comes_late(tmp_path):
     film = np.repeat(moving_bar(8, 64, 64)[..., None], 3, axis=3)
     film[5:, 20:40, 20:40] = (200, 30, 30)
