@@ -75,9 +75,10 @@ class Collection:
 
     @property
     def patient_split(self) -> str:
-        """`verified` or `unverifiable`, as in a manifest. Sources may be keyed apart, so over several nothing is verified."""
-        is_verified = self._all_patients_named and len(self._shards) == 1
-        return "verified" if is_verified else "unverifiable"
+        """`verified` or `unverifiable`, as in a manifest. Ids of sources that are keyed with other secrets cannot be compared."""
+        keys = {shards.manifest.key_check for shards in self._shards}
+        are_comparable = len(self._shards) == 1 or (len(keys) == 1 and None not in keys)
+        return "verified" if self._all_patients_named and are_comparable else "unverifiable"
 
     def units(self, split: str, multi_video: bool, num_videos: int) -> Units:
         """Clips (or studies, when `multi_video`) of a split in stored order. DataError when it has none."""

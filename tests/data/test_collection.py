@@ -144,6 +144,11 @@ def test_a_table_can_make_and_unmake_a_patient_of_two_splits(tmp_path, sites):
 def test_a_split_is_verified_when_one_folder_names_every_patient(tmp_path, sites, caplog):
     assert collect({"north": sites["north"]}).patient_split == "verified"
     assert collect(sites).patient_split == "unverifiable", "two sources may be keyed with two secrets"
+    for secrets, expected in ((("one", "one"), "verified"), (("one", "two"), "unverifiable")):
+        keyed = {name: Shards.open(folder) for name, folder in sites.items()}
+        for shards, secret in zip(keyed.values(), secrets, strict=True):
+            shards.manifest = shards.manifest.model_copy(update={"key_check": secret})
+        assert Collection(keyed).patient_split == expected
     unnamed = make_site(tmp_path / "site", "x", ["q", None], ["train", "test"])
     assert collect({"site": unnamed}).patient_split == "unverifiable"
     assert "1 of 2 studies name no patient" in caplog.text
