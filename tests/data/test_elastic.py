@@ -5,6 +5,7 @@ First the plan by itself, for anything hypothesis thinks of; then real tars, loa
 
 import contextlib
 import json
+import multiprocessing
 import zlib
 from collections import Counter
 from itertools import islice
@@ -23,6 +24,7 @@ from deepcoro.data.manifest import Encoding
 from deepcoro.data.plan import Plan, rows_from
 from deepcoro.data.stream import EvaluationStream, TrainingStream
 from deepcoro.data.training_order import training_order
+from deepcoro.data.watch import Workers
 from tests.data.folder import moving_film, study_with, write_folder
 from tests.data.test_collection import make_site
 
@@ -39,15 +41,12 @@ def runs(draw):
     counts = draw(st.lists(st.integers(1, 4), min_size=1, max_size=14))
     study = np.repeat(np.arange(len(counts)), counts)
     source = np.sort(np.array(draw(st.lists(st.integers(0, 2), min_size=len(counts), max_size=len(counts)))))
-    samples = Samples(shard=study // draw(st.integers(1, 5)), study=study)
+    films_per_shard = draw(st.integers(1, 5))
     global_batch = draw(st.sampled_from([1, 2, 6, 12]))
-    parts = draw(
-        st.lists(st.tuples(st.integers(0, 7), st.sampled_from(layouts(global_batch))), min_size=1, max_size=3)
-    )
-    balance = draw(st.sampled_from(["none", "study"]))
-    is_mixed = draw(st.booleans())
-    rule = Rule(seed=draw(st.integers(0, 3)), shards_per_window=2, balance=balance, apart=global_batch)
-    return samples, source[study], is_mixed, rule, parts
+    part = st.tuples(st.integers(0, 7), st.sampled_from(layouts(global_batch)))
+    parts = draw(st.lists(part, min_size=1, max_size=3))
+    rule = {"seed": draw(st.integers(0, 3)), "balance": draw(st.sampled_from(["none", "study"]))}
+    return study, source[study], films_per_shard, draw(st.booleans()), rule | {"apart": global_batch}, parts
 
 
 def make_order(samples, source, is_mixed, rule):
@@ -60,7 +59,9 @@ def make_order(samples, source, is_mixed, rule):
 @settings(max_examples=120, deadline=None)
 @given(runs())
 def test_every_sample_comes_once_in_each_epoch_of_its_source_however_a_run_is_cut(run):
-    samples, source, is_mixed, rule, parts = run
+    study, source, films_per_shard, is_mixed, rule, parts = run
+    samples = Samples(shard=np.arange(len(study)) // films_per_shard, study=study)
+    rule = Rule(shards_per_window=2, **rule)
     rows, position = [], 0
     for steps, (batch_size, accumulation, world_size) in parts:
         # Each part makes its orders anew, as a new process does.
@@ -109,8 +110,14 @@ class FilmName:
 GLOBAL_BATCH = 4
 
 
+def fork_workers():
+    """As a launched rank does; these ranks are spawned and would spawn their workers, each of which imports torch anew."""
+    multiprocessing.set_start_method("fork", force=True)
+
+
 def part_of_run(rank, keys, state, steps, batch_size, num_workers):
     """One rank's films of some steps from a state on, and the state then; ranks meet after every step."""
+    fork_workers()
     world_size = dist.get_world_size() if dist.is_initialized() else 1
     data = Data(**keys)
     shards = Collection.open(data)
@@ -118,7 +125,7 @@ def part_of_run(rank, keys, state, steps, batch_size, num_workers):
     accumulation = GLOBAL_BATCH // (batch_size * world_size)
     order = training_order(shards, units, data, 5, GLOBAL_BATCH)
     plan = Plan(order, batch_size, accumulation, rank, world_size)
-    stream = TrainingStream(shards, units, {"film": FilmChecksum()}, plan, num_workers)
+    stream = TrainingStream(shards, units, {"film": FilmChecksum()}, plan, Workers(num_workers))
     if state is not None:
         stream.restore(json.loads(state))
     start, films = stream.start_position, []
@@ -145,10 +152,9 @@ def cut_run(two_ranks, keys, parts):
 
 PARTS = [(2, 1, 3, 3), (1, 2, 0, 2), (2, 2, 1, 4), (1, 4, 0, 3)]
 FOLDERS = {"one shard": 99, "two shards": 3, "a shard a study": 1}
-SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("two shards", "a shard a study")]
 
 
-@pytest.fixture(scope="module", params=["one shard", *SLOW])
+@pytest.fixture(scope="module", params=FOLDERS)
 def folder(request, tmp_path_factory):
     """17 films of 6 studies."""
     counts = [1, 3, 2, 5, 2, 4]
@@ -175,7 +181,6 @@ def test_two_processes_and_any_workers_read_each_film_once_an_epoch_over_three_s
         assert len({films[position][1] for position in range(17 * epoch, 17 * epoch + 17)}) == 17
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("balance", [{}, {"balance": "study"}, {"balance": "label", "balance_by": "cto"}])
 def test_a_cut_run_over_weighted_sources_is_the_uninterrupted_one(two_ranks, tmp_path, balance):
     north = make_site(tmp_path / "north", "n", ["a", "b", "c", "d"], ["train"] * 4)
@@ -191,9 +196,10 @@ def test_a_cut_run_over_weighted_sources_is_the_uninterrupted_one(two_ranks, tmp
 
 
 def evaluated_on_rank(rank, folder, batch_size, num_workers):
+    fork_workers()
     shards = Collection.open(Data(shards=folder))
     units = shards.units("train", False, 1)
-    stream = EvaluationStream(shards, units, {"film": FilmName()}, batch_size, rank, 2, num_workers)
+    stream = EvaluationStream(shards, units, {"film": FilmName()}, batch_size, rank, 2, Workers(num_workers))
     names, total = [], torch.zeros(1)
     for batch in stream:
         names += [film for film in batch["film"] if film is not None]
