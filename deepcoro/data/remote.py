@@ -247,6 +247,8 @@ def _final(error: Exception) -> OSError:
     if isinstance(error, FileNotFoundError) or status == 404:
         return FileNotFoundError(errno.ENOENT, "it is not there (404)")
     if isinstance(error, PermissionError) or status in _FINAL:
-        reason = _FINAL.get(status or 403, "403, forbidden")
+        reason = _FINAL.get(status or 403, f"{status}, access refused")
         return StorageError(f"the server answered {reason}; check the credentials in the environment")
+    if "Credentials" in type(error).__name__:
+        return StorageError(f"{type(error).__name__}; set the credentials in the environment")
     return StorageError(f"the server answered {status}" if status else type(error).__name__)
