@@ -97,7 +97,7 @@ def _choices(folder: str) -> str:
 
 def _run(run_config: RunConfig) -> int:
     """Runs the verb and leaves its exit code in the run folder."""
-    code, reason, is_mine = 1, "a bug: see the traceback in the log", _is_main()
+    code, reason, is_mine, began = 1, "a bug: see the traceback in the log", _is_main(), time.time()
     try:
         code, reason = _call_verb(run_config), ""
     except (ConfigError, DataError) as error:
@@ -105,7 +105,8 @@ def _run(run_config: RunConfig) -> int:
         is_mine |= isinstance(error, WorkerFault)
         raise
     finally:
-        if is_mine or code == 1:
+        is_echo = code == 1 and _another_rank_told(run_config.run_dir, began)
+        if (is_mine or code == 1) and not is_echo:
             _write_exit(run_config.run_dir, code, reason)
     return code
 
@@ -119,6 +120,15 @@ def _call_verb(run_config: RunConfig) -> int:
         if fault is None:
             raise
         raise fault from error
+
+
+def _another_rank_told(run_dir: Path, began: float) -> bool:
+    """A rank that ends with a reason breaks the connections of the others; their errors must not hide it."""
+    path = run_dir / "exit.json"
+    if not path.is_file():
+        return False
+    record = json.loads(path.read_text())
+    return record["code"] == EXIT_BAD_INPUT and record["time"] > began
 
 
 def _write_exit(run_dir: Path, code: int, reason: str) -> None:

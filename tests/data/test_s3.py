@@ -55,7 +55,8 @@ def bucket(written: Path) -> Iterator[str]:
     )
     client.create_bucket(Bucket="films")
     for file in written.iterdir():
-        client.put_object(Bucket="films", Key=f"hospital/shards/{file.name}", Body=file.read_bytes())
+        key = f"hospital/shards/{file.name}"
+        client.put_object(Bucket="films", Key=key, Body=file.read_bytes(), ACL="public-read")
     yield address
     server.stop()
 
@@ -177,3 +178,18 @@ def test_missing_credentials_are_one_line_at_once(bucket, monkeypatch, tmp_path)
         DataError, match="cannot be read: NoCredentialsError; set the credentials in the environment"
     ):
         Shards.open(URL, Storage(retries=2, timeout_s=5))
+
+
+def test_a_public_bucket_is_read_without_credentials(bucket, written, monkeypatch, tmp_path) -> None:
+    """As `FSSPEC_S3_ANON=true` sets it, which fsspec reads when it is imported."""
+    import fsspec.config
+
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_ENDPOINT_URL", bucket)
+    settings: dict = {}
+    fsspec.config.set_conf_env(settings, {"FSSPEC_S3_ANON": "true"})
+    assert settings == {"s3": {"anon": True}}
+    monkeypatch.setitem(fsspec.config.conf, "s3", settings["s3"])
+    assert Shards.open(URL, Storage(retries=0)).read_clip(3, 0) == Shards.open(written).read_clip(3, 0)
