@@ -7,7 +7,8 @@ import pytest
 
 from deepcoro.config import DataError
 from deepcoro.data.datasheet import DATASHEET, render_datasheet, write_datasheet
-from deepcoro.data.manifest import Encoding
+from deepcoro.data.manifest import Encoding, read_splits
+from deepcoro.data.withdrawal import withdraw
 from deepcoro.data.writer import write_dataset
 from deepcoro.ingest.film import Rejection
 from tests.data.studies import SMALL, make_studies
@@ -79,6 +80,13 @@ def test_a_folder_without_labels_texts_or_angles_has_a_page_too(tmp_path):
     ):
         assert told in page
     assert "<circle" not in page and page.count("<figure>") == 2
+
+
+def test_a_page_that_may_show_a_withdrawn_patient_is_removed(folder):
+    write_datasheet(folder)
+    withdraw(folder, read_splits(folder)[0].patient)
+    assert not (folder / DATASHEET).exists()
+    assert "5 studies, 5 patients" in write_datasheet(folder).read_text()
 
 
 def test_without_a_data_set_there_is_no_page(tmp_path):
