@@ -282,6 +282,28 @@ def test_the_lists_and_boxes_of_cadica(tmp_path):
     assert structures == ["Left Coronary", "Right Coronary", "Left Coronary", "Right Coronary", None, None]
 
 
+def test_cadica(tmp_path, shard):
+    films, splits, out = shard("cadica", public_data.cadica(tmp_path / "cadica"))
+    names = {name.removeprefix("CADICA/").removesuffix("/input"): found for name, found in films.items()}
+    assert len(names) == 6 and "licence  CC BY 4.0 as far as known" in out
+    assert {(clip.num_frames, clip.frame_rate_fps, clip.frame_rate_source) for _, clip in names.values()} == {
+        (6, 10.0, "table")
+    }
+    study, clip = names["selectedVideos/p1/v1"]
+    assert clip.side == "left" and study.patient == IDENTITY.keyed("patient", "cadica/p1")
+    assert clip.labels == {
+        "selected": 1.0, "lesion": 1.0, "significant": 1.0, "severe": 1.0, "worst_grade": "p70_90", "lvef": 55.0,
+    }  # fmt: skip
+    assert {name.split("/")[2] for name, (each, _) in names.items() if each.study == study.study} == {
+        "v1",
+        "v2",
+        "v9",
+    }
+    assert names["selectedVideos/p2/v3"][1].labels["severe"] is None
+    assert names["nonselectedVideos/p1/v9"][1].labels["lesion"] is None
+    assert len(splits) == 3, "a patient is one study, so never in two splits"
+
+
 def test_what_contradicts_itself_in_cadica_is_an_error(tmp_path, caplog):
     folder = public_data.cadica(tmp_path / "cadica")
     (folder / "CADICA" / "selectedVideos" / "CADICAprojections.json").unlink()
@@ -296,6 +318,30 @@ def test_what_contradicts_itself_in_cadica_is_an_error(tmp_path, caplog):
     (patient / "v1" / "groundtruth" / "p1_v1_00002.txt").write_text("1 2 3 4 p60\n")
     with pytest.raises(DataError, match="grade 'p60' is none of"):
         LAYOUTS["cadica"].read(folder)
+
+
+def test_camus(tmp_path, shard):
+    films, splits, _ = shard(
+        "camus", public_data.camus(tmp_path / "camus"), "--label_columns", "lvef", "es_frame"
+    )
+    name = "database_nifti/patient{0}/patient{0}_{1}_half_sequence.nii.gz".format
+    assert sorted(films) == [
+        *(
+            name("0001", "2CH"),
+            name("0001", "4CH"),
+            name("0002", "2CH"),
+            name("0002", "4CH"),
+            name("0003", "4CH"),
+        )
+    ]
+    assert [split_of(films, splits, name(each, "4CH")) for each in ("0001", "0002", "0003")] == [
+        "train",
+        "val",
+        "test",
+    ]
+    study, clip = films[name("0002", "2CH")]
+    assert (clip.view, clip.num_frames, clip.frame_rate_fps, clip.height) == ("A2C", 6, 47.5, 48)
+    assert clip.labels == {"lvef": 52.0, "es_frame": 5.0} and len(study.clips) == 2
 
 
 def test_the_information_and_splits_of_camus(tmp_path):
