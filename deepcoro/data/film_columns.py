@@ -27,7 +27,7 @@ def stored_columns(sources: Sequence[Shards], columns: Sequence[str]) -> pyarrow
         for name in set(columns) - set(own):
             table = table.append_column(name, pyarrow.nulls(shards.studies.num_films, kinds[name]))
         parts.append(table.select(list(columns)))
-    return joined(parts)
+    return joined(parts) if len(parts) > 1 else parts[0]
 
 
 class FilmColumns:

@@ -142,7 +142,9 @@ def read_films(
         unknown = sorted(set(columns or ()) - set(there))
         if unknown:
             raise DataError(f"{FILMS} has no column {unknown}; it has {there}")
-        table = pyarrow.parquet.read_table(source, columns=None if columns is None else list(columns))
+        table = pyarrow.parquet.read_table(
+            source, columns=None if columns is None else list(columns), use_threads=False, pre_buffer=False
+        )
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(_DAMAGED) from error
     if num_films not in (None, len(table)):

@@ -50,7 +50,8 @@ def classes_of_units(shards: Collection, units: Units, data: Data) -> tuple[list
     column = shards.films.read([data.balance_by])[data.balance_by].combine_chunks().dictionary_encode()
     words = as_words(column.dictionary).to_pylist()
     names = sorted(words)
-    rank = np.array([names.index(word) for word in words] + [-1], np.int32)
+    place = {name: number for number, name in enumerate(names)}
+    rank = np.array([place[word] for word in words] + [-1], np.int32)
     of_film = rank[column.indices.fill_null(len(words)).to_numpy()]
     of_unit = _of_units(of_film, units)
     if data.balance_not_assessed == "own_class":

@@ -191,3 +191,11 @@ def test_a_folder_is_opened_as_the_config_names_it(sites):
     assert Collection.open(Data(shards=sites["north"])).name == "north"
     with pytest.raises(ConfigError, match="data.shards is not set"):
         Collection.open(Data())
+
+
+def test_a_film_table_that_is_not_the_one_of_the_manifest_is_refused(sites, tmp_path):
+    for file in sites["north"].iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    (tmp_path / "films.parquet").write_bytes((sites["south"] / "films.parquet").read_bytes())
+    with pytest.raises(DataError, match="films.parquet differs from the manifest's digest"):
+        collect({"north": tmp_path}, where="num_frames > 1")
