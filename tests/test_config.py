@@ -139,3 +139,9 @@ def test_line_one_of_a_shipped_config_is_the_command_that_runs_it(name: str) -> 
     assert words[4:6] == ["train.py", name]
     run = load_run_config(config.find_config(name), words[6:])
     assert yaml.safe_load(config.show(run))["run_dir"] == words[7].removeprefix("run_dir=")
+
+
+def test_a_file_in_another_encoding_is_named(tmp_path):
+    (tmp_path / "latin.yaml").write_bytes("name: é".encode("latin-1"))
+    with pytest.raises(ConfigError, match="not UTF-8"):
+        config.read_tree(tmp_path / "latin.yaml")

@@ -124,7 +124,7 @@ DEMO = Preset(
 CONTENT = Preset(
     name="content", patients=150, size_px=96, frames=(12, 12), frame_rate_fps=5.0, films_per_side=(1, 1),
     vessel_scale=1.5, finding_boost=24.0, twigs=0.5, ball_step=1.8, clutter=0.15, cto_prevalence=0.1, lesion_prevalence=0.75,
-    max_lesions=2, lesion_segments=_MAJOR, stenosis_percent=(50, 70, 80, 90), extras=0.25, dominance=(0.842, 0.109, 0.049),
+    max_lesions=2, lesion_segments=_MAJOR, stenosis_percent=(50, 70, 80, 90), calcification=0.2, extras=0.25, dominance=(0.842, 0.109, 0.049),
     other_films=(3, 5), interventions=0.6, one_sided=0.1, repeats=0.0, splits=(0.7, 0.15, 0.15),
 )  # fmt: skip
 FULL = Preset(

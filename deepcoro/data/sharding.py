@@ -118,7 +118,7 @@ def stamp(path: Path) -> list[int]:
             digest = hashlib.sha256(json.dumps(listing).encode()).digest()
             return [len(listing), int.from_bytes(digest[:8], "big")]
         return _stamp(path)
-    except OSError:
+    except (OSError, ValueError):  # ValueError: a path that no disk can hold
         return []
 
 

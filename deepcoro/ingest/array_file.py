@@ -10,7 +10,7 @@ import numpy as np
 from deepcoro.ingest.film import Film, RejectedFilm, check_complete
 
 _DAMAGE = (
-    ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error, OverflowError, MemoryError, KeyError, NotImplementedError,
+    ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error, OverflowError, MemoryError, KeyError, RuntimeError,
     tokenize.TokenError,
 )  # fmt: skip
 """What numpy raises on headers that are cut, nonsense or ask for more than there is, and its archives on broken bytes."""

@@ -2,6 +2,7 @@
 
 import fnmatch
 import math
+import re
 from collections.abc import Sequence
 
 from deepcoro.config import Block, ConfigError
@@ -23,6 +24,8 @@ DEFAULT_LABELS = (
 """Label columns taken when none are named: coded findings, never free text."""
 
 _LONGEST_WORD = 64
+_NAME, _NUMBER = re.compile(r"[A-Za-z][\w.-]{0,39}"), re.compile(r"\d{4}")
+"""What an error shows of a header, which may be a row: words without spaces, no dates and no record numbers."""
 
 
 class Roles(Block):
@@ -129,8 +132,9 @@ def _shown(columns: Sequence[str], most: int = 40) -> str:
     usual = {name for names in NAMES.values() for name in names}
     if not usual.intersection(columns):
         return f"{len(columns)} columns of other names (is its first line the header?)"
-    rest = f" and {len(columns) - most} more" if len(columns) > most else ""
-    return f"{list(columns[:most])}{rest}"
+    named = [name for name in columns if _NAME.fullmatch(name) and not _NUMBER.search(name)]
+    rest = len(columns) - len(named[:most])
+    return f"{named[:most]}{f' and {rest} more' if rest else ''}"
 
 
 def side_of(cell: str | None) -> Side | None:

@@ -60,11 +60,10 @@ class DicomFrames:
     def _grey_frames(self) -> Iterator[np.ndarray]:
         """A table of the display value of every stored value, made once: the film keeps one grey scale throughout."""
         try:
-            table = display_table(self._header, self._sample)
+            table, shift = display_table(self._header, self._sample), self._shift()
         except DAMAGE as error:
             raise RejectedFilm("unreadable: the grey scale (window or look-up table) is damaged") from error
         is_display_already = len(table) == 256 and np.array_equal(table, np.arange(256))
-        shift = self._shift()
         for frame in self._counted(stored_frames(self._path, self._header, self._announced)):
             if is_display_already and frame.dtype == np.uint8 and not shift:
                 yield frame
@@ -76,7 +75,10 @@ class DicomFrames:
         high = self._header.get("HighBit")
         if high is None or not is_native(self._syntax):
             return 0
-        return max(0, int(high) + 1 - int(self._header.get("BitsStored", 8)))
+        shift = max(0, int(high) + 1 - int(self._header.get("BitsStored", 8)))
+        if shift >= int(self._header.get("BitsAllocated", 16)):
+            raise ValueError("the highest bit lies outside the word")
+        return shift
 
     def _sample(self) -> np.ndarray:
         """Stored values of eight frames all over the film, every second row and column: enough for a percentile."""
@@ -93,8 +95,11 @@ class DicomFrames:
         return np.stack(frames)
 
     def _colour_frames(self) -> Iterator[np.ndarray]:
-        excess_bits = max(0, int(self._header.get("BitsStored", 8)) - 8)
-        look_up = _palette(self._header) if self._photometric == "PALETTE COLOR" else None
+        try:
+            excess_bits = max(0, int(self._header.get("BitsStored", 8)) - 8)
+            look_up = _palette(self._header) if self._photometric == "PALETTE COLOR" else None
+        except DAMAGE as error:
+            raise RejectedFilm("unreadable: the colour scale (depth or palette) is damaged") from error
         for frame in self._counted(stored_frames(self._path, self._header, self._announced)):
             yield look_up(frame) if look_up else (frame >> excess_bits).astype(np.uint8)
 

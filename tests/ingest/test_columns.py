@@ -57,3 +57,13 @@ def test_the_side_may_come_from_the_main_structure(cell, side):
 def test_views_have_one_spelling_and_sentences_are_no_views():
     assert view_of_cell("RAO Caudal") == "RAO_CAUDAL" and view_of_cell("RAO_CAU") == "RAO_CAU"
     assert view_of_cell("the patient was in pain " * 5) is None and view_of_cell(None) is None
+
+
+def test_an_error_about_columns_never_shows_the_row_of_a_table_without_a_header():
+    row = ["films/a.dcm", "MRN-7734501", "TREMBLAY GENEVIEVE", "1955-03-12", "severe"]
+    for header in (row, ["Report", *row]):
+        with pytest.raises(ConfigError) as caught:
+            find_roles(header, {}, None)
+        assert not [cell for cell in row[:4] if cell in str(caught.value)]
+    with pytest.raises(ConfigError, match="site_name"):
+        find_roles(["Report", "site_name"], {}, None)
