@@ -9,7 +9,7 @@ import numpy as np
 
 from deepcoro.ingest.film import Film, RejectedFilm, check_complete
 
-_DAMAGE = (
+DAMAGE = (
     ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error, OverflowError, MemoryError, KeyError, RuntimeError,
     tokenize.TokenError,
 )  # fmt: skip
@@ -36,7 +36,7 @@ def _load(path: Path) -> np.ndarray:
                     f"unreadable: the npz holds {len(archive.files)} arrays and none is called {_NAMED}; one is expected"
                 )
             return archive[_NAMED if _NAMED in archive.files else archive.files[0]]
-    except _DAMAGE as error:
+    except DAMAGE as error:
         raise RejectedFilm("truncated: the array file is damaged or shorter than its header says") from error
 
 

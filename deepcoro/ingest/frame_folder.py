@@ -38,11 +38,15 @@ class _FolderFrames:
         self._paths = paths
 
     def __iter__(self) -> Iterator[np.ndarray]:
+        from PIL.Image import DecompressionBombError
+
+        # what Pillow raises on damaged pictures; a damaged size may ask for gigabytes
+        damage = (OSError, ValueError, SyntaxError, MemoryError, DecompressionBombError)
         decoded, size = 0, None
         for path in self._paths:
             try:
                 frame = _read(path)
-            except (OSError, ValueError, SyntaxError) as error:  # what Pillow raises on damaged pictures
+            except damage as error:
                 logger.debug("decoding stopped after %d frames: %s", decoded, type(error).__name__)
                 break
             if size not in (None, frame.shape[:2]):

@@ -1,12 +1,11 @@
 """Films stored as NIfTI (`.nii`, `.nii.gz`: the CAMUS echo films), read with nibabel, an optional extra."""
 
-import zlib
 from pathlib import Path
 
 import numpy as np
 
 from deepcoro.config import ConfigError
-from deepcoro.ingest.array_file import as_uint8
+from deepcoro.ingest.array_file import DAMAGE, as_uint8
 from deepcoro.ingest.film import Film, RejectedFilm, check_complete
 
 
@@ -21,7 +20,7 @@ def open_nifti(path: Path) -> Film:
         raise ConfigError("NIfTI films need nibabel: pip install 'deepcoro[layouts]'") from error
     try:
         stored = np.asarray(nibabel.load(path).dataobj)
-    except (nibabel.filebasedimages.ImageFileError, OSError, EOFError, ValueError, zlib.error) as error:
+    except (nibabel.filebasedimages.ImageFileError, nibabel.spatialimages.HeaderDataError, *DAMAGE) as error:
         raise RejectedFilm("unreadable: the NIfTI file is damaged or shorter than its header says") from error
     if stored.ndim == 4 and stored.shape[2] == 1:
         stored = stored[:, :, 0]

@@ -3,7 +3,9 @@
 import shutil
 from pathlib import Path
 
+import nibabel
 import numpy as np
+from PIL import Image
 
 from tests.ingest import films
 
@@ -40,7 +42,19 @@ def film_files(folder: Path) -> list[Path]:
     np.save(folder / "film.npy", grey)
     np.savez(folder / "film.npz", grey)
     np.savez_compressed(folder / "packed.npz", colour)
-    return [*made, folder / "film.npy", folder / "film.npz", folder / "packed.npz"]
+    made += [folder / "film.npy", folder / "film.npz", folder / "packed.npz"]
+    volume = nibabel.Nifti1Image(np.ascontiguousarray(grey.transpose(2, 1, 0)), np.eye(4))
+    for name in ("film.nii", "film.nii.gz"):
+        nibabel.save(volume, folder / name)
+        made.append(folder / name)
+    return [*made, *(_pictures(folder / f"frames_{kind}", grey, kind) for kind in ("png", "jpg", "bmp"))]
+
+
+def _pictures(folder: Path, frames: np.ndarray, kind: str) -> Path:
+    folder.mkdir()
+    for number, frame in enumerate(frames):
+        Image.fromarray(frame).save(folder / f"frame_{number}.{kind}")
+    return folder
 
 
 PEOPLE = ("TREMBLAY GENEVIEVE", "MRN-7734501", "1955-03-12")

@@ -9,14 +9,16 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
 
 
 def film(path: Path) -> str:
-    """A film as the writer of shards takes it: opened, decoded, encoded."""
+    """A film as the writer of shards takes it: opened, decoded, cleaned of burnt-in text, encoded."""
+    from deepcoro.data.decode import make_film
     from deepcoro.data.manifest import Encoding
-    from deepcoro.data.member import encode
-    from deepcoro.ingest.open import open_film
+    from deepcoro.data.sharding import Settings
+    from deepcoro.ingest.film import FilmSource, RejectedFilm
 
-    opened = open_film(path)
-    member = encode(opened.frames, Encoding(short_side_px=32))
-    return f"{member.num_frames} frames, rate {opened.frame_rate_fps}, {opened.primary_angle_deg}"
+    outcome = make_film(FilmSource(row=1, path=path, clip="c"), Settings(encoding=Encoding(short_side_px=32)))
+    if outcome.reason is not None:
+        raise RejectedFilm(outcome.reason)
+    return f"{outcome.member.num_frames} frames, rate {outcome.film.frame_rate_fps}"
 
 
 def shards(path: Path) -> str:

@@ -2,6 +2,7 @@
 
 import random
 import struct
+import zlib
 from collections.abc import Callable
 
 Damage = Callable[[bytes, random.Random], bytes]
@@ -178,6 +179,23 @@ def array_header(data: bytes, draw: random.Random) -> bytes:
 
 
 ARRAY: tuple[Damage, ...] = (array_header, array_header)
+
+
+def picture_size(data: bytes, draw: random.Random) -> bytes:
+    """Height and width of a PNG or JPEG, or the length of one of its parts. The checksum of a PNG is made right again or not."""
+    place = data.find(draw.choice((b"IHDR", b"IDAT", b"\xff\xc0", b"\xff\xda", b"\xff\xdb", b"IEND")))
+    if place < 0:
+        return number(data, draw)
+    start = place + draw.choice((2, 4, 5, 8)) if draw.random() < 0.7 else max(0, place - 4)
+    changed = data[:start] + struct.pack(">I", draw.choice(_ODD_NUMBERS)) + data[start + 4 :]
+    header = changed.find(b"IHDR")
+    if header < 0 or draw.random() < 0.3:
+        return changed
+    check = struct.pack(">I", zlib.crc32(changed[header : header + 17]))
+    return changed[: header + 17] + check + changed[header + 21 :]
+
+
+PICTURE: tuple[Damage, ...] = (picture_size, picture_size)
 
 
 def text_token(data: bytes, draw: random.Random) -> bytes:

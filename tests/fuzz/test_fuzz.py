@@ -31,6 +31,13 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 FILMS, FOLDERS, TABLES, RULES = 1500, 160, 240, 100
 KNOWING = {".dcm": mutations.DICOM, ".avi": mutations.VIDEO, ".mp4": mutations.VIDEO, ".mkv": mutations.VIDEO, ".npy": mutations.ARRAY,
            ".npz": mutations.ARRAY}  # fmt: skip
+KNOWING |= {
+    ".nii": (mutations.number,),
+    ".gz": (mutations.splice,),
+    ".png": mutations.PICTURE,
+    ".jpg": mutations.PICTURE,
+}
+KNOWING |= {".bmp": (mutations.number,)}
 SECRETS = (
     *PLANTED.values(),
     *PEOPLE,
@@ -48,6 +55,20 @@ def complaints(outcome: Outcome, name: str) -> list[str]:
     heard = outcome.said if outcome.kind == "fault" else outcome.said + outcome.text
     found += [f"{name}: '{secret}' is said: {heard[:600]}" for secret in SECRETS if secret in heard]
     return found
+
+
+def damaged_copy(source: Path, target: Path, draw: random.Random) -> Path:
+    """A damaged copy of a film beside `target`, with the suffixes of its kind; of a folder one or two pictures are damaged."""
+    if source.is_dir():
+        path = target.with_name(f"{target.name}_{source.name}")
+        shutil.rmtree(path, ignore_errors=True)
+        shutil.copytree(source, path)
+        for frame in draw.sample(sorted(path.iterdir()), draw.choice((1, 1, 2))):
+            frame.write_bytes(mutations.damaged(frame.read_bytes(), KNOWING[frame.suffix], draw))
+        return path
+    path = target.with_name(target.name + "".join(source.suffixes))
+    path.write_bytes(mutations.damaged(source.read_bytes(), KNOWING[source.suffix], draw))
+    return path
 
 
 @pytest.fixture
@@ -72,9 +93,7 @@ def test_damaged_films_are_read_or_refused_with_a_named_reason(scratch: Path) ->
             assert worker.run(path).kind == "ok", path.name
         for number in range(FILMS):
             source = files[number % len(files)]
-            damage = mutations.damaged(source.read_bytes(), KNOWING[source.suffix], random.Random(number))
-            path = scratch / f"film{source.suffix}"
-            path.write_bytes(damage)
+            path = damaged_copy(source, scratch / "film", random.Random(number))
             outcome = worker.run(path)
             kinds[outcome.kind] += 1
             name = f"{source.name}, seed {number}"
@@ -97,10 +116,7 @@ def test_a_run_over_damaged_films_counts_each_of_them_once(scratch: Path) -> Non
     studies = []
     for number in range(150):
         source = files[number % len(files)]
-        path = scratch / f"{number:04d}{source.suffix}"
-        path.write_bytes(
-            mutations.damaged(source.read_bytes(), KNOWING[source.suffix], random.Random(10_000 + number))
-        )
+        path = damaged_copy(source, scratch / f"{number:04d}", random.Random(10_000 + number))
         film = FilmSource(row=number + 1, path=path, clip=f"{number:016x}")
         studies.append(StudySource(f"{number:016x}", "train", (film,), f"{number:016x}"))
     settings = Settings(encoding=Encoding(short_side_px=32), accept_duplicates=True)
