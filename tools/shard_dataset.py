@@ -135,8 +135,8 @@ def _add_running(parser: argparse.ArgumentParser) -> None:
     add("--accept_burned_in", action="store_true", help=burned)
     mask = "echo outside its sector, where names and clocks stand: black it out, or keep it (default: sector)"
     add("--echo_mask", choices=("sector", "none"), default="sector", help=mask)
-    shown = "what films show that do not say it themselves: video, arrays, pictures (default: XA)"
-    add("--modality", choices=("XA", "US"), default="XA", type=str.upper, help=shown)
+    shown = "what films show that do not say it themselves: video, arrays, pictures (default: the layout's, else XA)"
+    add("--modality", choices=("XA", "US"), type=str.upper, help=shown)
     add("--overwrite", action="store_true", help="replace another data set in the output folder")
     duplicates = "take films that look the same in two splits (the copy of a training film in the test set)"
     add("--accept_duplicates", action="store_true", help=duplicates)
@@ -252,10 +252,12 @@ def make_settings(arguments: argparse.Namespace) -> Settings:
     }
     same = (
         *("report_scope", "clips_per_shard", "workers", "engine"),
-        *("accept_burned_in", "echo_mask", "modality", "accept_duplicates", "overwrite", "append"),
+        *("accept_burned_in", "echo_mask", "accept_duplicates", "overwrite", "append"),
     )
     tree = {"encoding": encoding, **{name: getattr(arguments, name) for name in same}}
-    tree |= {"conclude_only": arguments.conclude, "part": part_of(arguments.part) if arguments.part else None}
+    usual = layout_named(arguments.layout).MODALITY if arguments.layout else "XA"
+    tree |= {"modality": arguments.modality or usual, "conclude_only": arguments.conclude}
+    tree |= {"part": part_of(arguments.part) if arguments.part else None}
     return parse(Settings, tree, "command line")
 
 

@@ -1,6 +1,7 @@
 """Public data sets as they are published, one file each: `read(folder)` gives the table that a CSV of films would give.
 
-A layout has NAME, SOURCE, LICENCE, LABELS (the label columns taken when none are named) and `read`.
+A layout has NAME, MODALITY (what its films show, `XA` or `US`), SOURCE, LICENCE, LABELS (the label columns taken when none are
+named) and `read`.
 """
 
 import difflib

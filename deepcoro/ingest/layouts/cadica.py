@@ -15,6 +15,7 @@ from deepcoro.ingest.table import Table
 logger = logging.getLogger(__name__)
 
 NAME = "cadica"
+MODALITY = "XA"
 SOURCE = "CADICA v2, data.mendeley.com p9bpx9ctcv, arXiv:2402.00570"
 LICENCE = "CC BY 4.0 as far as known; check the record, and cite the paper"
 LABELS = ("selected", "lesion", "significant", "severe", "worst_grade", "lvef")

@@ -8,6 +8,7 @@ from deepcoro.ingest.layout_files import Record, as_table, by_number, lines_of, 
 from deepcoro.ingest.table import Table
 
 NAME = "camus"
+MODALITY = "US"
 SOURCE = "CAMUS, CREATIS, www.creatis.insa-lyon.fr/Challenge/camus"
 LICENCE = "not known here: registration with CREATIS and its terms"
 LABELS = ("lvef", "image_quality", "ed_frame", "es_frame")

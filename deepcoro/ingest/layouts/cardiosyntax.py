@@ -14,6 +14,7 @@ from deepcoro.ingest.table import Table
 logger = logging.getLogger(__name__)
 
 NAME = "cardiosyntax"
+MODALITY = "XA"
 SOURCE = "CardioSYNTAX, zenodo.org record 14005818, arXiv:2407.19894"
 LICENCE = "not known here: read the terms on the record (academic, probably non-commercial)"
 LABELS = ("syntax", "syntax_left", "syntax_right", "dominance")

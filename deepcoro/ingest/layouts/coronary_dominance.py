@@ -7,6 +7,7 @@ from deepcoro.ingest.layout_files import Record, as_table
 from deepcoro.ingest.table import Table
 
 NAME = "coronary_dominance"
+MODALITY = "XA"
 SOURCE = "CoronaryDominance, huggingface.co/datasets/BearSubj13/CoronaryDominance, doi 10.57967/hf/4360"
 LICENCE = "CC0-1.0 on the record (an earlier revision said MIT)"
 LABELS = ("dominance", "part", "quality")

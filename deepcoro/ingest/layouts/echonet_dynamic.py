@@ -9,6 +9,7 @@ from deepcoro.ingest.layout_files import Record, as_table, inside, number, recor
 from deepcoro.ingest.table import Table
 
 NAME = "echonet_dynamic"
+MODALITY = "US"
 SOURCE = "EchoNet-Dynamic, echonet.github.io/dynamic"
 LICENCE = (
     "Stanford University Dataset Research Use Agreement: non-commercial, no redistribution of films or shards"

@@ -12,6 +12,7 @@ from deepcoro.ingest.table import Table
 logger = logging.getLogger(__name__)
 
 NAME = "echonet_lvh"
+MODALITY = "US"
 SOURCE = "EchoNet-LVH, echonet.github.io/lvh"
 LICENCE = (
     "Stanford University Dataset Research Use Agreement: non-commercial, no redistribution of films or shards"

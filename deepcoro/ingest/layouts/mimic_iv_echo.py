@@ -10,6 +10,7 @@ from deepcoro.ingest.layout_files import Record, as_table, inside, records
 from deepcoro.ingest.table import Table
 
 NAME = "mimic_iv_echo"
+MODALITY = "US"
 SOURCE = "MIMIC-IV-ECHO, physionet.org, doi 10.13026/nrjh-5r77"
 LICENCE = "PhysioNet Credentialed Health Data License and its data use agreement: no redistribution of films or shards"
 LABELS = ("lvef",)
