@@ -279,6 +279,10 @@ def _publish(temporary: Path, path: Path, shard: _Tar) -> ShardEntry:
     """The index first: a tar that has its name also has its index."""
     index_digest = schema.write_block(path.parent / schema.index_name(path.name), shard.index)
     atomic.publish(temporary, path)
+    return _entry(path, shard, index_digest)
+
+
+def _entry(path: Path, shard: _Tar, index_digest: str) -> ShardEntry:
     return ShardEntry(
         name=path.name,
         studies=len(shard.index.studies.key),
@@ -308,14 +312,8 @@ def copy_without(source: Path, index: Index, target: Path) -> ShardEntry:
                 )
             shard.add_study(record, payloads)
         shard.close()
-    return ShardEntry(
-        name=target.name,
-        studies=len(shard.index.studies.key),
-        clips=len(shard.index.clips.clip),
-        bytes=target.stat().st_size,
-        sha256=shard.sha256,
-        index_sha256=schema.write_block(target.parent / schema.index_name(target.name), shard.index),
-    )
+    index_digest = schema.write_block(target.parent / schema.index_name(target.name), shard.index)
+    return _entry(target, shard, index_digest)
 
 
 def _member(tar: BinaryIO, columns: StudyColumns | ClipColumns, row: int, name: str) -> bytes:

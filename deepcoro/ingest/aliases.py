@@ -1,5 +1,6 @@
 """One name for each label column and one word for each finding, whatever the table calls them. There is no other such list."""
 
+import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -115,12 +116,10 @@ def _lookup(table: Mapping[str, Iterable[str]]) -> dict[str, str]:
 
 def _segments() -> dict[str, str]:
     names = {prefix.lower(): prefix for prefix in (*SEGMENTS, *OTHER_LEFT, *OTHER_RIGHT, *GRAFTS)}
-    for position, position_words in _POSITIONS.items():
-        for vessel, vessel_words in _VESSELS.items():
-            for one in position_words:
-                for other in vessel_words:
-                    joined = (f"{one}_{other}", f"{other}_{one}", f"{one}{other}")
-                    names |= dict.fromkeys(joined, f"{position}_{vessel}")
+    for position, vessel in itertools.product(_POSITIONS, _VESSELS):
+        for one, other in itertools.product(_POSITIONS[position], _VESSELS[vessel]):
+            joined = (f"{one}_{other}", f"{other}_{one}", f"{one}{other}")
+            names |= dict.fromkeys(joined, f"{position}_{vessel}")
     return names | _lookup(_SEGMENT_ALIASES)
 
 

@@ -41,21 +41,27 @@ class _Seen:
 def rare_strings(studies: Sequence[StudySource], below: int = 3) -> list[Rare]:
     """Strings outside the vocabulary that are met in fewer than `below` patients, names first. Texts enter as scrubbed."""
     seen: dict[tuple[str, str], _Seen] = {}
-    for study in studies:
-        for film in study.films:
-            for found_in, text in _texts(film):
-                for string in _unknown(text):
-                    place = seen.setdefault((string, found_in), _Seen())
-                    if len(place.patients) < below:
-                        place.patients.add(study.patient or study.study)
-                        if len(place.clips) < _MOST_CLIPS:
-                            place.clips[film.clip] = None
+    for study, film, found_in, string in _met(studies):
+        place = seen.setdefault((string, found_in), _Seen())
+        if len(place.patients) >= below:
+            continue
+        place.patients.add(study.patient or study.study)
+        if len(place.clips) < _MOST_CLIPS:
+            place.clips[film.clip] = None
     rare = [
         Rare(string, _kind(string), found_in, len(place.patients), tuple(place.clips))
         for (string, found_in), place in seen.items()
         if len(place.patients) < below
     ]
     return sorted(rare, key=lambda each: (each.kind, each.patients, each.string, each.found_in))
+
+
+def _met(studies: Sequence[StudySource]) -> Iterator[tuple[StudySource, FilmSource, str, str]]:
+    """Study, film, place and string of every unknown string."""
+    for study in studies:
+        for film in study.films:
+            for found_in, text in _texts(film):
+                yield from ((study, film, found_in, string) for string in _unknown(text))
 
 
 def _texts(film: FilmSource) -> Iterator[tuple[str, str]]:

@@ -1,5 +1,6 @@
 """Names drawn into films: what a machine, a workstation or a screen recorder burns into pixels."""
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -21,17 +22,13 @@ NAMES = ("TREMBLAY GENEVIEVE", "BOUCHARD^JOHN", "MRN-7734501", "Lavoie, Henri", 
 def clean_films(preset: str, count: int, seed: int, **changes: object) -> Iterator[tuple[np.ndarray, int]]:
     """Generated films, 8-bit display values [frame height width] and the bits they were made with: all vendors, depths, and leads in many."""
     chosen = preset_named(preset).model_copy(update={"clutter": 0.5, **changes})
-    made = 0
-    for number in range(10_000):
-        patient = patient_of(chosen, seed, number)
-        for study in studies_of(chosen, seed, patient):
-            for plan in films_of(chosen, seed, study, "dicom"):
-                bits = (8, 10, 12)[made // 3 % 3]
-                injection = replace(plan.injection, vendor=VENDORS[made % 3], bits=bits)
-                yield (render_film(injection).pixels >> (bits - 8)).astype(np.uint8), bits
-                made += 1
-                if made == count:
-                    return
+    patients = (patient_of(chosen, seed, number) for number in itertools.count())
+    studies = (study for patient in patients for study in studies_of(chosen, seed, patient))
+    plans = (plan for study in studies for plan in films_of(chosen, seed, study, "dicom"))
+    for made, plan in enumerate(itertools.islice(plans, count)):
+        bits = (8, 10, 12)[made // 3 % 3]
+        injection = replace(plan.injection, vendor=VENDORS[made % 3], bits=bits)
+        yield (render_film(injection).pixels >> (bits - 8)).astype(np.uint8), bits
 
 
 def letters(text: str, size_px: int, font: str = FONT_NAMES[0]) -> np.ndarray:

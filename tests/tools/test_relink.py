@@ -1,7 +1,6 @@
 """The command between a hospital's own ids and keyed ones."""
 
 import csv
-import importlib.util
 import shlex
 import stat
 import subprocess
@@ -17,25 +16,17 @@ from deepcoro.data.tables import read_label_table
 from deepcoro.ingest.identity import Identity
 from tests.ingest.films import PLANTED, write_dicom
 from tests.ingest.identities import textured
+from tests.tools.command import call_tool, load_tool
 
 ROOT = Path(__file__).resolve().parents[2]
 KEY = "0123456789abcdef0123456789abcdef"
 UID = "1.2.826.0.1.3680043.9.7133.1"
 
 
-def load_tool():
-    spec = importlib.util.spec_from_file_location("relink", ROOT / "tools" / "relink.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture
 def run(monkeypatch, capsys):
     def run(*words: object):
-        monkeypatch.setattr(sys, "argv", ["relink", *map(str, words)])
-        code = load_tool().main()
-        return (code, *capsys.readouterr())
+        return call_tool("relink", words, monkeypatch, capsys)
 
     return run
 
@@ -188,7 +179,7 @@ def test_a_study_without_a_valid_uid_cannot_be_reported(place, run, tmp_path):
 
 
 def test_the_examples_of_the_help_are_commands_that_parse(monkeypatch):
-    tool = load_tool()
+    tool = load_tool("relink")
     commands = [line for line in tool.EXAMPLES.replace("\\\n", " ").splitlines() if "python " in line]
     assert len(commands) == 3
     for command in commands:

@@ -1,7 +1,6 @@
 """The command that withdraws a patient: shards, caches, results, crosswalk, checkpoints."""
 
 import csv
-import importlib.util
 import json
 import shlex
 import shutil
@@ -20,25 +19,16 @@ from deepcoro.ingest.identity import Identity
 from deepcoro.sample import patient_digest
 from tests.data.studies import SMALL, contents, make_studies
 from tests.launch import SILENT, main_on_this_rank, tiny
+from tests.tools.command import call_tool, load_tool
 
-TOOL = Path(__file__).resolve().parents[2] / "tools" / "remove_patient.py"
 KEY = b"0123456789abcdef0123456789abcdef"
 ORIGINAL = "MRN-7734501"
-
-
-def load_tool():
-    spec = importlib.util.spec_from_file_location("remove_patient", TOOL)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture
 def run(monkeypatch, capsys):
     def run(*words: object):
-        monkeypatch.setattr(sys, "argv", ["remove_patient", *map(str, words)])
-        code = load_tool().main()
-        return (code, *capsys.readouterr())
+        return call_tool("remove_patient", words, monkeypatch, capsys)
 
     return run
 
@@ -153,7 +143,7 @@ def test_what_is_wrong_is_told_and_nothing_changes(place, run, words, message, m
 
 
 def test_the_examples_of_the_help_are_commands_that_parse(monkeypatch):
-    tool = load_tool()
+    tool = load_tool("remove_patient")
     commands = [line for line in tool.EXAMPLES.replace("\\\n", " ").splitlines() if "python " in line]
     assert len(commands) == 2
     for command in commands:
