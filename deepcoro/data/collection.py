@@ -4,7 +4,6 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterable, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from deepcoro.data.config import Data
 from deepcoro.data.film_columns import FilmColumns, stored_columns
 from deepcoro.data.index import StudyTable, split_code
 from deepcoro.data.patients import every_patient_is_named, refuse_other_splits, refuse_shared_patients
-from deepcoro.data.shards import Shards
+from deepcoro.data.shards import CachedStudies, Shards
 from deepcoro.data.table_cells import FACTS
 from deepcoro.data.tables import IDS, Overlay, read_label_table
 from deepcoro.data.units import Units, films_kept, units_of_split
@@ -24,10 +23,8 @@ from deepcoro.sample import StudyRecord
 
 logger = logging.getLogger(__name__)
 
-_CACHED_RECORDS = 64
 
-
-class Collection:
+class Collection(CachedStudies):
     """Reads as one shard folder does: studies are numbered through all sources, and so are films."""
 
     def __init__(
@@ -198,16 +195,6 @@ class Collection:
         if self._overlay is None:
             return record
         return self._overlay.of_study(record, row, int(self.studies.first_clip[row]))
-
-    def _prepare_reading(self) -> None:
-        self._cached_study = lru_cache(_CACHED_RECORDS)(self._read_study)
-
-    def __getstate__(self) -> dict:
-        return {key: value for key, value in vars(self).items() if key != "_cached_study"}
-
-    def __setstate__(self, state: dict) -> None:
-        vars(self).update(state)
-        self._prepare_reading()
 
 
 def _numbered_through(sources: Sequence[Shards]) -> StudyTable:

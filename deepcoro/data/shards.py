@@ -28,7 +28,21 @@ _CACHED_RECORDS = 64
 _PIECE_BYTES = 8 << 20
 
 
-class Shards:
+class CachedStudies:
+    """Keeps the last records read by `_read_study`; the cache stays behind when the reader travels to another process."""
+
+    def _prepare_reading(self) -> None:
+        self._cached_study = lru_cache(_CACHED_RECORDS)(self._read_study)
+
+    def __getstate__(self) -> dict:
+        return {key: value for key, value in vars(self).items() if key != "_cached_study"}
+
+    def __setstate__(self, state: dict) -> None:
+        vars(self).update(state)
+        self._prepare_reading()
+
+
+class Shards(CachedStudies):
     """A shard folder, open for reading at any place. Cheap to hand to a forked or spawned worker."""
 
     def __init__(
@@ -147,13 +161,3 @@ class Shards:
             if size != shard.bytes:
                 found = "is missing" if size is None else f"has {size} of {shard.bytes} bytes"
                 logger.warning("%s %s; its %d clips may be masked", shard.name, found, shard.clips)
-
-    def _prepare_reading(self) -> None:
-        self._cached_study = lru_cache(_CACHED_RECORDS)(self._read_study)
-
-    def __getstate__(self) -> dict:
-        return {key: value for key, value in vars(self).items() if key != "_cached_study"}
-
-    def __setstate__(self, state: dict) -> None:
-        vars(self).update(state)
-        self._prepare_reading()
