@@ -22,7 +22,8 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from deepcoro.towers.video_mvit import VARIANTS, EncoderSettings, VideoMViT
+from deepcoro.mvit.shapes import VARIANTS
+from deepcoro.towers.video_mvit import EncoderSettings, VideoMViT
 
 MODELS = ("torchvision", "deepcoro")
 CLOCKS = {"wall": time.perf_counter, "process": time.process_time}

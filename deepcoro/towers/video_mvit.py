@@ -7,16 +7,18 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
-from einops import rearrange, repeat
+from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from deepcoro.config import Block, ConfigError
 from deepcoro.features import VideoFeatures, encode_clips, flatten_studies
-from deepcoro.kernels.multiscale_block import NORM_EPS, BlockShape, Grid, MultiscaleBlock, strided
-from deepcoro.kernels.precision import kernel_dtype
+from deepcoro.mvit.attention import NORM_EPS
+from deepcoro.mvit.block import MultiscaleBlock
+from deepcoro.mvit.embedding import ClassToken, PatchEmbedding
+from deepcoro.mvit.shapes import VARIANTS, Grid, Variant, strided
+from deepcoro.mvit.state_dicts import fit_tensor
 from deepcoro.weights import read_weights
 
 logger = logging.getLogger(__name__)
@@ -47,36 +49,6 @@ class Config(Block):
         if self.weights is not None:
             tower.load_weights(read_weights(Path(self.weights), "towers.video."), source=self.weights)
         return tower
-
-
-@dataclass(frozen=True)
-class Variant:
-    """Width and depth of an encoder; at `stage_starts` the width and heads double and the grid halves."""
-
-    dim: int
-    depth: int
-    stage_starts: tuple[int, ...]
-    key_stride: int
-    drop_path_rate: float
-
-    def block_shapes(self, grid: Grid) -> list[BlockShape]:
-        shapes, dim, heads, key_stride = [], self.dim, 1, self.key_stride
-        for number in range(self.depth):
-            doubles = number in self.stage_starts
-            dim_in = dim
-            if doubles:
-                dim, heads, key_stride = dim * 2, heads * 2, max(key_stride // 2, 1)
-            shapes.append(BlockShape(grid, dim_in, dim, heads, 2 if doubles else 1, key_stride))
-            grid = shapes[-1].query_grid
-        return shapes
-
-
-VARIANTS = {
-    "mvit_v2_s": Variant(dim=96, depth=16, stage_starts=(1, 3, 14), key_stride=8, drop_path_rate=0.2),
-    "mvit_v2_b": Variant(dim=96, depth=24, stage_starts=(2, 5, 21), key_stride=8, drop_path_rate=0.3),
-    "demo": Variant(dim=32, depth=5, stage_starts=(1, 3), key_stride=4, drop_path_rate=0.0),
-    "tiny": Variant(dim=16, depth=3, stage_starts=(1, 2), key_stride=4, drop_path_rate=0.0),
-}
 
 
 @dataclass(frozen=True)
@@ -215,67 +187,13 @@ class VideoMViT(nn.Module):
             raise ConfigError(
                 f"weights {source} lack {len(missing)} of {len(own)} tensors, the first '{missing[0]}'"
             )
-        fitted = {name: _fit(name, state[name], own[name], source) for name in own}
+        fitted = {name: fit_tensor(name, state[name], own[name], source) for name in own}
         self.load_state_dict(fitted)
         unused = sorted(state.keys() - own.keys())
         logger.info("weights %s: %d tensors used, %d unused %s", source, len(own), len(unused), unused)
-
-
-class PatchEmbedding(nn.Conv3d):
-    """3x7x7 patches, stride 2x4x4, as tokens. A grey film uses the filters summed over colour: the same result for a third."""
-
-    def __init__(self, dim: int, grid: Grid) -> None:
-        super().__init__(3, dim, kernel_size=(3, 7, 7), stride=(2, 4, 4), padding=(1, 3, 3))
-        self.grid = grid
-
-    def forward(
-        self, video: Float[Tensor, "clip channel frame height width"]
-    ) -> Float[Tensor, "clip patch dim"]:
-        dtype = kernel_dtype(video)
-        weight = self.weight if video.shape[1] == 3 else self.weight.sum(1, keepdim=True)
-        with torch.autocast(video.device.type, enabled=False):
-            video, weight, bias = video.to(dtype), weight.to(dtype), self.bias.to(dtype)
-            patches = F.conv3d(video, weight, bias, self.stride, self.padding)
-        if tuple(patches.shape[2:]) != self.grid:
-            raise ValueError(
-                f"clips of {video.shape[2]} frames, {video.shape[3]}x{video.shape[4]} px give a grid {tuple(patches.shape[2:])}; "
-                f"this encoder was built for {self.grid}: set the tower's frames and size_px as the video field's"
-            )
-        return rearrange(patches, "b c t h w -> b (t h w) c")
-
-
-class ClassToken(nn.Module):
-    """Puts the learned class token before the patches; positions are relative, inside attention."""
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.class_token = nn.Parameter(nn.init.trunc_normal_(torch.empty(dim), std=0.02))
-
-    def forward(self, patches: Float[Tensor, "batch patch dim"]) -> Float[Tensor, "batch token dim"]:
-        first = repeat(self.class_token.to(patches.dtype), "dim -> batch 1 dim", batch=len(patches))
-        return torch.cat((first, patches), dim=1)
 
 
 def _initialise(module: nn.Module) -> None:
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
         nn.init.zeros_(module.bias)
-
-
-def _fit(name: str, value: Tensor, own: Tensor, source: str) -> Tensor:
-    if value.shape == own.shape:
-        return value
-    if "rel_pos_" in name and value.ndim == 2 and value.shape[1] == own.shape[1]:
-        return interpolate_positions(value, len(own))
-    raise ConfigError(
-        f"weights {source}: '{name}' is {tuple(value.shape)}; this encoder has {tuple(own.shape)}"
-    )
-
-
-def interpolate_positions(
-    table: Float[Tensor, "position dim"], num_positions: int
-) -> Float[Tensor, "positions_out dim"]:
-    """A table of relative positions made for another grid, stretched linearly as torchvision does in each forward."""
-    film = rearrange(table.float(), "position dim -> 1 dim position")
-    stretched = F.interpolate(film, size=num_positions, mode="linear")
-    return rearrange(stretched, "1 dim position -> position dim").to(table.dtype)

@@ -5,7 +5,9 @@ import torch
 from safetensors.torch import save_file
 
 from deepcoro.config import ConfigError
-from deepcoro.towers.video_mvit import VARIANTS, Config, EncoderSettings, VideoMViT, interpolate_positions
+from deepcoro.mvit.shapes import VARIANTS
+from deepcoro.mvit.state_dicts import interpolate_positions
+from deepcoro.towers.video_mvit import Config, EncoderSettings, VideoMViT
 from tools.benchmark_video import make_torchvision_model
 
 

@@ -1,6 +1,7 @@
 import torch
 
-from deepcoro.kernels.multiscale_block import BlockShape, MultiscaleBlock, StochasticDepth
+from deepcoro.mvit.block import MultiscaleBlock, StochasticDepth
+from deepcoro.mvit.shapes import BlockShape
 
 
 def test_stochastic_depth_drops_whole_clips_and_keeps_the_mean():

@@ -1,52 +1,18 @@
-"""One block of MViTv2 (Li et al. 2022, arXiv:2112.01526): pooling attention with relative positions, then an MLP.
+"""Pooling attention of MViTv2: queries, keys and values are pooled after their projection, positions are relative.
 
 Parameter names are those of the public Kinetics-400 checkpoint, so that its state dict loads as it is.
 """
-
-from collections import OrderedDict
-from dataclasses import dataclass
 
 import torch
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from deepcoro.kernels.gelu_linear import GeluLinear
-from deepcoro.kernels.pooling import depthwise_pool, max_pool_frames
+from deepcoro.kernels.pooling import depthwise_pool
 from deepcoro.kernels.rel_pos_attention import key_one_hots, rel_pos_attention, relative_index
+from deepcoro.mvit.shapes import BlockShape
 
-Grid = tuple[int, int, int]
 NORM_EPS = 1e-6
-
-
-def strided(grid: Grid, stride: int) -> Grid:
-    """Frames, height and width after a spatial stride with half-kernel padding."""
-    frames, height, width = grid
-    return frames, (height - 1) // stride + 1, (width - 1) // stride + 1
-
-
-@dataclass(frozen=True)
-class BlockShape:
-    """Geometry of one block; strides are spatial, time is never pooled inside the encoder."""
-
-    grid: Grid
-    dim_in: int
-    dim_out: int
-    heads: int
-    query_stride: int
-    key_stride: int
-
-    @property
-    def head_dim(self) -> int:
-        return self.dim_out // self.heads
-
-    @property
-    def query_grid(self) -> Grid:
-        return strided(self.grid, self.query_stride)
-
-    @property
-    def key_grid(self) -> Grid:
-        return strided(self.grid, self.key_stride)
 
 
 class DepthwisePool(nn.Module):
@@ -123,48 +89,3 @@ def _add_pooled_queries(attended: Tensor, q: Tensor) -> Tensor:
     merged = rearrange(attended + q, "b n l c -> b l (n c)")
     merged[:, 0] = rearrange(attended[:, :, 0], "b n c -> b (n c)")
     return merged
-
-
-class StochasticDepth(nn.Module):
-    """Drops a residual branch for whole clips with probability `rate` and scales the rest up."""
-
-    def __init__(self, rate: float) -> None:
-        super().__init__()
-        self.rate = rate
-
-    def forward(self, branch: Float[Tensor, "batch token dim"]) -> Float[Tensor, "batch token dim"]:
-        if not self.training or self.rate == 0:
-            return branch
-        kept = torch.empty(len(branch), 1, 1, dtype=branch.dtype, device=branch.device)
-        kept = kept.bernoulli_(1 - self.rate)
-        return branch * (kept / (1 - self.rate) if self.rate < 1 else kept)
-
-
-class MultiscaleBlock(nn.Module):
-    """x -> pool(x) + attention(norm(x)) -> x + mlp(norm(x)); width and grid change in the attention."""
-
-    def __init__(self, shape: BlockShape, drop_path_rate: float, backend: str) -> None:
-        super().__init__()
-        self.shape = shape
-        self.norm1 = nn.LayerNorm(shape.dim_in, eps=NORM_EPS)
-        self.attn = MultiscaleAttention(shape, backend)
-        self.norm2 = nn.LayerNorm(shape.dim_out, eps=NORM_EPS)
-        wide = 4 * shape.dim_out
-        layers = [("0", nn.Linear(shape.dim_out, wide)), ("3", GeluLinear(wide, shape.dim_out))]
-        self.mlp = nn.Sequential(OrderedDict(layers))
-        self.drop_path = StochasticDepth(drop_path_rate)
-        self.project = nn.Linear(shape.dim_in, shape.dim_out) if shape.dim_in != shape.dim_out else None
-
-    def forward(self, tokens: Float[Tensor, "batch token dim"]) -> Float[Tensor, "batch token_out dim_out"]:
-        normed = self.norm1(tokens)
-        skip = tokens if self.project is None else self.project(normed)
-        tokens = self._pool_skip(skip) + self.drop_path(self.attn(normed))
-        return tokens + self.drop_path(self.mlp(self.norm2(tokens)))
-
-    def _pool_skip(self, tokens: Tensor) -> Tensor:
-        if self.shape.query_stride == 1:
-            return tokens
-        frames, height, _ = self.shape.grid
-        grid = rearrange(tokens[:, 1:], "b (t h w) c -> b t h w c", t=frames, h=height)
-        pooled = rearrange(max_pool_frames(grid, self.shape.query_stride), "b t h w c -> b (t h w) c")
-        return torch.cat((tokens[:, :1], pooled), dim=1)

@@ -1,0 +1,58 @@
+"""One block of MViTv2: pooling attention, then an MLP."""
+
+from collections import OrderedDict
+
+import torch
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from deepcoro.kernels.gelu_linear import GeluLinear
+from deepcoro.kernels.pooling import max_pool_frames
+from deepcoro.mvit.attention import NORM_EPS, MultiscaleAttention
+from deepcoro.mvit.shapes import BlockShape
+
+
+class StochasticDepth(nn.Module):
+    """Drops a residual branch for whole clips with probability `rate` and scales the rest up."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, branch: Float[Tensor, "batch token dim"]) -> Float[Tensor, "batch token dim"]:
+        if not self.training or self.rate == 0:
+            return branch
+        kept = torch.empty(len(branch), 1, 1, dtype=branch.dtype, device=branch.device)
+        kept = kept.bernoulli_(1 - self.rate)
+        return branch * (kept / (1 - self.rate) if self.rate < 1 else kept)
+
+
+class MultiscaleBlock(nn.Module):
+    """x -> pool(x) + attention(norm(x)) -> x + mlp(norm(x)); width and grid change in the attention."""
+
+    def __init__(self, shape: BlockShape, drop_path_rate: float, backend: str) -> None:
+        super().__init__()
+        self.shape = shape
+        self.norm1 = nn.LayerNorm(shape.dim_in, eps=NORM_EPS)
+        self.attn = MultiscaleAttention(shape, backend)
+        self.norm2 = nn.LayerNorm(shape.dim_out, eps=NORM_EPS)
+        wide = 4 * shape.dim_out
+        layers = [("0", nn.Linear(shape.dim_out, wide)), ("3", GeluLinear(wide, shape.dim_out))]
+        self.mlp = nn.Sequential(OrderedDict(layers))
+        self.drop_path = StochasticDepth(drop_path_rate)
+        self.project = nn.Linear(shape.dim_in, shape.dim_out) if shape.dim_in != shape.dim_out else None
+
+    def forward(self, tokens: Float[Tensor, "batch token dim"]) -> Float[Tensor, "batch token_out dim_out"]:
+        normed = self.norm1(tokens)
+        skip = tokens if self.project is None else self.project(normed)
+        tokens = self._pool_skip(skip) + self.drop_path(self.attn(normed))
+        return tokens + self.drop_path(self.mlp(self.norm2(tokens)))
+
+    def _pool_skip(self, tokens: Tensor) -> Tensor:
+        if self.shape.query_stride == 1:
+            return tokens
+        frames, height, _ = self.shape.grid
+        grid = rearrange(tokens[:, 1:], "b (t h w) c -> b t h w c", t=frames, h=height)
+        pooled = rearrange(max_pool_frames(grid, self.shape.query_stride), "b t h w c -> b (t h w) c")
+        return torch.cat((tokens[:, :1], pooled), dim=1)

@@ -1,0 +1,66 @@
+"""Geometry of an MViTv2: what grid, width and heads each block has, and the published variants."""
+
+from dataclasses import dataclass
+
+Grid = tuple[int, int, int]
+"""Frames, height and width in tokens."""
+
+
+def strided(grid: Grid, stride: int) -> Grid:
+    """Frames, height and width after a spatial stride with half-kernel padding."""
+    frames, height, width = grid
+    return frames, (height - 1) // stride + 1, (width - 1) // stride + 1
+
+
+@dataclass(frozen=True)
+class BlockShape:
+    """Geometry of one block; strides are spatial, time is never pooled inside the encoder."""
+
+    grid: Grid
+    dim_in: int
+    dim_out: int
+    heads: int
+    query_stride: int
+    key_stride: int
+
+    @property
+    def head_dim(self) -> int:
+        return self.dim_out // self.heads
+
+    @property
+    def query_grid(self) -> Grid:
+        return strided(self.grid, self.query_stride)
+
+    @property
+    def key_grid(self) -> Grid:
+        return strided(self.grid, self.key_stride)
+
+
+@dataclass(frozen=True)
+class Variant:
+    """Width and depth of an encoder; at `stage_starts` the width and heads double and the grid halves."""
+
+    dim: int
+    depth: int
+    stage_starts: tuple[int, ...]
+    key_stride: int
+    drop_path_rate: float
+
+    def block_shapes(self, grid: Grid) -> list[BlockShape]:
+        shapes, dim, heads, key_stride = [], self.dim, 1, self.key_stride
+        for number in range(self.depth):
+            doubles = number in self.stage_starts
+            dim_in = dim
+            if doubles:
+                dim, heads, key_stride = dim * 2, heads * 2, max(key_stride // 2, 1)
+            shapes.append(BlockShape(grid, dim_in, dim, heads, 2 if doubles else 1, key_stride))
+            grid = shapes[-1].query_grid
+        return shapes
+
+
+VARIANTS = {
+    "mvit_v2_s": Variant(dim=96, depth=16, stage_starts=(1, 3, 14), key_stride=8, drop_path_rate=0.2),
+    "mvit_v2_b": Variant(dim=96, depth=24, stage_starts=(2, 5, 21), key_stride=8, drop_path_rate=0.3),
+    "demo": Variant(dim=32, depth=5, stage_starts=(1, 3), key_stride=4, drop_path_rate=0.0),
+    "tiny": Variant(dim=16, depth=3, stage_starts=(1, 2), key_stride=4, drop_path_rate=0.0),
+}
