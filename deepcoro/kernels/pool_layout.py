@@ -1,0 +1,146 @@
+"""Where tokens stand before and after pooling: all cells of a grid in raster order, or the visible ones only."""
+
+import functools
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+Grid = tuple[int, int, int]
+"""Frames, height and width in tokens."""
+
+TAPS = 27
+"""Cells under a 3x3x3 filter, in (t, h, w) raster order."""
+
+
+@dataclass(frozen=True, eq=False)
+class PoolLayout:
+    """Geometry of one pooling: stride 1 in time, `stride` in space, half-kernel padding.
+
+    Dense when the positions are None: patches run in raster order. Sparse otherwise: `positions_in` [batch, patch] and
+    `positions_out` [batch, patch_out] are the cells (flat raster index on their grid, each once in a row) that are
+    visible; a filter sees zeros where a cell is hidden. A class token, if any, is the first token and is not pooled.
+    """
+
+    grid_in: Grid
+    stride: int
+    has_class_token: bool = True
+    positions_in: Int[Tensor, "batch patch"] | None = None
+    positions_out: Int[Tensor, "batch patch_out"] | None = None
+
+    def __post_init__(self) -> None:
+        if self.stride < 1:
+            raise ValueError(f"pooling stride is {self.stride}; allowed: 1 and more")
+        if (self.positions_in is None) != (self.positions_out is None):
+            raise ValueError("a sparse layout needs positions_in and positions_out, a dense one neither")
+
+    @property
+    def grid_out(self) -> Grid:
+        return strided(self.grid_in, self.stride)
+
+    @property
+    def is_sparse(self) -> bool:
+        return self.positions_in is not None
+
+    @property
+    def num_class_tokens(self) -> int:
+        return int(self.has_class_token)
+
+    @property
+    def num_patches_in(self) -> int:
+        return num_cells(self.grid_in) if self.positions_in is None else self.positions_in.shape[1]
+
+    @property
+    def num_patches_out(self) -> int:
+        return num_cells(self.grid_out) if self.positions_out is None else self.positions_out.shape[1]
+
+    # Tables are made when first asked for: only gathering forms read them.
+    @functools.cached_property
+    def neighbours(self) -> Int[Tensor, "batch patch_out 27"] | None:
+        """For each output and tap the row of the input's patch axis, -1 where hidden or outside; None when dense."""
+        if self.positions_in is None or self.positions_out is None:
+            return None
+        return neighbours(self.positions_in, self.positions_out, self.grid_in, self.grid_out, self.stride)
+
+    @functools.cached_property
+    def readers(self) -> Int[Tensor, "batch patch 27"] | None:
+        """The table turned round: for each input and tap the output row that reads it there, or -1; None when dense."""
+        if self.positions_in is None or self.positions_out is None:
+            return None
+        return readers(self.positions_in, self.positions_out, self.grid_in, self.grid_out, self.stride)
+
+
+def strided(grid: Grid, stride: int) -> Grid:
+    """Frames, height and width after a spatial stride with half-kernel padding."""
+    frames, height, width = grid
+    return frames, (height - 1) // stride + 1, (width - 1) // stride + 1
+
+
+def num_cells(grid: Grid) -> int:
+    return grid[0] * grid[1] * grid[2]
+
+
+def neighbours(
+    positions_in: Int[Tensor, "batch patch"],
+    positions_out: Int[Tensor, "batch patch_out"],
+    grid_in: Grid,
+    grid_out: Grid,
+    stride: int,
+) -> Int[Tensor, "batch patch_out 27"]:
+    """Row of the input's patch axis under each tap of each output, -1 where that cell is hidden or outside (int32).
+
+    Made on the positions' device without a transfer to the host.
+    """
+    frame, row, column = _coordinates(positions_out, grid_out)
+    shift_t, shift_h, shift_w = _tap_shifts(positions_out.device)
+    cells = (frame + shift_t, row * stride + shift_h, column * stride + shift_w)
+    return _look_up(positions_in, grid_in, cells, _inside(cells, grid_in))
+
+
+def readers(
+    positions_in: Int[Tensor, "batch patch"],
+    positions_out: Int[Tensor, "batch patch_out"],
+    grid_in: Grid,
+    grid_out: Grid,
+    stride: int,
+) -> Int[Tensor, "batch patch 27"]:
+    """Row of the output's patch axis that reads each input under each tap, -1 where none does: `neighbours` transposed (int32)."""
+    frame, row, column = _coordinates(positions_in, grid_in)
+    shift_t, shift_h, shift_w = _tap_shifts(positions_in.device)
+    row, column = row - shift_h, column - shift_w
+    on_stride = (row % stride == 0) & (column % stride == 0)
+    cells = (
+        frame - shift_t,
+        row.div(stride, rounding_mode="floor"),
+        column.div(stride, rounding_mode="floor"),
+    )
+    return _look_up(positions_out, grid_out, cells, _inside(cells, grid_out) & on_stride)
+
+
+def _look_up(positions: Tensor, grid: Grid, cells: tuple[Tensor, Tensor, Tensor], known: Tensor) -> Tensor:
+    batch, outside = len(positions), num_cells(grid)
+    rows = torch.arange(positions.shape[1], dtype=torch.int32, device=positions.device)
+    row_of_cell = rows.new_full((batch, outside + 1), -1)
+    row_of_cell.scatter_(1, positions.long(), rows.expand(batch, -1))
+    frame, row, column = cells
+    flat = torch.where(known, (frame * grid[1] + row) * grid[2] + column, outside)
+    return row_of_cell.gather(1, flat.flatten(1)).view(flat.shape)
+
+
+def _coordinates(positions: Tensor, grid: Grid) -> tuple[Tensor, Tensor, Tensor]:
+    """Frame, row and column of flat positions, each [batch, patch, 1]."""
+    flat = positions.long()[..., None]
+    in_frame = flat % (grid[1] * grid[2])
+    return flat // (grid[1] * grid[2]), in_frame // grid[2], in_frame % grid[2]
+
+
+def _tap_shifts(device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Offset of each tap from the centre along t, h and w, each [27]."""
+    tap = torch.arange(TAPS, device=device)
+    return tap // 9 - 1, tap // 3 % 3 - 1, tap % 3 - 1
+
+
+def _inside(cells: tuple[Tensor, Tensor, Tensor], grid: Grid) -> Tensor:
+    inside = [(cell >= 0) & (cell < size) for cell, size in zip(cells, grid, strict=True)]
+    return inside[0] & inside[1] & inside[2]
