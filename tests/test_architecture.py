@@ -23,6 +23,7 @@ LAYERS = [
         "preemption",
         "features",
         "bootstrap",
+        "live_bytes",
     },
     {"kernels"},
     {"mvit"},

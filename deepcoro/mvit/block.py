@@ -1,13 +1,12 @@
 """One block of MViTv2: pooling attention, then an MLP."""
 
-from collections import OrderedDict
-
 import torch
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from deepcoro.kernels.gelu_linear import GeluLinear
+from deepcoro.kernels.norm_linear import ReadNorm
+from deepcoro.kernels.norm_mlp import NormMlp
 from deepcoro.kernels.pooling import max_pool_frames
 from deepcoro.mvit.attention import NORM_EPS, MultiscaleAttention
 from deepcoro.mvit.shapes import BlockShape
@@ -21,11 +20,15 @@ class StochasticDepth(nn.Module):
         self.rate = rate
 
     def forward(self, branch: Float[Tensor, "batch token dim"]) -> Float[Tensor, "batch token dim"]:
+        scale = self.scale(branch)
+        return branch if scale is None else branch * scale.to(branch.dtype)
+
+    def scale(self, tokens: Float[Tensor, "batch token dim"]) -> Float[Tensor, "batch 1 1"] | None:
+        """What each clip's branch is to be multiplied with, drawn anew; None where nothing is dropped."""
         if not self.training or self.rate == 0:
-            return branch
-        kept = torch.empty(len(branch), 1, 1, dtype=branch.dtype, device=branch.device)
-        kept = kept.bernoulli_(1 - self.rate)
-        return branch * (kept / (1 - self.rate) if self.rate < 1 else kept)
+            return None
+        kept = torch.empty(len(tokens), 1, 1, device=tokens.device).bernoulli_(1 - self.rate)
+        return kept / (1 - self.rate) if self.rate < 1 else kept
 
 
 class MultiscaleBlock(nn.Module):
@@ -36,10 +39,8 @@ class MultiscaleBlock(nn.Module):
         self.shape = shape
         self.norm1 = nn.LayerNorm(shape.dim_in, eps=NORM_EPS)
         self.attn = MultiscaleAttention(shape, backend)
-        self.norm2 = nn.LayerNorm(shape.dim_out, eps=NORM_EPS)
-        wide = 4 * shape.dim_out
-        layers = [("0", nn.Linear(shape.dim_out, wide)), ("3", GeluLinear(wide, shape.dim_out))]
-        self.mlp = nn.Sequential(OrderedDict(layers))
+        self.norm2 = ReadNorm(shape.dim_out, eps=NORM_EPS)
+        self.mlp = NormMlp(shape.dim_out, 4 * shape.dim_out)
         self.drop_path = StochasticDepth(drop_path_rate)
         self.project = nn.Linear(shape.dim_in, shape.dim_out) if shape.dim_in != shape.dim_out else None
 
@@ -47,7 +48,7 @@ class MultiscaleBlock(nn.Module):
         normed = self.norm1(tokens)
         skip = tokens if self.project is None else self.project(normed)
         tokens = self._pool_skip(skip) + self.drop_path(self.attn(normed))
-        return tokens + self.drop_path(self.mlp(self.norm2(tokens)))
+        return self.norm2(tokens, reader=self.mlp, scale=self.drop_path.scale(tokens))
 
     def _pool_skip(self, tokens: Tensor) -> Tensor:
         if self.shape.query_stride == 1:

@@ -1,0 +1,120 @@
+"""Linear(LayerNorm(x)) that keeps x alone for backward: the normalised tokens are made again, at a percent of the time.
+
+The two modules own their parameters apart (`norm1.weight`, `attn.qkv.weight` of the public checkpoints) and ZeRO-3 has a module's
+parameters only inside its own forward. So the norm calls its reader from within its forward, parameters by keyword:
+`norm(tokens, reader=linear)`. (DeepSpeed wraps positional tensors of a module; keywords reach the function as they are.)
+"""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from deepcoro.kernels.precision import autocast_dtype
+
+
+class ReadNorm(nn.LayerNorm):
+    """A LayerNorm whose result goes straight into `reader`, which makes it again in backward instead of keeping it.
+
+    `reader(tokens, norm_weight=..., norm_bias=..., eps=..., **more)` is a `NormLinear` or the first layer of a `NormMlp`.
+    """
+
+    def forward(
+        self, tokens: Float[Tensor, "*batch dim"], reader: nn.Module | None = None, **more: object
+    ) -> Tensor:
+        if reader is None:
+            return super().forward(tokens)
+        return reader(tokens, norm_weight=self.weight, norm_bias=self.bias, eps=self.eps, **more)
+
+
+class NormLinear(nn.Linear):
+    """A linear layer that reads normalised tokens through `ReadNorm`, or plain ones; the values and gradients of `nn.Linear`."""
+
+    def forward(
+        self,
+        tokens: Float[Tensor, "*batch dim"],
+        norm_weight: Float[Tensor, " dim"] | None = None,
+        norm_bias: Float[Tensor, " dim"] | None = None,
+        eps: float = 0.0,
+    ) -> Float[Tensor, "*batch dim_out"]:
+        if norm_weight is None:
+            return super().forward(tokens)
+        dtype = autocast_dtype(self.weight)
+        with torch.autocast(tokens.device.type, enabled=False):
+            owned = (norm_weight, norm_bias, self.weight, self.bias)
+            return _NormLinear.apply(tokens, eps, dtype, *owned)
+
+
+class _NormLinear(torch.autograd.Function):
+    """Products in `dtype`, the norm in fp32 or wider. Keeps parameters as they are: their copies in half precision are made again."""
+
+    @staticmethod
+    def forward(ctx, tokens: Tensor, eps: float, dtype: torch.dtype, *parameters: Tensor) -> Tensor:
+        norm_weight, norm_bias, weight, bias = parameters
+        ctx.save_for_backward(tokens, norm_weight, norm_bias, weight)
+        ctx.eps, ctx.dtype = eps, dtype
+        normed, *_ = normalise(tokens, norm_weight, norm_bias, eps, dtype)
+        return F.linear(normed, weight.to(dtype), bias.to(dtype))
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        tokens, norm_weight, norm_bias, weight = ctx.saved_tensors
+        needs_tokens, _, _, needs_norm, needs_norm_bias, needs_weight, needs_bias = ctx.needs_input_grad
+        normed, mean, deviation = normalise(tokens, norm_weight, norm_bias, ctx.eps, ctx.dtype)
+        rows = gradient.flatten(0, -2)
+        by_weight = (rows.T @ normed.flatten(0, -2)).to(weight.dtype) if needs_weight else None
+        by_bias = sum_rows(rows).to(weight.dtype) if needs_bias else None
+        del normed
+        needs = (needs_tokens, needs_norm, needs_norm_bias)
+        by_tokens = by_norm = by_norm_bias = None
+        if any(needs):
+            by_normed = gradient @ weight.to(ctx.dtype)
+            by_tokens, by_norm, by_norm_bias = norm_gradients(
+                by_normed, tokens, mean, deviation, norm_weight, norm_bias, needs
+            )
+        return by_tokens, None, None, by_norm, by_norm_bias, by_weight, by_bias
+
+
+def normalise(
+    tokens: Float[Tensor, "*batch dim"],
+    weight: Float[Tensor, " dim"],
+    bias: Float[Tensor, " dim"],
+    eps: float,
+    dtype: torch.dtype,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """LayerNorm in `dtype`, computed in fp32 or wider, and the mean and inverse deviation of each token."""
+    tokens, weight, bias = _norm_inputs(tokens, weight, bias)
+    normed, mean, deviation = torch.native_layer_norm(tokens, weight.shape, weight, bias, eps)
+    return normed.to(dtype), mean, deviation
+
+
+def norm_gradients(
+    gradient: Tensor,
+    tokens: Tensor,
+    mean: Tensor,
+    deviation: Tensor,
+    weight: Tensor,
+    bias: Tensor,
+    needs: tuple[bool, bool, bool],
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Gradients of tokens, weight and bias of a LayerNorm, each in the format of its tensor."""
+    wide, *own = _norm_inputs(tokens, weight, bias)
+    by_tokens, by_weight, by_bias = torch.ops.aten.native_layer_norm_backward(
+        gradient.to(wide.dtype), wide, weight.shape, mean, deviation, *own, list(needs)
+    )
+    return by_tokens.to(tokens.dtype) if needs[0] else None, by_weight, by_bias
+
+
+def sum_rows(rows: Float[Tensor, "row dim"]) -> Float[Tensor, " dim"]:
+    """Sum over rows in fp32 or wider: the gradient of a bias."""
+    return rows.sum(0, dtype=torch.promote_types(rows.dtype, torch.float32))
+
+
+def _norm_inputs(tokens: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """CUDA's LayerNorm wants one format for all three; the CPU's also reads half-precision tokens under fp32 weights."""
+    if tokens.is_cuda and tokens.dtype in (torch.bfloat16, torch.float16):
+        tokens = tokens.float()
+    if tokens.dtype in (torch.float32, torch.float64):
+        weight, bias = weight.to(tokens.dtype), bias.to(tokens.dtype)
+    return tokens, weight, bias
