@@ -61,7 +61,7 @@ def make_model(name: str, options: argparse.Namespace) -> nn.Module:
             drop_path_rate=0.0,
             head_dropout=0.0,
             attention=options.attention,
-            activation_checkpointing=options.checkpointing,
+            activation_checkpointing="blocks" if options.checkpointing else "none",
         )
         model = VideoMViT.from_variant(
             "mvit_v2_s", 400, frames=options.frames, size_px=options.size_px, settings=settings

@@ -5,10 +5,12 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from deepcoro.config import ConfigError
 from deepcoro.kernels.norm_linear import ReadNorm
 from deepcoro.kernels.norm_mlp import NormMlp
 from deepcoro.kernels.pooling import max_pool_frames
 from deepcoro.mvit.attention import NORM_EPS, MultiscaleAttention
+from deepcoro.mvit.checkpointing import CHECKPOINTING, remade
 from deepcoro.mvit.shapes import BlockShape
 
 
@@ -19,12 +21,8 @@ class StochasticDepth(nn.Module):
         super().__init__()
         self.rate = rate
 
-    def forward(self, branch: Float[Tensor, "batch token dim"]) -> Float[Tensor, "batch token dim"]:
-        scale = self.scale(branch)
-        return branch if scale is None else branch * scale.to(branch.dtype)
-
-    def scale(self, tokens: Float[Tensor, "batch token dim"]) -> Float[Tensor, "batch 1 1"] | None:
-        """What each clip's branch is to be multiplied with, drawn anew; None where nothing is dropped."""
+    def forward(self, tokens: Float[Tensor, "batch token dim"]) -> Float[Tensor, "batch 1 1"] | None:
+        """The factor of each clip's branch, drawn anew; None where nothing is dropped."""
         if not self.training or self.rate == 0:
             return None
         kept = torch.empty(len(tokens), 1, 1, device=tokens.device).bernoulli_(1 - self.rate)
@@ -34,8 +32,13 @@ class StochasticDepth(nn.Module):
 class MultiscaleBlock(nn.Module):
     """x -> pool(x) + attention(norm(x)) -> x + mlp(norm(x)); width and grid change in the attention."""
 
-    def __init__(self, shape: BlockShape, drop_path_rate: float, backend: str) -> None:
+    def __init__(
+        self, shape: BlockShape, drop_path_rate: float, backend: str, checkpointing: str = "none"
+    ) -> None:
         super().__init__()
+        if checkpointing not in CHECKPOINTING:
+            raise ConfigError(f"activation_checkpointing is '{checkpointing}'; allowed: {CHECKPOINTING}")
+        self.checkpointing = checkpointing
         self.shape = shape
         self.norm1 = nn.LayerNorm(shape.dim_in, eps=NORM_EPS)
         self.attn = MultiscaleAttention(shape, backend)
@@ -45,10 +48,20 @@ class MultiscaleBlock(nn.Module):
         self.project = nn.Linear(shape.dim_in, shape.dim_out) if shape.dim_in != shape.dim_out else None
 
     def forward(self, tokens: Float[Tensor, "batch token dim"]) -> Float[Tensor, "batch token_out dim_out"]:
+        """The result has the format of `tokens`: fp32, or bfloat16 for a stream that is to take half the memory."""
+        whole = self.checkpointing == "blocks"
+        scale = self.drop_path(tokens)
+        tokens = remade(self._attend, tokens, scale) if whole else self._attend(tokens, scale)
+        keep_hidden = self.checkpointing == "none"
+        return self.norm2(tokens, reader=self.mlp, scale=self.drop_path(tokens), keep_hidden=keep_hidden)
+
+    def _attend(self, tokens: Tensor, scale: Tensor | None) -> Tensor:
         normed = self.norm1(tokens)
         skip = tokens if self.project is None else self.project(normed)
-        tokens = self._pool_skip(skip) + self.drop_path(self.attn(normed))
-        return self.norm2(tokens, reader=self.mlp, scale=self.drop_path.scale(tokens))
+        branch = self.attn(normed)
+        if scale is not None:
+            branch.mul_(scale)  # in place and in fp32 inside: nothing reads the branch before it
+        return self._pool_skip(skip).to(tokens.dtype) + branch
 
     def _pool_skip(self, tokens: Tensor) -> Tensor:
         if self.shape.query_stride == 1:

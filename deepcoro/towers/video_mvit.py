@@ -10,12 +10,12 @@ import torch
 from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from deepcoro.config import Block, ConfigError
 from deepcoro.features import VideoFeatures, encode_clips, flatten_studies
 from deepcoro.mvit.attention import NORM_EPS
 from deepcoro.mvit.block import MultiscaleBlock
+from deepcoro.mvit.checkpointing import residual_stream
 from deepcoro.mvit.embedding import ClassToken, PatchEmbedding
 from deepcoro.mvit.shapes import VARIANTS, Grid, Variant, strided
 from deepcoro.mvit.state_dicts import fit_tensor
@@ -42,8 +42,9 @@ class Config(Block):
     """How attention is computed: fused runs scaled_dot_product_attention, plain holds the whole map (slow, for checks), flash_attn uses that package on CUDA where it imports."""
 
     def build(self, frames: int, size_px: int) -> "VideoMViT":
+        checkpointing = "blocks" if self.activation_checkpointing else "none"
         settings = EncoderSettings(
-            self.drop_path_rate, 0.0, self.attention, self.activation_checkpointing, self.video_freeze_ratio
+            self.drop_path_rate, 0.0, self.attention, checkpointing, self.video_freeze_ratio
         )
         tower = VideoMViT.from_variant(self.variant, frames=frames, size_px=size_px, settings=settings)
         if self.weights is not None:
@@ -58,8 +59,9 @@ class EncoderSettings:
     drop_path_rate: float | None = None
     head_dropout: float = 0.5
     attention: str = "auto"
-    activation_checkpointing: bool = False
+    activation_checkpointing: str = "none"
     video_freeze_ratio: float = 0.0
+    residual: str = "fp32"
 
 
 class VideoMViT(nn.Module):
@@ -80,7 +82,7 @@ class VideoMViT(nn.Module):
         self.conv_proj = PatchEmbedding(variant.dim, grid)
         self.pos_encoding = ClassToken(variant.dim)
         self.blocks = nn.ModuleList(
-            MultiscaleBlock(shape, rate, settings.attention)
+            MultiscaleBlock(shape, rate, settings.attention, settings.activation_checkpointing)
             for shape, rate in zip(shapes, rates, strict=True)
         )
         self.norm = nn.LayerNorm(self.dim, eps=NORM_EPS)
@@ -145,16 +147,10 @@ class VideoMViT(nn.Module):
         self, video: Float[Tensor, "clip channel frame height width"]
     ) -> Float[Tensor, "clip token dim"]:
         """Tokens of each clip, its class token first. Grey films may have one channel."""
-        tokens = self.pos_encoding(self.conv_proj(video))
+        tokens = residual_stream(self.pos_encoding(self.conv_proj(video)), self.settings.residual)
         for block in self.blocks:
-            tokens = self._run(block, tokens)
+            tokens = block(tokens)
         return self.norm(tokens)
-
-    def _run(self, block: nn.Module, tokens: Tensor) -> Tensor:
-        needs_graph = torch.is_grad_enabled() and block not in self.frozen
-        if self.settings.activation_checkpointing and needs_graph:
-            return checkpoint(block, tokens, use_reentrant=False)
-        return block(tokens)
 
     def _freeze(self, ratio: float) -> list[nn.Module]:
         """The bottom floor(ratio * (embedding + blocks)) parts, without gradient; returned so that train() leaves them in eval."""
