@@ -1,167 +1,153 @@
 """Attention with decomposed relative positions (Li et al. 2022, MViTv2, arXiv:2112.01526, eq. 3-4) that runs on fused kernels.
 
 The bias of query i and key j is q_i . (R_t[i_t, j_t] + R_h[i_h, j_h] + R_w[i_w, j_w]), of the unscaled query. Written as
-q' = [s q, q R_t, q R_h, q R_w], k' = [k, onehot(j_t), onehot(j_h), onehot(j_w)] it is plain attention of scale 1 in a wider
+q' = [q, q R_h, q R_w, q R_t], k' = [s k, onehot(j_h), onehot(j_w), onehot(j_t)] it is plain attention of scale 1 in a wider
 head, exactly (FlashBias, arXiv:2505.12044). The class token, if any, comes first and has no bias.
 """
 
-import functools
-
 import torch
 import torch.nn.functional as F
-from einops import einsum, rearrange
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
-from deepcoro.kernels.precision import autocast_dtype, kernel_dtype
-
-ATTENTION_BACKENDS = ("auto", "fused", "plain", "flash_attn")
-
-Tables = tuple[Float[Tensor, "_ _ dim"], Float[Tensor, "_ _ dim"], Float[Tensor, "_ _ dim"]]
+from deepcoro.kernels.attention_kernels import Attended
+from deepcoro.kernels.attention_layout import AttentionLayout, write_one_hots
+from deepcoro.kernels.attention_plan import AttentionPlan
+from deepcoro.kernels.key_split import SplitInputs, split_backward, split_forward
+from deepcoro.kernels.plain_attention import plain_attention
+from deepcoro.kernels.position_terms import Tables, query_terms, query_terms_backward
+from deepcoro.kernels.precision import autocast_dtype
 
 
 def rel_pos_attention(
-    q: Float[Tensor, "batch head query dim"],
-    k: Float[Tensor, "batch head key dim"],
-    v: Float[Tensor, "batch head key value"],
-    tables: Tables,
-    key_axes: Float[Tensor, "key axes"] | None = None,
-    backend: str = "auto",
-) -> Float[Tensor, "batch head query value"]:
-    """Softmax attention with the bias of `tables` (R_t, R_h, R_w, each [query, key, dim] along its axis).
+    q: Float[Tensor, "batch query head width"],
+    k: Float[Tensor, "batch key head width"],
+    v: Float[Tensor, "batch key head value_width"],
+    tables: Tables | None,
+    layout: AttentionLayout,
+    plan: AttentionPlan,
+    *,
+    add_queries: bool = False,
+) -> Float[Tensor, "batch query head dim"]:
+    """softmax(q k^T + bias) v for heads written at the plan's widths: `dim` channels, then zeros; k comes times dim ** -0.5.
 
-    Tokens run (frame height width) with at most one class token before them; `key_axes` is `key_one_hots(...)`, made here
-    when not given. `auto` is the fused form: on CPU it won or tied at every shape of MViTv2-S but for blocks with few
-    queries (fp32 forward + backward, Zen 3, against attention without any bias: 258/348 ms in block 0, 622/659 in block 1,
-    74/67 in blocks 4-13), and it never holds the attention map. Differs from `plain` by rounding only.
+    The columns after `dim` of q and k are filled in here, in place: they belong to this function, and their gradients mean
+    nothing. `tables` are the parameters R_t, R_h, R_w with 2 * max(queries, keys on the axis) - 1 rows each; None for
+    attention without positions. `add_queries` adds each query to its own result, the class token's excepted: the residual
+    of MViTv2 at no cost. What stays for backward are q, k, v and, for kernels of libraries, their result.
     """
-    if backend not in ATTENTION_BACKENDS:
-        raise ValueError(f"attention backend is '{backend}'; allowed: {ATTENTION_BACKENDS}")
-    dtype, out_dtype = kernel_dtype(q), autocast_dtype(q)
-    if backend == "plain":
-        dtype = torch.promote_types(q.dtype, torch.float32)
-    q, k, v = (tensor.to(dtype) for tensor in (q, k, v))
-    tables = tuple(table.to(dtype) for table in tables)
+    _check(q, k, v, plan)
+    if plan.kernel is None:
+        out = plain_attention(q, k, v, tables, layout)
+        return _with_queries(out, q, layout) if add_queries else out
+    return _attend(q, k, v, tables or (), layout, plan, add_queries)
+
+
+@torch.compiler.disable
+def _attend(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    tables: tuple[Tensor, ...],
+    layout: AttentionLayout,
+    plan: AttentionPlan,
+    add_queries: bool,
+) -> Tensor:
+    out_dtype = autocast_dtype(q)
+    heads = (each.to(plan.dtype) for each in (q, k, v))
+    tables = (table.to(plan.dtype) for table in tables)
     with torch.autocast(q.device.type, enabled=False):
-        if backend == "plain":
-            return _plain(q, k, v, tables).to(out_dtype)
-        if key_axes is None:
-            key_axes = key_one_hots(*(table.shape[1] for table in tables), num_keys=k.shape[2]).to(q.device)
-        return _folded(q, k, v, tables, key_axes, backend).to(out_dtype)
+        return _Attention.apply(*heads, layout, plan, add_queries, *tables).to(out_dtype)
 
 
-def relative_index(num_queries: int, num_keys: int) -> Int[Tensor, "query key"]:
-    """Row of a table of 2 * max(queries, keys) - 1 relative positions for each pair, the coarser axis stretched over the finer."""
-    query_step = max(num_keys / num_queries, 1.0)
-    key_step = max(num_queries / num_keys, 1.0)
-    query = torch.arange(num_queries)[:, None] * query_step
-    key = (num_keys - 1 - torch.arange(num_keys))[None] * key_step
-    return (query + key).long()
+def _check(q: Tensor, k: Tensor, v: Tensor, plan: AttentionPlan) -> None:
+    widths = (q.shape[-1], k.shape[-1], v.shape[-1])
+    expected = (plan.width, plan.width, plan.value_width)
+    if widths != expected:
+        raise ValueError(f"q, k, v are {widths} columns wide; the plan of this attention asks for {expected}")
 
 
-def key_one_hots(frames: int, height: int, width: int, num_keys: int) -> Float[Tensor, "key axes"]:
-    """Per key its frame, row and column as three one-hots side by side; zeros for the class token."""
-    grid = torch.cartesian_prod(torch.arange(frames), torch.arange(height), torch.arange(width))
-    hots = [F.one_hot(grid[:, axis], size) for axis, size in enumerate((frames, height, width))]
-    axes = torch.cat(hots, dim=1).float()
-    return F.pad(axes, (0, 0, num_keys - len(axes), 0))
+def _with_queries(out: Tensor, q: Tensor, layout: AttentionLayout) -> Tensor:
+    first = int(layout.has_class_token)
+    added = out[:, first:] + q[:, first:, :, : out.shape[-1]]
+    return torch.cat((out[:, :first], added), dim=1)
 
 
-def _plain(q: Tensor, k: Tensor, v: Tensor, tables: Tables) -> Tensor:
-    """The oracle: scores, the bias and their softmax held in full."""
-    scores = einsum(q, k, "b n q c, b n k c -> b n q k") * q.shape[-1] ** -0.5
-    by_frame, by_row, by_column = _query_terms(_patches(q, tables), tables)
-    bias = (
-        rearrange(by_frame, "b n t h w k -> b n t h w k 1 1")
-        + rearrange(by_row, "b n t h w k -> b n t h w 1 k 1")
-        + rearrange(by_column, "b n t h w k -> b n t h w 1 1 k")
-    )
-    bias = rearrange(bias, "b n t h w kt kh kw -> b n (t h w) (kt kh kw)")
-    missing = (scores.shape[3] - bias.shape[3], scores.shape[2] - bias.shape[2])
-    weights = (scores + F.pad(bias, (missing[0], 0, missing[1], 0))).softmax(dim=-1)
-    return weights @ v
-
-
-def _folded(q: Tensor, k: Tensor, v: Tensor, tables: Tables, key_axes: Tensor, backend: str) -> Tensor:
-    width = q.shape[-1] + key_axes.shape[1]
-    padding = -width % 8  # fused kernels read rows of 16 bytes
-    folded_q = _FoldQuery.apply(q, *tables, padding)
-    axes = F.pad(key_axes.to(k.dtype), (0, padding)).expand(*k.shape[:2], -1, -1)
-    folded_k = torch.cat((k, axes), dim=-1)
-    num_values = v.shape[-1]
-    # fused kernels want values as wide as keys; the columns of zeros are cut off again
-    wide_v = F.pad(v, (0, folded_k.shape[-1] - num_values))
-    if backend == "flash_attn":
-        return _flash_attn(folded_q, folded_k, wide_v)[..., :num_values]
-    return F.scaled_dot_product_attention(folded_q, folded_k, wide_v, scale=1.0)[..., :num_values]
-
-
-class _FoldQuery(torch.autograd.Function):
-    """q -> [s q, q R_t, q R_h, q R_w, 0]. Keeps its result, which attention keeps anyway, instead of q and three copies of it."""
+class _Attention(torch.autograd.Function):
+    """Completes q and k in place, and keeps them: q' serves the tables' gradients too, without a copy of q."""
 
     @staticmethod
-    def forward(ctx, q: Tensor, table_t: Tensor, table_h: Tensor, table_w: Tensor, padding: int) -> Tensor:
-        tables = (table_t, table_h, table_w)
-        dim, num_extra = q.shape[-1], sum(table.shape[1] for table in tables)
-        folded = q.new_zeros(*q.shape[:-1], dim + num_extra + padding)
-        torch.mul(q, dim**-0.5, out=folded[..., :dim])
-        start = dim
-        for term in _query_terms(_patches(q, tables), tables):
-            _patches(folded, tables)[..., start : start + term.shape[-1]] = term
-            start += term.shape[-1]
-        ctx.save_for_backward(folded, *tables)
-        return folded
+    def forward(ctx, q, k, v, layout, plan, add_queries, *tables):
+        inputs = _fold(SplitInputs(q, None, k, v), tables, layout, plan)
+        if plan.split is None:
+            attended = plan.kernel.forward(q, k, v)
+        else:
+            attended = split_forward(plan.kernel, plan.split, inputs)
+        out = attended.out[..., : plan.dim]
+        keeps_out = attended.logsumexp is not None
+        ctx.save_for_backward(*inputs, *(attended[:2] if keeps_out else (None, None)), *tables)
+        ctx.extras, ctx.layout, ctx.plan, ctx.add_queries = attended.extras, layout, plan, add_queries
+        if not add_queries:
+            return out
+        out = out.clone() if keeps_out else out
+        layout.query_patches(out).add_(layout.query_patches(q)[..., : plan.dim])
+        return out
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        folded, *saved = ctx.saved_tensors
-        tables = tuple(saved)
-        dim = tables[0].shape[-1]
-        scale = dim**-0.5
-        by_q = gradient[..., :dim] * scale
-        scaled_patches, by_patches = _patches(folded, tables)[..., :dim], _patches(by_q, tables)
-        by_tables, start = [], dim
-        for axis, table in zip("thw", tables, strict=True):
-            by_term = _patches(gradient, tables)[..., start : start + table.shape[1]]
-            by_patches += einsum(by_term, table, f"b n t h w k, {axis} k c -> b n t h w c")
-            by_tables.append(
-                einsum(by_term, scaled_patches, f"b n t h w k, b n t h w c -> {axis} k c") / scale
-            )
-            start += table.shape[1]
-        return by_q, *by_tables, None
+    def backward(ctx, by_out):
+        q, by_frame, k, v, out, logsumexp, *tables = ctx.saved_tensors
+        plan, layout = ctx.plan, ctx.layout
+        attended = Attended(out, logsumexp, ctx.extras)
+        wide = F.pad(by_out, (0, v.shape[-1] - plan.dim))
+        if plan.split is None:
+            by_q, by_k, by_v = plan.kernel.backward(wide, q, k, v, attended)
+            gradients = SplitInputs(by_q, None, by_k, by_v)
+        else:
+            inputs = SplitInputs(q, by_frame, k, v)
+            # the columns of time are written anew for each part: not a change that autograd has to object to
+            with torch.autograd._unsafe_preserve_version_counter(q):
+                gradients = split_backward(plan.kernel, plan.split, wide, inputs, attended)
+        by_queries = layout.query_patches(gradients.q)[..., : plan.dim]
+        by_tables = ()
+        if tables:
+            queries = layout.query_patches(q)[..., : plan.dim]
+            by_terms = _gradients_of_terms(gradients, layout, plan)
+            by_tables = query_terms_backward(by_terms, queries, tuple(tables), layout, by_queries)
+        if ctx.add_queries:
+            by_queries += layout.query_patches(by_out)
+        return gradients.q, gradients.k, gradients.v, None, None, None, *by_tables
 
 
-def _patches(tokens: Tensor, tables: Tables) -> Tensor:
-    """The grid [b, n, t, h, w, c] of the tokens without the class token, as a view."""
-    frames, height, width = (table.shape[0] for table in tables)
-    grid = tokens[:, :, tokens.shape[2] - frames * height * width :]
-    return rearrange(grid, "b n (t h w) c -> b n t h w c", t=frames, h=height)
+def _fold(
+    inputs: SplitInputs, tables: tuple[Tensor, ...], layout: AttentionLayout, plan: AttentionPlan
+) -> SplitInputs:
+    """Writes the columns of height, width and time behind the channels; with a key split those of time stay apart."""
+    if not tables:
+        return inputs
+    q, _, k, _ = inputs
+    frames, height, width = layout.key_grid
+    queries = layout.query_patches(q)
+    by_frame, by_row, by_column = query_terms(queries[..., : plan.dim], tables, layout)
+    time = plan.dim + height + width
+    queries[..., plan.dim : plan.dim + height] = by_row
+    queries[..., plan.dim + height : time] = by_column
+    if plan.split is None:
+        queries[..., time : time + frames] = by_frame
+        write_one_hots(k[..., plan.dim : time + frames], layout, frames)
+        return inputs
+    per_part = plan.split.frames_per_part
+    write_one_hots(k[..., plan.dim : time + per_part], layout, per_part)
+    apart = F.pad(by_frame, (0, 0, 0, 0, q.shape[1] - queries.shape[1], 0))
+    return inputs._replace(by_frame=apart)
 
 
-def _query_terms(patches: Tensor, tables: Tables) -> list[Tensor]:
-    """q . R along each axis: [b, n, t, h, w, key position on that axis]."""
-    return [
-        einsum(patches, table, f"b n t h w c, {axis} k c -> b n t h w k")
-        for axis, table in zip("thw", tables, strict=True)
-    ]
-
-
-@functools.cache
-def flash_attn_available() -> bool:
-    """Whether the optional package flash-attn imports here (it needs CUDA; torch's own kernels serve without it)."""
-    if not torch.cuda.is_available():
-        return False
-    try:
-        import flash_attn  # noqa: F401
-    except ImportError:
-        return False
-    return True
-
-
-def _flash_attn(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    if not (q.is_cuda and q.dtype in (torch.bfloat16, torch.float16) and flash_attn_available()):
-        return F.scaled_dot_product_attention(q, k, v, scale=1.0)
-    from flash_attn import flash_attn_func
-
-    rows = (rearrange(tensor, "b n l c -> b l n c") for tensor in (q, k, v))
-    return rearrange(flash_attn_func(*rows, softmax_scale=1.0), "b l n c -> b n l c")
+def _gradients_of_terms(
+    gradients: SplitInputs, layout: AttentionLayout, plan: AttentionPlan
+) -> tuple[Tensor, Tensor, Tensor]:
+    frames, height, width = layout.key_grid
+    queries = layout.query_patches(gradients.q)[..., plan.dim :]
+    if plan.split is None:
+        by_frame = queries[..., height + width : height + width + frames]
+    else:
+        by_frame = layout.query_patches(gradients.by_frame)
+    return by_frame, queries[..., :height], queries[..., height : height + width]

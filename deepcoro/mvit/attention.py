@@ -4,12 +4,15 @@ Parameter names are those of the public Kinetics-400 checkpoint, so that its sta
 """
 
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from deepcoro.kernels.attention_layout import AttentionLayout
+from deepcoro.kernels.attention_plan import plan_attention
 from deepcoro.kernels.pooling import depthwise_pool
-from deepcoro.kernels.rel_pos_attention import key_one_hots, rel_pos_attention, relative_index
+from deepcoro.kernels.rel_pos_attention import rel_pos_attention
 from deepcoro.mvit.shapes import BlockShape
 
 NORM_EPS = 1e-6
@@ -42,10 +45,10 @@ class TokenPool(nn.Module):
         self,
         class_token: Float[Tensor, "batch 1 channel"],
         grid: Float[Tensor, "batch frame height width channel"],
-    ) -> Float[Tensor, "batch head token dim"]:
-        pooled = rearrange(self.pool(grid), "b t h w (n c) -> b n (t h w) c", n=self.heads)
-        class_token = rearrange(class_token, "b one (n c) -> b n one c", n=self.heads)
-        return self.norm_act(torch.cat((class_token, pooled), dim=2))
+    ) -> Float[Tensor, "batch token head dim"]:
+        pooled = rearrange(self.pool(grid), "b t h w (n c) -> b (t h w) n c", n=self.heads)
+        class_token = rearrange(class_token, "b one (n c) -> b one n c", n=self.heads)
+        return self.norm_act(torch.cat((class_token, pooled), dim=1))
 
 
 class MultiscaleAttention(nn.Module):
@@ -62,9 +65,7 @@ class MultiscaleAttention(nn.Module):
         for axis, queries, keys in zip("thw", shape.query_grid, shape.key_grid, strict=True):
             table = torch.empty(2 * max(queries, keys) - 1, shape.head_dim)
             self.register_parameter(f"rel_pos_{axis}", nn.Parameter(nn.init.trunc_normal_(table, std=0.02)))
-            self.register_buffer(f"index_{axis}", relative_index(queries, keys), persistent=False)
-        num_keys = 1 + shape.key_grid[0] * shape.key_grid[1] * shape.key_grid[2]
-        self.register_buffer("key_axes", key_one_hots(*shape.key_grid, num_keys=num_keys), persistent=False)
+        self.layout = AttentionLayout(shape.query_grid, shape.key_grid)
 
     def forward(self, tokens: Float[Tensor, "batch token dim"]) -> Float[Tensor, "batch token_out dim_out"]:
         frames, height, width = self.shape.grid
@@ -75,17 +76,10 @@ class MultiscaleAttention(nn.Module):
             pool(*parts)
             for pool, *parts in zip(pools, class_token.chunk(3, -1), grid.chunk(3, -1), strict=True)
         )
-        tables = (
-            self.rel_pos_t[self.index_t],
-            self.rel_pos_h[self.index_h],
-            self.rel_pos_w[self.index_w],
-        )
-        attended = rel_pos_attention(q, k, v, tables, self.key_axes, self.backend)
-        return self.project(_add_pooled_queries(attended, q))
-
-
-def _add_pooled_queries(attended: Tensor, q: Tensor) -> Tensor:
-    """The residual of MViTv2, heads side by side; the class token has none."""
-    merged = rearrange(attended + q, "b n l c -> b l (n c)")
-    merged[:, 0] = rearrange(attended[:, :, 0], "b n c -> b (n c)")
-    return merged
+        plan = plan_attention(self.layout, q, self.shape.head_dim, self.backend)
+        k = k * self.shape.head_dim**-0.5
+        q, k = (F.pad(part, (0, plan.width - self.shape.head_dim)) for part in (q, k))
+        v = F.pad(v, (0, plan.value_width - self.shape.head_dim))
+        tables = (self.rel_pos_t, self.rel_pos_h, self.rel_pos_w)
+        attended = rel_pos_attention(q, k, v, tables, self.layout, plan, add_queries=True)
+        return self.project(rearrange(attended, "b l n c -> b l (n c)"))

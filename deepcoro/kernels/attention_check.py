@@ -1,0 +1,139 @@
+"""Holds a kernel against the oracle at start-up, at the width it will run at: a wrong gradient would train on without a word.
+
+It is not a formality: a shipped flash-attention release computed a wrong dQ at some head widths (flash_attn_package.py).
+"""
+
+from functools import cache
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from einops import einsum, reduce
+from torch import Tensor
+
+from deepcoro.kernels.attention_kernels import AttentionKernel, AttentionProblem
+from deepcoro.kernels.key_split import KeySplit, SplitInputs, split_backward, split_forward
+
+NUM_CLIPS, NUM_HEADS, NUM_QUERIES, KEYS_PER_FRAME = 2, 2, 193, 61
+TOLERANCE = {torch.bfloat16: 3e-2, torch.float16: 5e-3, torch.float32: 2e-3, torch.float64: 1e-9}
+"""Allowed norm of the difference over the norm of the truth: several times what rounding does, far below any mistake."""
+FAILURES = (RuntimeError, TypeError, ValueError, AssertionError, AttributeError, KeyError)
+"""What a library raises on a head, a device or a signature that it does not know."""
+
+
+def check_kernel(
+    kernel: AttentionKernel,
+    width: int,
+    value_width: int,
+    problem: AttentionProblem,
+    split: KeySplit | None = None,
+) -> str | None:
+    """None when result and gradients agree with the oracle, else the reason to refuse the kernel, with figures."""
+    # the answer depends on the shape of a head, not on the number of tokens
+    return _check(kernel, width, value_width, problem._replace(num_queries=0, num_keys=0), split)
+
+
+@torch.compiler.disable
+@cache
+def _check(
+    kernel: AttentionKernel, width: int, value_width: int, problem: AttentionProblem, split: KeySplit | None
+) -> str | None:
+    with torch.inference_mode(False), torch.autocast(problem.device.type, enabled=False):
+        drawn = _draw(problem)
+        expected = _oracle(drawn, problem.dim)
+        try:
+            found = _run(kernel, drawn, (width, value_width), problem, split)
+        except FAILURES as error:
+            return f"it fails: {type(error).__name__}: {next(iter(str(error).splitlines()), '')}"
+    errors = {name: _relative_error(found[name], truth) for name, truth in expected.items()}
+    allowed = TOLERANCE[problem.dtype]
+    if all(error <= allowed for error in errors.values()):
+        return None
+    figures = ", ".join(f"{name} {error:.1e}" for name, error in errors.items())
+    return f"it disagrees with the oracle at width {width} (relative errors {figures}; allowed {allowed:.0e})"
+
+
+class _Drawn(NamedTuple):
+    """Random numbers in the format of the problem; q and k with their columns of height, width and time."""
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    by_out: Tensor
+
+
+def _draw(problem: AttentionProblem) -> _Drawn:
+    """As the encoder would hand them over, the class token first, from a generator of its own."""
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(num_tokens: int, columns: int) -> Tensor:
+        drawn = torch.randn(NUM_CLIPS, num_tokens, NUM_HEADS, columns, generator=generator)
+        return drawn.to(problem.device, problem.dtype)
+
+    sizes = problem.key_grid or (0, 0, 0)
+    num_frames = max(sizes[0], 1)
+    dim, num_keys = problem.dim, 1 + num_frames * KEYS_PER_FRAME
+    q, k = draw(NUM_QUERIES, dim + sum(sizes)), draw(num_keys, dim + sum(sizes))
+    k[..., :dim] *= dim**-0.5
+    k[..., dim:] = 0
+    if problem.key_grid is not None:
+        frames, height, width = sizes
+        patch = torch.arange(num_keys - 1, device=problem.device)
+        columns = (patch % height, height + patch % width, height + width + patch // KEYS_PER_FRAME)
+        for column in columns:
+            k[:, 1 + patch, :, dim + column] = 1
+    return _Drawn(q, k, draw(num_keys, dim), draw(NUM_QUERIES, dim))
+
+
+def _oracle(drawn: _Drawn, dim: int) -> dict[str, Tensor]:
+    """The result and gradients in float64 of the same rounded inputs, by autograd."""
+    with torch.enable_grad():
+        q, k, v = (each.double().requires_grad_() for each in drawn[:3])
+        weights = einsum(q, k, "b q n c, b k n c -> b n q k").softmax(-1)
+        out = einsum(weights, v, "b n q k, b k n c -> b q n c")
+        by_q, by_k, by_v = torch.autograd.grad(out, (q, k, v), drawn.by_out.double())
+    return _named(out.detach(), by_q, by_k, by_v, dim)
+
+
+@torch.no_grad()
+def _run(
+    kernel: AttentionKernel,
+    drawn: _Drawn,
+    widths: tuple[int, int],
+    problem: AttentionProblem,
+    split: KeySplit | None,
+) -> dict[str, Tensor]:
+    width, value_width = widths
+    dim, columns = problem.dim, drawn.q.shape[-1]
+    v, by_out = (F.pad(each, (0, value_width - dim)) for each in (drawn.v, drawn.by_out))
+    if split is None:
+        q, k = (F.pad(each, (0, width - columns)) for each in (drawn.q, drawn.k))
+        attended = kernel.forward(q, k, v)
+        by_q, by_k, by_v = kernel.backward(by_out, q, k, v, attended)
+        return _named(attended.out[..., :dim], by_q[..., :columns], by_k, by_v[..., :dim], dim)
+    inputs = _split_inputs(drawn, width, v, split)
+    attended = split_forward(kernel, split, inputs)
+    gradients = split_backward(kernel, split, by_out, inputs, attended)
+    by_q = torch.cat((gradients.q[..., : split.first_column], gradients.by_frame), dim=-1)
+    return _named(attended.out[..., :dim], by_q, gradients.k, gradients.v[..., :dim], dim)
+
+
+def _split_inputs(drawn: _Drawn, width: int, v: Tensor, split: KeySplit) -> SplitInputs:
+    """The columns of time taken out of the queries, those of the keys folded to frames of a part."""
+    first, per_part = split.first_column, split.frames_per_part
+    q = F.pad(drawn.q[..., :first], (0, width - first))
+    hots = drawn.k[..., first:]
+    hots = F.pad(hots, (0, -hots.shape[-1] % per_part))
+    folded = reduce(hots, "b k n (part frame) -> b k n frame", "sum", frame=per_part)
+    k = torch.cat((drawn.k[..., :first], folded), dim=-1)
+    return SplitInputs(q, drawn.q[..., first:].contiguous(), F.pad(k, (0, width - k.shape[-1])), v)
+
+
+def _named(out: Tensor, by_q: Tensor, by_k: Tensor, by_v: Tensor, dim: int) -> dict[str, Tensor]:
+    named = {"out": out, "dQ": by_q[..., :dim], "dK": by_k[..., :dim], "dV": by_v}
+    # the columns of q . R, from which the gradients of the tables R are made
+    return named | ({"dR": by_q[..., dim:]} if by_q.shape[-1] > dim else {})
+
+
+def _relative_error(found: Tensor, truth: Tensor) -> float:
+    return ((found.double() - truth).norm() / truth.norm()).item()

@@ -1,0 +1,167 @@
+"""Which kernel computes an attention, at which width, chosen by shape, number format and device and logged once.
+
+The choice is a rule, never a timing: every rank takes the same kernel, and so does a run that goes on after a stop. What the
+rule is based on, and the command that measures it anew, is in docs/benchmarks/attention.md.
+"""
+
+import logging
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+from torch import Tensor
+
+from deepcoro.kernels.attention_check import check_kernel
+from deepcoro.kernels.attention_kernels import AttentionKernel, AttentionProblem, half
+from deepcoro.kernels.attention_layout import AttentionLayout
+from deepcoro.kernels.flash_attn_package import FLASH_ATTN_2, FLASH_ATTN_3, FLASH_ATTN_4
+from deepcoro.kernels.key_split import KeySplit
+from deepcoro.kernels.library_attention import CPU_FLASH, CUDNN, CUDNN_WIDE, EFFICIENT, FLASH
+from deepcoro.kernels.precision import kernel_dtype
+from deepcoro.kernels.tiled_attention import TILED
+
+logger = logging.getLogger(__name__)
+
+ATTENTION_BACKENDS = ("auto", "fused", "plain", "tiled", "flash_attn", "cudnn", "flash", "efficient")
+
+NAMED = {
+    "tiled": (TILED,),
+    "flash_attn": (FLASH_ATTN_3, FLASH_ATTN_4, FLASH_ATTN_2),
+    "cudnn": (CUDNN, CUDNN_WIDE),
+    "flash": (FLASH, CPU_FLASH),
+    "efficient": (EFFICIENT,),
+}
+FUSED_ON_CUDA = {
+    8: (FLASH_ATTN_2, FLASH, CUDNN, CUDNN_WIDE, EFFICIENT),
+    9: (CUDNN, CUDNN_WIDE, FLASH_ATTN_3, FLASH_ATTN_4, FLASH_ATTN_2, FLASH, EFFICIENT),
+    10: (FLASH_ATTN_4, CUDNN, CUDNN_WIDE, FLASH, EFFICIENT),
+}
+"""By major compute capability, the fastest first as published: on Hopper cuDNN trained 1.7-2.3 times as fast as
+torch's own flash kernel (huggingface/transformers pull request 48163). Not measured by this project yet."""
+
+FAST_WIDTH = 128
+"""Kernels on CUDA have forms for heads of 64, 96 and 128 columns; the next, 160 or 192, cost half as much again."""
+MAX_PARTS = 2
+"""More parts of the keys than this cost more than wide heads do."""
+
+
+@dataclass(frozen=True)
+class AttentionPlan:
+    """A kernel (None: the oracle `plain`) and how wide q, k and v are to be written for it."""
+
+    dim: int
+    dtype: torch.dtype
+    kernel: AttentionKernel | None
+    width: int
+    value_width: int
+    split: KeySplit | None = None
+
+
+def plan_attention(
+    layout: AttentionLayout,
+    tokens: Tensor,
+    dim: int,
+    backend: str = "auto",
+    *,
+    relative: bool = True,
+    split_keys: bool | None = None,
+) -> AttentionPlan:
+    """The plan for heads of `dim` channels in the format and on the device of `tokens` [batch, ...].
+
+    `auto` takes the first kernel of the device's list that can run and passes the start-up check, `fused` the first of a
+    library; a named backend goes before `auto`'s list, with a logged line where it cannot serve. `relative`: the heads carry
+    the columns of relative positions. `split_keys` forces or forbids the key split, for tests and benchmarks.
+    """
+    if backend not in ATTENTION_BACKENDS:
+        raise ValueError(f"attention backend is '{backend}'; allowed: {ATTENTION_BACKENDS}")
+    if backend == "plain":
+        return AttentionPlan(dim, kernel_dtype(tokens), None, dim, dim)
+    num_class = int(layout.has_class_token)
+    problem = AttentionProblem(
+        dim,
+        num_class + _count(layout.query_grid, layout.query_positions),
+        num_class + _count(layout.key_grid, layout.key_positions),
+        layout.key_grid if relative else None,
+        layout.is_sparse,
+        kernel_dtype(tokens),
+        tokens.device,
+    )
+    return _choose(problem, backend, num_class, split_keys)
+
+
+@torch.compiler.disable
+@cache
+def _choose(
+    problem: AttentionProblem, backend: str, num_class: int, split_keys: bool | None
+) -> AttentionPlan:
+    refused = []
+    for kernel in candidates(problem, backend):
+        plan = plan_kernel(kernel, problem, num_class, split_keys)
+        reason = kernel.refusal(problem)
+        if reason is None and plan.width > kernel.max_width:
+            reason = f"it takes heads of {kernel.max_width} columns, not {plan.width}"
+        reason = reason or check_kernel(kernel, plan.width, plan.value_width, problem, plan.split)
+        if reason is None:
+            _log_choice(plan, problem, backend, refused)
+            return plan
+        refused.append(f"not {kernel.name}: {reason}")
+    raise ValueError(f"no attention kernel for {problem}; {'; '.join(refused)}")
+
+
+def _log_choice(plan: AttentionPlan, problem: AttentionProblem, backend: str, refused: list[str]) -> None:
+    """One line a shape; a warning when what was asked for by name cannot serve."""
+    is_other = backend in NAMED and plan.kernel not in NAMED[backend]
+    parts = "" if plan.split is None else f", {plan.split.frames_per_part} key frames at a time"
+    words = (problem, plan.kernel.name, plan.width, parts, "".join(f"; {reason}" for reason in refused))
+    logger.log(
+        logging.WARNING if is_other else logging.INFO,
+        "attention over %s: %s with heads of %d columns%s%s",
+        *words,
+    )
+
+
+def candidates(problem: AttentionProblem, backend: str) -> tuple[AttentionKernel, ...]:
+    """Kernels in the order in which they are tried."""
+    if problem.device.type == "cuda":
+        major = torch.cuda.get_device_capability(problem.device)[0]
+        fused = FUSED_ON_CUDA.get(major, FUSED_ON_CUDA[10] if major > 10 else (EFFICIENT,))
+        every = (*fused, TILED)
+    else:
+        every = (TILED, CPU_FLASH) if half(problem.dtype) else (CPU_FLASH, TILED)
+    if backend == "fused":
+        every = (*(kernel for kernel in every if kernel is not TILED), TILED)
+    return (*NAMED.get(backend, ()), *every)
+
+
+def plan_kernel(
+    kernel: AttentionKernel, problem: AttentionProblem, num_class: int, split_keys: bool | None = None
+) -> AttentionPlan:
+    """Widths, and whether the keys are split: on CUDA where that and nothing else makes the head fit the fast width."""
+    frames, height, width = problem.key_grid or (0, 0, 0)
+    columns = problem.dim + height + width
+    room = FAST_WIDTH - columns
+    split = None
+    may_split = frames > 1 and not problem.is_sparse and kernel is not TILED
+    if split_keys is None:
+        split_keys = problem.device.type == "cuda" and 0 < room < frames <= MAX_PARTS * room
+    if split_keys and may_split:
+        per_part = min(room, -(-frames // 2)) if room > 0 else -(-frames // 2)
+        split = KeySplit(per_part, frames, columns, num_class)
+    columns += frames if split is None else split.frames_per_part
+    whole = _width(kernel, columns + kernel.num_spare, problem)
+    narrow = _width(kernel, problem.dim, problem)
+    value_width = whole if kernel.needs_wide_values else narrow
+    return AttentionPlan(problem.dim, problem.dtype, kernel, whole, value_width, split)
+
+
+def _width(kernel: AttentionKernel, columns: int, problem: AttentionProblem) -> int:
+    wide_enough = [width for width in kernel.widths if width >= columns]
+    if wide_enough:
+        return wide_enough[0]
+    if problem.device.type == "cuda" and 96 < columns <= FAST_WIDTH:
+        return FAST_WIDTH
+    return -(-columns // 8) * 8  # kernels read rows of 16 bytes
+
+
+def _count(grid: tuple[int, int, int], positions: Tensor | None) -> int:
+    return grid[0] * grid[1] * grid[2] if positions is None else positions.shape[1]
