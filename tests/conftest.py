@@ -33,4 +33,4 @@ def two_ranks() -> Iterator[Ranks]:
 
 
 def _run(*words: str | Path) -> None:
-    subprocess.run([sys.executable, *map(str, words)], cwd=ROOT, check=True, capture_output=True, timeout=400)
+    subprocess.run([sys.executable, *map(str, words)], cwd=ROOT, check=True, capture_output=True, timeout=900)

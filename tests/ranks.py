@@ -18,7 +18,7 @@ class Ranks:
         self._processes: list = []
         self._pipes: list = []
 
-    def run(self, function: Callable[..., Any], *arguments: Any, timeout_s: float = 400) -> list[Any]:
+    def run(self, function: Callable[..., Any], *arguments: Any, timeout_s: float = 900) -> list[Any]:
         """`function(rank, *arguments)` on each rank, in order of ranks; a module-level function."""
         if not self._processes:
             self._start()

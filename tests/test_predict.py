@@ -38,7 +38,7 @@ def shards_to_predict(tiny_shards: Path, folder: Path) -> Path:
         cwd=ROOT,
         check=True,
         capture_output=True,
-        timeout=300,
+        timeout=900,
     )
     return folder / "shards"
 

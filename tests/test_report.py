@@ -304,7 +304,7 @@ def test_a_browser_draws_the_page(tmp_path):
         f"--screenshot={picture}",
         "--window-size=1100,2600",
     ]
-    subprocess.run([*command, path.as_uri()], check=True, capture_output=True, timeout=120)
+    subprocess.run([*command, path.as_uri()], check=True, capture_output=True, timeout=600)
     from PIL import Image
 
     grey = np.asarray(Image.open(picture).convert("L"))

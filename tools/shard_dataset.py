@@ -131,6 +131,10 @@ def _add_running(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("running").add_argument
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     add("--workers", type=int, default=min(16, cores), help="processes (default: one a core, at most 16)")
+    limit = (
+        "longest time for one film, with more than one worker; then it is refused as timed_out (default: 900)"
+    )
+    add("--film_timeout_s", type=float, default=900.0, metavar="S", help=limit)
     burned = "take films that declare, or seem to hold, names or dates burnt into the pixels"
     add("--accept_burned_in", action="store_true", help=burned)
     mask = "echo outside its sector, where names and clocks stand: black it out, or keep it (default: sector)"
@@ -251,7 +255,7 @@ def make_settings(arguments: argparse.Namespace) -> Settings:
         "short_side_px": arguments.short_side_px,
     }
     same = (
-        *("report_scope", "clips_per_shard", "workers", "engine"),
+        *("report_scope", "clips_per_shard", "workers", "film_timeout_s", "engine"),
         *("accept_burned_in", "echo_mask", "accept_duplicates", "overwrite", "append"),
     )
     tree = {"encoding": encoding, **{name: getattr(arguments, name) for name in same}}

@@ -4,11 +4,10 @@ from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from deepcoro.data.order import SHARDS_PER_WINDOW
 from deepcoro.data.plan import Row
 from deepcoro.data.units import Units
 
-_REMEMBERED = 4 * SHARDS_PER_WINDOW
+_WINDOWS_REMEMBERED = 4
 
 
 class Asked(NamedTuple):
@@ -18,16 +17,20 @@ class Asked(NamedTuple):
     announced: tuple[int, ...] = ()
 
 
-def looking_ahead(batches: Iterable[list[Row]], units: Units, world_size: int) -> Iterator[Asked]:
-    """The batches, one window of shards behind the look ahead. Each batch announces one study at most: so the workers share the work."""
+def looking_ahead(
+    batches: Iterable[list[Row]], units: Units, world_size: int, shards_ahead: int
+) -> Iterator[Asked]:
+    """The batches, so many shards behind the look ahead. Each batch announces one study at most: so the workers share the work."""
     upcoming: deque[list[Row]] = deque()
     fresh: deque[int] = deque()
     seen: OrderedDict[int, None] = OrderedDict()
-    distance, rows_ahead = _rows_of_window(units, world_size), 0
+    distance, rows_ahead = _rows_of_shards(shards_ahead, units, world_size), 0
     for batch in batches:
         upcoming.append(batch)
         rows_ahead += len(batch)
         fresh.extend(_new_shards(batch, units, seen))
+        while len(seen) > _WINDOWS_REMEMBERED * shards_ahead:
+            seen.popitem(last=False)
         while rows_ahead > distance and upcoming:
             rows_ahead -= len(upcoming[0])
             yield Asked(upcoming.popleft(), _one(fresh))
@@ -35,10 +38,10 @@ def looking_ahead(batches: Iterable[list[Row]], units: Units, world_size: int) -
         yield Asked(upcoming.popleft(), _one(fresh))
 
 
-def _rows_of_window(units: Units, world_size: int) -> int:
-    """Rows that one rank takes of a window of shards."""
+def _rows_of_shards(shards_ahead: int, units: Units, world_size: int) -> int:
+    """Rows that one rank takes of so many shards."""
     num_shards = int(units.shard.max()) - int(units.shard.min()) + 1
-    return SHARDS_PER_WINDOW * len(units) // (num_shards * world_size)
+    return shards_ahead * len(units) // (num_shards * world_size)
 
 
 def _new_shards(batch: list[Row], units: Units, seen: OrderedDict[int, None]) -> Iterator[int]:
@@ -51,8 +54,6 @@ def _new_shards(batch: list[Row], units: Units, seen: OrderedDict[int, None]) ->
             yield int(units.study_row[row.unit])
         seen[shard] = None
         seen.move_to_end(shard)
-        if len(seen) > _REMEMBERED:
-            seen.popitem(last=False)
 
 
 def _one(fresh: deque[int]) -> tuple[int, ...]:

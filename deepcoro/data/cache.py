@@ -2,7 +2,7 @@
 
 Entries are named by the sha256 of the tar they hold, so other data never answer for these. Two kinds, each whole or not there:
 
-- `<sha256>.tar`: a whole shard, downloaded under a temporary name, compared with its digest, renamed.
+- `<sha256>.tar`: a whole shard (or films.parquet), downloaded under a temporary name, compared with its digest, renamed.
 - `<sha256>.part`: some members of a shard, a sparse file that has them at their own offsets. The index tells which bytes are a member, its
   checksum tells whether they are there: a hole, a torn write or a flipped bit all fail it and are fetched (again).
 
@@ -18,9 +18,9 @@ import multiprocessing
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal
 
 import pydantic
 
@@ -28,7 +28,7 @@ from deepcoro.config import Block
 
 logger = logging.getLogger(__name__)
 
-_NEW, _WHOLE, _MEMBERS, _LOCK = ".new", ".tar", ".part", "room.lock"
+_NEW, _WHOLE, _MEMBERS, _LOCK, _TURNS = ".new", ".tar", ".part", "room.lock", "turns.lock"
 _TOUCH_S = 30.0
 _COUNT_AGAIN = 512
 _FREE_TO = 15 / 16
@@ -46,9 +46,11 @@ class Cache(Block):
     mode: Literal["shard", "member", "none"] = "shard"
     """shard: whole tars, the next ones ahead of time (one node, or all fits); member: only the films read here (many nodes); none: nothing."""
 
-    @property
-    def is_on(self) -> bool:
-        return self.folder is not None and self.mode != "none"
+    def open(self) -> "CacheFolder | None":
+        """None when nothing shall be kept."""
+        if self.folder is None or self.mode == "none":
+            return None
+        return CacheFolder(self.folder, int(self.max_gb * 1e9))
 
 
 class CacheFolder:
@@ -66,6 +68,26 @@ class CacheFolder:
     def read_member(self, sha256: str, offset: int, size: int) -> bytes | None:
         """Bytes where a member would lie; None when nothing of its shard is here."""
         return self._read(self.folder / f"{sha256}{_MEMBERS}", offset, size)
+
+    def open_whole(self, sha256: str) -> BinaryIO | None:
+        """A whole file for reading, which eviction does not end; None when it is not here."""
+        try:
+            file = (self.folder / f"{sha256}{_WHOLE}").open("rb")
+        except OSError:
+            return None
+        _touch(file.fileno())
+        return file
+
+    @contextmanager
+    def taking_turns(self) -> Iterator[None]:
+        """Alone among the processes of the node that ask for it; a disk that refuses is told once, and then nobody waits."""
+        with ExitStack() as stack:
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+                stack.enter_context(_alone(self.folder / _TURNS))
+            except OSError as error:
+                self._refused(error)
+            yield
 
     def holds(self, sha256: str) -> bool:
         return (self.folder / f"{sha256}{_WHOLE}").exists()
@@ -116,7 +138,9 @@ class CacheFolder:
         try:
             is_whole = not whole.exists() and self._download(descriptor, sha256, size, pieces)
             if is_whole:
-                new.rename(whole)
+                # Alone: who counts the room meanwhile could miss it under both names, and overdraw.
+                with _refusals(), _alone(self.folder / _LOCK):
+                    new.rename(whole)
             return whole.exists()
         finally:
             if not is_whole:

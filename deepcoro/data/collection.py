@@ -50,12 +50,12 @@ class Collection(CachedStudies):
     def open(data: Data) -> "Collection":
         """What the config names."""
         if data.shards is not None:
-            shards = Shards.open(data.shards, data.storage, data.cache)
+            shards = Shards.open(data.shards, data.storage, data.cache, data.shards_per_window)
             return Collection({shards.folder.name: shards}, data.tables, data.where)
         if not data.sources:
             raise ConfigError("data.shards is not set; give it the folder that tools/shard_dataset.py wrote")
         sources = {
-            name: Shards.open(source.shards, data.storage, data.cache)
+            name: Shards.open(source.shards, data.storage, data.cache, data.shards_per_window)
             for name, source in data.sources.items()
         }
         return Collection(sources, data.tables, data.where)
@@ -92,9 +92,9 @@ class Collection(CachedStudies):
         return name if len(self._shards) == 1 else f"{list(self.sources)[source]}/{name}"
 
     @property
-    def looks_ahead(self) -> bool:
-        """Whether it is of use to announce studies."""
-        return any(shards.looks_ahead for shards in self._shards)
+    def looks_ahead(self) -> int:
+        """How many shards ahead studies should be announced; 0 = it is of no use."""
+        return max(shards.looks_ahead for shards in self._shards)
 
     def announce(self, rows: Iterable[int]) -> None:
         """Studies that will be read soon. Returns at once."""

@@ -1,9 +1,10 @@
 """`films.parquet`: one row a film, in the order of the indexes. Filters, samplers, label tables and the data sheet read it and open no tar."""
 
 import hashlib
+import io
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import pyarrow
 import pyarrow.parquet
@@ -122,8 +123,8 @@ def write_films(folder: Path, table: pyarrow.Table, name: str = FILMS) -> str:
     return hashlib.sha256(payload).hexdigest()
 
 
-def read_film_schema(folder: Where, name: str = FILMS) -> pyarrow.Schema:
-    """Columns and types. DataError when the table is absent or damaged."""
+def read_film_schema(folder: Where | BinaryIO, name: str = FILMS) -> pyarrow.Schema:
+    """Columns and types, of a folder's table or an open file. DataError when it is absent or damaged."""
     source = _source(folder, name)
     try:
         return pyarrow.parquet.read_schema(source)
@@ -132,9 +133,12 @@ def read_film_schema(folder: Where, name: str = FILMS) -> pyarrow.Schema:
 
 
 def read_films(
-    folder: Where, columns: Sequence[str] | None = None, num_films: int | None = None, name: str = FILMS
+    folder: Where | BinaryIO,
+    columns: Sequence[str] | None = None,
+    num_films: int | None = None,
+    name: str = FILMS,
 ) -> pyarrow.Table:
-    """The table, or some of its columns. DataError when it is absent, damaged, lacks a column (the message names those there are) or
+    """The table of a folder, or an open one, or some of its columns. DataError when it is absent, damaged, lacks a column (the message names those there are) or
     has another number of rows than the indexes have films."""
     source = _source(folder, name)
     try:
@@ -154,13 +158,17 @@ def read_films(
     return table
 
 
-def _source(folder: Where, name: str) -> Path | pyarrow.BufferReader:
+def missing_films() -> DataError:
+    return DataError(f"{FILMS} is missing from the shard folder; run tools/shard_dataset.py again")
+
+
+def _source(folder: Where | BinaryIO, name: str) -> Path | BinaryIO | pyarrow.BufferReader:
+    if isinstance(folder, io.IOBase):
+        return folder
     folder = open_folder(folder)
     if isinstance(folder, LocalFolder) and (folder.path / name).is_file():
         return folder.path / name
     try:
         return pyarrow.BufferReader(folder.read(name))
     except FileNotFoundError as error:
-        raise DataError(
-            f"{FILMS} is missing from the shard folder; run tools/shard_dataset.py again"
-        ) from error
+        raise missing_films() from error

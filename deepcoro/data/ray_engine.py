@@ -6,8 +6,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from deepcoro.config import ConfigError, DataError
-from deepcoro.data.engines import Progress
+from deepcoro.config import ConfigError
+from deepcoro.data.decode import make_or_end
+from deepcoro.data.engines import Losses, Progress, films_kept
 from deepcoro.data.sharding import Plan
 from deepcoro.data.tar import ShardRecord, write_shard
 
@@ -23,22 +24,28 @@ def write_on_ray(
 ) -> Iterator[ShardRecord]:
     """As `write_shards`. Joins the cluster of `RAY_ADDRESS`, else starts a local one with `workers` CPUs and ends it.
 
-    ConfigError when Ray is not installed; DataError when a worker dies again and again (Ray tries a shard four times).
+    A shard whose worker died is given to another one. ConfigError when Ray is not installed; DataError when workers die over one shard
+    again and again without a film settled in between.
     """
     ray = _start(workers)
-    write = ray.remote(num_cpus=1, max_retries=3)(_write)
+    write = ray.remote(num_cpus=1, max_retries=0)(_write)
     queued = _QUEUED_PER_CPU * max(1, int(ray.cluster_resources().get("CPU", 1)))
-    pending, running, settled = list(plans)[::-1], {}, 0
+    pending, running, settled, losses = list(plans)[::-1], {}, 0, Losses()
     try:
         while pending or running:
             while pending and len(running) < queued:
                 plan = pending.pop()
                 running[write.remote(plan, output, logging.getLogger().getEffectiveLevel())] = plan
             finished, _ = ray.wait(list(running), num_returns=1)
-            settled += running.pop(finished[0]).num_films
+            plan = running.pop(finished[0])
             record, told = _result(ray, finished[0])
             for level, text in told:
                 logger.log(level, "%s", text)
+            if record is None:
+                losses.note(plan.name, films_kept(output, plan))
+                pending.append(plan)
+                continue
+            settled += plan.num_films
             on_progress(settled)
             yield record
     finally:
@@ -74,7 +81,7 @@ def _write(plan: Plan, output: Path, level: int) -> tuple[ShardRecord, Told]:
     """In a worker: the record, and what was logged on the way."""
     listener = _Listener()
     logging.basicConfig(level=level, handlers=[listener], force=True)
-    return write_shard(plan, output, lambda films: None), listener.told
+    return write_shard(plan, output, lambda films: None, make_or_end), listener.told
 
 
 class _Listener(logging.Handler):
@@ -87,12 +94,13 @@ class _Listener(logging.Handler):
             self.told.append((record.levelno, record.getMessage()))
 
 
-def _result(ray: Any, finished: Any) -> tuple[ShardRecord, Told]:
+def _result(ray: Any, finished: Any) -> tuple[ShardRecord | None, Told]:
+    """No record when the worker was lost over it."""
     try:
         return ray.get(finished)
     except ray.exceptions.RayTaskError as error:
         raise error.cause from None
     except ray.exceptions.RayError as error:
-        raise DataError(
-            "a Ray worker died (out of memory, or a decoder crashed); run again: complete films are kept"
-        ) from error
+        return None, [
+            (logging.WARNING, f"a Ray worker was lost ({type(error).__name__}); its shard is gone on with")
+        ]

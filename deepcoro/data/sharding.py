@@ -30,6 +30,8 @@ class Settings(Block):
     """A tar is closed before it would hold more films than this (a study is never split)."""
     workers: int = pydantic.Field(1, ge=1)
     """Processes; 1 works in this one."""
+    film_timeout_s: float = pydantic.Field(900.0, gt=0)
+    """Longest time for one film, in processes of their own (a pool's, Ray's); then it is refused as `timed_out`."""
     accept_burned_in: bool = False
     """Take films that declare, or seem to hold, names or dates burnt into the pixels."""
     echo_mask: EchoMask = "sector"

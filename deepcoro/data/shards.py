@@ -4,19 +4,21 @@ A plain tar reader mixes one patient's film with another's report after a trunca
 goes by the index, is checked by size and CRC-32, and an error names the shard and the keyed id.
 """
 
-import hashlib
 import logging
 from collections.abc import Iterable, Sequence
 from functools import cached_property, lru_cache
+from typing import BinaryIO
 
 import pyarrow
 import pydantic
 
 from deepcoro.config import DataError
 from deepcoro.data.cache import Cache
-from deepcoro.data.film_table import FILMS, read_film_schema, read_films
+from deepcoro.data.fetched import digest_of, open_fetched
+from deepcoro.data.film_table import FILMS, missing_films, read_film_schema, read_films
 from deepcoro.data.index import Members, Place, StudyTable, read_studies, split_code
 from deepcoro.data.manifest import SPLITS, Manifest, read_manifest, sha256
+from deepcoro.data.order import SHARDS_PER_WINDOW
 from deepcoro.data.storage import Damaged, Folder, LocalFolder, Storage, Where, open_folder
 from deepcoro.data.tars import tars_of
 from deepcoro.data.units import Units, units_of_split
@@ -25,7 +27,7 @@ from deepcoro.sample import StudyRecord
 logger = logging.getLogger(__name__)
 
 _CACHED_RECORDS = 64
-_PIECE_BYTES = 8 << 20
+_STAYS_BEHIND = ("_cached_study", "_film_file")
 
 
 class CachedStudies:
@@ -35,7 +37,7 @@ class CachedStudies:
         self._cached_study = lru_cache(_CACHED_RECORDS)(self._read_study)
 
     def __getstate__(self) -> dict:
-        return {key: value for key, value in vars(self).items() if key != "_cached_study"}
+        return {key: value for key, value in vars(self).items() if key not in _STAYS_BEHIND}
 
     def __setstate__(self, state: dict) -> None:
         vars(self).update(state)
@@ -46,7 +48,12 @@ class Shards(CachedStudies):
     """A shard folder, open for reading at any place. Cheap to hand to a forked or spawned worker."""
 
     def __init__(
-        self, folder: Folder, manifest: Manifest, columns: tuple[StudyTable, Members, Members], cache: Cache
+        self,
+        folder: Folder,
+        manifest: Manifest,
+        columns: tuple[StudyTable, Members, Members],
+        cache: Cache,
+        shards_per_window: int,
     ) -> None:
         self.folder = folder
         self.manifest = manifest
@@ -54,16 +61,24 @@ class Shards(CachedStudies):
         self.fingerprint = sha256(f"{manifest.fingerprint} {self.splits_sha256}".encode())
         """Identity of what a run trains on: the tars, and the table of splits as it is now."""
         self.studies, self._records, self._clips = columns
-        self._tars = tars_of(folder, manifest.shards, cache)
+        self._cache = cache
+        self._tars = tars_of(folder, manifest.shards, cache, shards_per_window)
         self._prepare_reading()
 
     @staticmethod
-    def open(location: Where, storage: Storage | None = None, cache: Cache | None = None) -> "Shards":
+    def open(
+        location: Where,
+        storage: Storage | None = None,
+        cache: Cache | None = None,
+        shards_per_window: int = SHARDS_PER_WINDOW,
+    ) -> "Shards":
         """Reads manifest, indexes and splits. DataError when one is missing or they disagree; a tar on a disk that is absent
-        or has another size is logged, since its samples can be masked."""
+        or has another size is logged, since its samples can be masked. `shards_per_window` are brought ahead into a cache.
+        """
         folder = open_folder(location, storage)
         manifest = read_manifest(folder)
-        shards = Shards(folder, manifest, read_studies(folder, manifest), cache or Cache())
+        columns = read_studies(folder, manifest)
+        shards = Shards(folder, manifest, columns, cache or Cache(), shards_per_window)
         shards._warn_of_damaged_tars()
         return shards
 
@@ -82,22 +97,33 @@ class Shards(CachedStudies):
     @cached_property
     def film_schema(self) -> pyarrow.Schema:
         """Names and types of the columns of films.parquet. DataError when the manifest speaks of another one."""
-        schema = read_film_schema(self.folder)
-        if self._digest(FILMS) != self.manifest.films_sha256:
-            raise DataError(f"{FILMS} differs from the manifest's digest; copy the folder again")
-        return schema
+        return read_film_schema(self._film_file)
 
     def films(self, columns: Sequence[str]) -> pyarrow.Table:
         """Columns of films.parquet, one row a film in the order of the indexes. DataError when it is not of this folder."""
-        return read_films(self.folder, columns, self.studies.num_films)
+        return read_films(self._film_file, columns, self.studies.num_films)
+
+    @cached_property
+    def _film_file(self) -> BinaryIO:
+        """films.parquet, open and verified."""
+        digest = self.manifest.films_sha256
+        try:
+            if not isinstance(self.folder, LocalFolder):
+                return open_fetched(self.folder, FILMS, digest, self._cache.open())
+            file = (self.folder.path / FILMS).open("rb")
+        except FileNotFoundError as error:
+            raise missing_films() from error
+        if digest_of(file) != digest:
+            raise DataError(f"{FILMS} differs from the manifest's digest; copy the folder again")
+        return file
 
     def study(self, row: int) -> StudyRecord:
         """The verified record of a study. DataError, named by shard and key, when it cannot be read."""
         return self._cached_study(int(row))
 
     @property
-    def looks_ahead(self) -> bool:
-        """Whether it is of use to announce studies."""
+    def looks_ahead(self) -> int:
+        """How many shards ahead studies should be announced; 0 = it is of no use."""
         return self._tars.looks_ahead
 
     def announce(self, rows: Iterable[int]) -> None:
@@ -116,16 +142,6 @@ class Shards(CachedStudies):
             )
         place = self._clips.place(int(self.studies.first_clip[row]) + clip)
         return self._read(place, f"clip {clip} of study {self.studies.key[row].decode()}")
-
-    def _digest(self, name: str) -> str:
-        """From a disk in pieces: the table of millions of films is larger than all else that a rank holds."""
-        if not self.folder.is_local:
-            return sha256(self.folder.read(name))
-        digest, offset = hashlib.sha256(), 0
-        while piece := self.folder.read_range(name, offset, _PIECE_BYTES):
-            digest.update(piece)
-            offset += len(piece)
-        return digest.hexdigest()
 
     def _read_study(self, row: int) -> StudyRecord:
         key = self.studies.key[row].decode()

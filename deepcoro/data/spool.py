@@ -19,6 +19,7 @@ from deepcoro.data.member import Member
 from deepcoro.data.sharding import Settings, stamp
 from deepcoro.ingest.film import Film, FilmSource
 
+_FILM = ".film"
 _NOT_KEPT = ("frames", "order", "plane", "regions")
 """Of an opened film: the pixels are in the member; order and plane hold dates and UIDs; regions have done their work."""
 
@@ -105,12 +106,17 @@ class Spool:
         shutil.rmtree(self._folder)
 
     def _path(self, source: FilmSource) -> Path:
-        return self._folder / f"{source.clip}.film"
+        return self._folder / f"{source.clip}{_FILM}"
 
     def _digest(self, source: FilmSource) -> str:
         """Changes when the file or a setting that shapes its pixels changes, not with the row's labels or text."""
         key = [source.clip, stamp(source.path), self._settings.film_shape()]
         return hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+
+
+def films_waiting(folder: Path) -> int:
+    """Number of films in the spool of a shard that nobody is writing."""
+    return sum(path.suffix == _FILM for path in folder.iterdir()) if folder.is_dir() else 0
 
 
 def _film_fields(film: Film) -> dict:

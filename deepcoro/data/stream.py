@@ -51,7 +51,7 @@ class StudyReader(Protocol):
     """A shard folder, or several as one."""
 
     fingerprint: str
-    looks_ahead: bool
+    looks_ahead: int
 
     def announce(self, rows: Iterable[int]) -> None: ...
 
@@ -84,8 +84,8 @@ class Fetch(Dataset):
         """Told what is being read; set where workers read."""
 
     @property
-    def looks_ahead(self) -> bool:
-        """Whether it is of use to announce studies with the rows."""
+    def looks_ahead(self) -> int:
+        """How many shards ahead studies should be announced with the rows; 0 = it is of no use."""
         return self._shards.looks_ahead
 
     def __getitem__(self, asked: Asked | list[Row]) -> Fetched:
@@ -171,7 +171,7 @@ class TrainingStream:
     def __iter__(self) -> Iterator[Batch]:
         rows: Iterable = _PlannedRows(self._plan, self.start_position)
         if self._fetch.looks_ahead:
-            rows = looking_ahead(rows, self._units, self._plan.world_size)
+            rows = looking_ahead(rows, self._units, self._plan.world_size, self._fetch.looks_ahead)
         for batch, bad in _fetched(self._fetch, rows, self._plan.batch_size, self._workers):
             self.damage.note(bad)
             yield batch
@@ -229,7 +229,7 @@ class EvaluationStream:
         damage = Damage(max(len(self), 1), 1.0)
         rows: Iterable = self._batches
         if self._fetch.looks_ahead:
-            rows = looking_ahead(rows, self._units, self._world_size)
+            rows = looking_ahead(rows, self._units, self._world_size, self._fetch.looks_ahead)
         for batch, bad in _fetched(self._fetch, rows, self._batch_size, self._workers):
             damage.note(bad)
             self.bad += bad

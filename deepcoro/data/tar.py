@@ -30,6 +30,8 @@ from deepcoro.sample import ClipRecord, Report, Scope, StudyRecord
 
 logger = logging.getLogger(__name__)
 
+Make = Callable[[FilmSource, Settings], Outcome]
+
 
 class ShardRecord(Block):
     """What a finished shard adds to the manifest; kept in `.progress/` so that a second run need not redo it."""
@@ -52,15 +54,19 @@ class _Encoded(NamedTuple):
     member: Member
 
 
-def write_shard(plan: Plan, output: Path, on_films: Callable[[int], None]) -> ShardRecord:
+def write_shard(
+    plan: Plan, output: Path, on_films: Callable[[int], None], make: Make = make_film
+) -> ShardRecord:
     """Writes one tar, its index and what later runs need to know of it; calls `on_films` as films are settled.
+
+    `make` makes a film at the first attempt; one over which an earlier process died is made apart.
 
     Everything has a temporary name until it is whole, the tar after its index, the record last. Films that an
     interrupted run has finished are taken from the spool.
     """
     settings, progress = plan.settings, output / schema.PROGRESS
     spool = Spool(progress / schema.spool_name(plan.name), settings)
-    encoder = _Encoder(spool, settings, on_films)
+    encoder = _Encoder(spool, settings, on_films, make)
     records: list[StudyRecord] = []
     temporary = output / f"{plan.name}.tmp"
     with temporary.open("wb") as file:
@@ -86,12 +92,13 @@ def write_shard(plan: Plan, output: Path, on_films: Callable[[int], None]) -> Sh
 class _Encoder:
     """Makes the films of a shard, study by study; notes what was refused and measured."""
 
-    def __init__(self, spool: Spool, settings: Settings, on_films: Callable[[int], None]) -> None:
+    def __init__(self, spool: Spool, settings: Settings, on_films: Callable[[int], None], make: Make) -> None:
         self.refused: list[Rejection] = []
         self.measured: list[Measured] = []
         self._spool = spool
         self._settings = settings
         self._on_films = on_films
+        self._first_attempt = make
 
     def encode(self, study: StudySource) -> list[_Encoded]:
         """The usable films in acquisition order: by their headers when all tell it, else as the table lists them."""
@@ -109,7 +116,7 @@ class _Encoder:
         return encoded
 
     def _make(self, source: FilmSource) -> Outcome:
-        make = make_apart if self._spool.begin(source) else make_film
+        make = make_apart if self._spool.begin(source) else self._first_attempt
         try:
             outcome = make(source, self._settings)
         finally:

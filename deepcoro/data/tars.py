@@ -9,19 +9,20 @@ from typing import Any, Protocol, runtime_checkable
 
 from deepcoro.data.cache import Cache, CacheFolder
 from deepcoro.data.manifest import ShardEntry
-from deepcoro.data.order import SHARDS_PER_WINDOW
 from deepcoro.data.remote import RemoteFolder
 from deepcoro.data.storage import Damaged, Folder, verified
 
 logger = logging.getLogger(__name__)
+
+_TRAVELS = ("looks_ahead", "_folder", "_entries", "_cache")
 
 
 @runtime_checkable
 class Tars(Protocol):
     """Where members come from."""
 
-    looks_ahead: bool
-    """Whether `fetch_ahead` is of use."""
+    looks_ahead: int
+    """How many shards ahead `fetch_ahead` should be called; 0 = it is of no use."""
 
     def member(self, shard: str, offset: int, size: int, crc32: int) -> bytes:
         """The payload at a place of a tar. Raises Damaged or OSError."""
@@ -30,12 +31,12 @@ class Tars(Protocol):
         """Tars that will be read soon. Returns at once."""
 
 
-def tars_of(folder: Folder, shards: Sequence[ShardEntry], cache: Cache) -> Tars:
+def tars_of(folder: Folder, shards: Sequence[ShardEntry], cache: Cache, shards_per_window: int) -> Tars:
     """A folder on a disk needs no cache: it would only copy."""
-    if not (cache.is_on and isinstance(folder, RemoteFolder)):
+    kept = cache.open()
+    if kept is None or not isinstance(folder, RemoteFolder):
         return PlainTars(folder)
-    kept = CacheFolder(cache.folder, int(cache.max_gb * 1e9))
-    largest = sorted((shard.bytes for shard in shards), reverse=True)[:SHARDS_PER_WINDOW]
+    largest = sorted((shard.bytes for shard in shards), reverse=True)[:shards_per_window]
     if cache.mode == "shard" and sum(largest) > kept.max_bytes:
         logger.warning(
             "data.cache.max_gb=%g is less than the %d shards that training reads from at a time (%.1f GB): single films are kept instead",
@@ -44,13 +45,15 @@ def tars_of(folder: Folder, shards: Sequence[ShardEntry], cache: Cache) -> Tars:
             sum(largest) / 1e9,
         )
         return MemberTars(folder, shards, kept)
-    return (WholeTars if cache.mode == "shard" else MemberTars)(folder, shards, kept)
+    if cache.mode == "member":
+        return MemberTars(folder, shards, kept)
+    return WholeTars(folder, shards, kept, shards_per_window)
 
 
 class PlainTars:
     """Every member is asked of the folder."""
 
-    looks_ahead = False
+    looks_ahead = 0
 
     def __init__(self, folder: Folder) -> None:
         self._folder = folder
@@ -92,10 +95,11 @@ class WholeTars(PlainTars):
     (it is started after the fork) and ends with it; what it leaves half done, the next process takes over.
     """
 
-    looks_ahead = True
-
-    def __init__(self, folder: RemoteFolder, shards: Sequence[ShardEntry], cache: CacheFolder) -> None:
+    def __init__(
+        self, folder: RemoteFolder, shards: Sequence[ShardEntry], cache: CacheFolder, shards_ahead: int
+    ) -> None:
         super().__init__(folder)
+        self.looks_ahead = shards_ahead
         self._entries = {shard.name: shard for shard in shards}
         self._cache = cache
         self._start()
@@ -155,7 +159,7 @@ class WholeTars(PlainTars):
         self._has_thread = False
 
     def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in vars(self).items() if key in ("_folder", "_entries", "_cache")}
+        return {key: value for key, value in vars(self).items() if key in _TRAVELS}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)

@@ -3,7 +3,6 @@
 import contextlib
 import re
 import threading
-import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -17,9 +16,10 @@ class Server:
         self.asked: list[tuple[str, int | None]] = []
         """File and first byte of each request."""
         self.faults: dict[str, list[str]] = {}
-        """File -> what happens to its next requests, one each: a status, `cut`, `short`, `wrong`, `stall`, `drip`."""
+        """File -> what happens to its next requests, one each: a status, `cut`, `short`, `wrong`, or for ever `stall`, `drip`."""
         self.ignores_ranges = False
         self.url = ""
+        self.closing = threading.Event()
 
     def times_asked(self, name: str) -> int:
         return sum(each == name for each, _ in self.asked)
@@ -37,6 +37,7 @@ def serving(folder: Path) -> Iterator[Server]:
     try:
         yield server
     finally:
+        server.closing.set()
         listener.shutdown()
         listener.server_close()
 
@@ -71,7 +72,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, status: int, body: bytes, fault: str = "") -> None:
         if fault == "stall":
-            time.sleep(3)
+            self.state.closing.wait()
+            self.close_connection = True
+            return
         if fault == "wrong":
             body = bytes([body[0] ^ 1]) + body[1:]
         if fault == "short":
@@ -88,10 +91,10 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.flush()
             self.close_connection = True
         elif fault == "drip":
-            for place in range(min(len(body), 60)):
-                self.wfile.write(body[place : place + 1])
-                self.wfile.flush()
-                time.sleep(0.05)
+            for byte in body[:-1]:
+                self.wfile.write(bytes([byte]))
+                if self.state.closing.wait(0.1):
+                    break
             self.close_connection = True
         else:
             self.wfile.write(body)

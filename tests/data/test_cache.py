@@ -15,7 +15,7 @@ import pytest
 
 from deepcoro.data import cache as cache_module
 from deepcoro.data import manifest as schema
-from deepcoro.data.cache import Cache, CacheFolder
+from deepcoro.data.cache import Cache, CacheFolder, _alone
 from deepcoro.data.order import Shuffled
 from deepcoro.data.plan import Plan
 from deepcoro.data.shards import Shards
@@ -30,7 +30,7 @@ from tests.data.test_stream import assert_same, take
 CLIPS = [1, 3, 2, 5, 1, 2, 4]
 TARS = [f"shard-{number:06d}.tar" for number in range(4)]
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(400)
 
 
 @pytest.fixture(scope="module")
@@ -80,16 +80,16 @@ def test_batches_are_those_of_a_disk_and_what_is_kept_is_not_asked_for_again(
 ) -> None:
     expected = take(stream_of(Shards.open(written), 0), 14)
     assert_same(take(stream_of(opened(server, tmp_path, mode), num_workers), 14), expected)
-    if mode == "shard":
-        opened(server, tmp_path, mode)._tars  # noqa: B018
-        wait_for(lambda: len(list(tmp_path.glob("*.tar"))) == 4)
-    server.asked.clear()
     again = opened(server, tmp_path, mode)
+    if mode == "shard":  # a worker that has ended may have left a download half done
+        again._tars.fetch_ahead(TARS)
+        settle(again)
+    server.asked.clear()
     assert_same(take(stream_of(again, num_workers), 14), expected)
     assert (tars_asked(server) == 0) == (mode != "none")
 
 
-def wait_for(condition, timeout_s: float = 20) -> None:
+def wait_for(condition, timeout_s: float = 120) -> None:
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline, "it did not come to be"
@@ -208,6 +208,7 @@ def test_members_take_the_room_they_really_take(tmp_path: Path) -> None:
 
 
 def _sizes(folder: Path) -> Iterator[int]:
+    """Downloads last: one that takes its name meanwhile may be missed, none is counted twice."""
     for path in [*folder.glob("*.tar"), *folder.glob("*.new")]:
         with contextlib.suppress(FileNotFoundError):  # removed meanwhile
             yield path.stat().st_size
@@ -226,7 +227,8 @@ def _fill_many(folder: str, url_folder: str, done: object) -> None:
         cache.add_whole(name_of(number), 1000, pieces)
         payload = cache.read_whole(name_of(number), 0, 1000)
         assert payload is None or payload == bytes([number]) * 1000
-        assert sum(_sizes(Path(folder))) <= 7_000, "one being renamed may be seen under both names"
+        with _alone(Path(folder) / "room.lock"):  # nothing is reserved or removed while it is counted
+            assert sum(_sizes(Path(folder))) <= 6_000
     done.put(True)
 
 
@@ -271,7 +273,7 @@ def test_what_a_killed_process_left_is_taken_over_and_what_a_living_one_does_is_
     begun = context.Event()
     process = context.Process(target=_begin_and_wait, args=(str(tmp_path), begun))
     process.start()
-    assert begun.wait(20)
+    assert begun.wait(120)
     small = CacheFolder(tmp_path, 1500)
     assert not fill(small, 7) and not fill(small, 8), "its room is reserved"
     os.kill(process.pid, signal.SIGKILL)

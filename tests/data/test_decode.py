@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from deepcoro.config import DataError
 from deepcoro.data import decode
 from deepcoro.data.manifest import PROGRESS, read_rejected
 from deepcoro.data.sharding import Settings
 from deepcoro.data.shards import Shards
+from deepcoro.data.spool import Outcome
 from deepcoro.data.writer import write_dataset
 from deepcoro.ingest.film import FilmSource, StudySource
 from tests.data.studies import SMALL, contents, make_studies
@@ -49,7 +49,7 @@ def attempt(studies: list[StudySource], output: Path, settings: Settings) -> int
         target=write_dataset, args=(studies, output, settings)
     )
     process.start()
-    process.join(120)
+    process.join(600)
     return process.exitcode
 
 
@@ -90,17 +90,28 @@ def test_a_film_made_apart_is_the_film_made_here(tmp_path):
     assert decode.make_apart(source, Settings()).reason == decode.make_film(source, Settings()).reason
 
 
-def test_a_child_that_is_killed_from_outside_is_no_reason_to_refuse_a_film(tmp_path, monkeypatch):
-    class Killed:
-        exitcode = -9
+@pytest.mark.parametrize(
+    ("exit_codes", "reason"),
+    [
+        ((-9, -9), "killed_decoder: each process that began it was killed, out of memory?"),
+        ((-9, -6), "crashed_decoder: SIGABRT"),
+        ((-14,), "timed_out: not decoded within 900 s"),
+        ((-9, 0), "no film"),
+    ],
+)
+def test_the_death_of_a_child_is_a_reason_except_for_a_first_kill(monkeypatch, exit_codes, reason):
+    told = iter(exit_codes)
 
-        def __init__(self, *_: object, **__: object) -> None: ...
+    def in_child(source, settings):
+        code = next(told)
+        return (Outcome(reason="no film") if code == 0 else None), code
 
-        def start(self) -> None: ...
+    monkeypatch.setattr(decode, "_in_child", in_child)
+    assert decode.make_apart(FilmSource(7, Path("x"), "c"), Settings()).reason == reason
+    assert next(told, None) is None, "as many attempts as needed"
 
-        def join(self) -> None: ...
 
-    context = multiprocessing.get_context("spawn")
-    monkeypatch.setattr(type(context), "Process", Killed)
-    with pytest.raises(DataError, match="row 7.*killed.*--workers"):
-        decode.make_apart(FilmSource(row=7, path=tmp_path / "x", clip="c"), Settings())
+def test_an_exception_in_a_child_is_a_bug_not_a_reason(monkeypatch):
+    monkeypatch.setattr(decode, "_in_child", lambda *_: (None, 1))
+    with pytest.raises(AssertionError, match="row 7: decoding ended with exit code 1"):
+        decode.make_apart(FilmSource(7, Path("x"), "c"), Settings())

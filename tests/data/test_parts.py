@@ -100,6 +100,7 @@ assert seen == sorted(seen) and seen[-1] == 18, seen
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_two_workers_of_a_real_local_ray_write_the_same_bytes(tmp_path):
     root = Path(__file__).resolve().parents[2]
     words = [tmp_path / "films", tmp_path / "ray", root]
@@ -108,7 +109,7 @@ def test_two_workers_of_a_real_local_ray_write_the_same_bytes(tmp_path):
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=900,
     )
     assert done.returncode == 0, done.stderr
     assert "refused: missing_file" in done.stderr  # what a worker logs is told here

@@ -3,7 +3,6 @@
 import multiprocessing
 import pickle
 import socket
-import time
 from pathlib import Path
 
 import pytest
@@ -22,7 +21,9 @@ from tests.data.test_stream import assert_same, make_stream, take
 
 CLIPS = [1, 3, 2, 5, 1, 2, 4]
 TAR = "shard-000001.tar"
-QUICK = Storage(retries=3, timeout_s=0.4)
+PATIENT = Storage(retries=3)
+IMPATIENT = Storage(retries=1, timeout_s=2.0)
+"""For servers that never finish; a busy machine still answers within it."""
 
 
 @pytest.fixture(scope="module")
@@ -113,18 +114,26 @@ PASSING = {
 }
 
 
+def opened_for(server, faults):
+    """With a short time-out only where the server never finishes."""
+    shards = Shards.open(server.url, PATIENT)
+    if {"stall", "drip"} & set(faults):
+        shards.folder.settings = IMPATIENT
+    server.faults[TAR] = list(faults)
+    return shards
+
+
 @pytest.mark.parametrize("case", PASSING)
 def test_what_passes_is_waited_for(written, server, case):
-    shards = Shards.open(server.url, QUICK)
-    server.faults[TAR] = list(PASSING[case])
+    shards = opened_for(server, PASSING[case])
     assert shards.read_clip(3, 2) == Shards.open(written).read_clip(3, 2)
     assert server.faults[TAR] == []
 
 
 LASTING = {
     "503": (["503"] * 9, "the server answered 503; 4 attempts", 4),
-    "a stall": (["stall"] * 9, "stalled: no whole answer within 0.4 s; 4 attempts", 4),
-    "a drip": (["drip"] * 9, "stalled: no whole answer within 0.4 s; 4 attempts", 4),
+    "a stall": (["stall"] * 9, "stalled: no whole answer within 2 s; 2 attempts", 2),
+    "a drip": (["drip"] * 9, "stalled: no whole answer within 2 s; 2 attempts", 2),
     "cut bodies": (["cut"] * 9, "ClientPayloadError; 4 attempts", 4),
     "forbidden": (["403"], "403, forbidden; check the credentials", 1),
     "not authorised": (["401"], "401, not authorised", 1),
@@ -137,18 +146,15 @@ LASTING = {
 @pytest.mark.parametrize("case", LASTING)
 def test_what_does_not_pass_is_named_by_shard_and_key_after_as_many_attempts(server, case):
     faults, reason, attempts = LASTING[case]
-    shards = Shards.open(server.url, QUICK)
-    server.faults[TAR] = list(faults)
-    began = time.monotonic()
+    shards = opened_for(server, faults)
     with pytest.raises(DataError) as raised:
         shards.read_clip(3, 2)
-    assert time.monotonic() - began < 4
     assert str(raised.value).startswith(f"{TAR}: clip 2 of study study3 ") and reason in str(raised.value)
     assert server.times_asked(TAR) == attempts and server.url not in str(raised.value)
 
 
 def test_after_a_read_was_given_up_the_next_have_one_attempt_until_one_succeeds(server):
-    folder = RemoteFolder(server.url, QUICK)
+    folder = RemoteFolder(server.url, PATIENT)
     server.faults[TAR] = ["503"] * 5
     for _ in range(2):
         with pytest.raises(StorageError):
@@ -160,11 +166,11 @@ def test_after_a_read_was_given_up_the_next_have_one_attempt_until_one_succeeds(
 
 
 def test_a_server_that_is_not_there_is_one_clear_line():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    with pytest.raises(DataError) as raised:
-        Shards.open(f"http://127.0.0.1:{port}/shards", QUICK)
+    with socket.socket() as taken:  # and not listened at, so nobody else can
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+        with pytest.raises(DataError) as raised:
+            Shards.open(f"http://127.0.0.1:{port}/shards", PATIENT)
     line = str(raised.value)
     assert line.startswith("manifest.json of http://127.0.0.1") and "4 attempts" in line and "\n" not in line
 
@@ -215,7 +221,7 @@ def test_an_unknown_protocol_and_a_missing_package_say_what_to_do(monkeypatch):
 
 
 def test_retries_are_logged_by_name_and_not_for_ever(server, caplog):
-    folder = RemoteFolder(server.url, Storage(retries=40, timeout_s=5))
+    folder = RemoteFolder(server.url, Storage(retries=40))
     server.faults[TAR] = ["503"] * 30
     folder.read_range(TAR, 0, 10)
     lines = [line for line in caplog.messages if line.startswith(f"{TAR}: the server answered 503; attempt ")]

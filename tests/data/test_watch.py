@@ -25,7 +25,10 @@ from tests.launch import SILENT, exit_code, main_on_this_rank, tiny
 
 VICTIM = "study4"
 
-pytestmark = pytest.mark.timeout(300)
+HANGS_S = 10.0
+"""The loader's patience where a worker hangs: a busy machine starts one, and brings a whole batch, well within it."""
+
+pytestmark = pytest.mark.timeout(600)
 
 
 class Accident:
@@ -75,19 +78,18 @@ SAID = {
     "kill": ["was killed by signal 'Killed'", "memory runs out", "fewer data.num_workers"],
     "segfault": ["was killed by signal 'Segmentation fault'", "leave the film out"],
     "exit": ["ended by itself", "data.num_workers=0"],
-    "hang": ["no batch came for 2 s (data.worker_timeout_s)", "hangs", "a stalled disk or server"],
+    "hang": ["no batch came for 10 s (data.worker_timeout_s)", "hangs", "a stalled disk or server"],
 }
 
 
 @pytest.mark.parametrize("kind", SAID)
 @pytest.mark.parametrize("stream", [training, evaluation])
 def test_the_accident_of_a_worker_is_told_with_what_it_was_reading(shards, kind, stream) -> None:
-    began, before = time.monotonic(), set(multiprocessing.active_children())
+    before = set(multiprocessing.active_children())
     with pytest.raises(WorkerFault) as raised:
-        for _ in stream(shards, kind, Workers(2, timeout_s=2.0 if kind == "hang" else 60.0)):
+        for _ in stream(shards, kind, Workers(2, timeout_s=HANGS_S if kind == "hang" else 300.0)):
             pass
     line = str(raised.value)
-    assert time.monotonic() - began < 20
     assert not set(multiprocessing.active_children()) - before, "the others are ended too"
     assert "reading sample study4.000 (the batch: " in line and "\n" not in line
     assert line.startswith(("loader worker ", "no batch came")) and all(part in line for part in SAID[kind])
@@ -137,7 +139,7 @@ def accidents_at_the_third_film(kind: str) -> Iterator[None]:
 def test_a_run_ends_with_one_line_and_exit_code_2(
     tiny_shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture, kind: str
 ) -> None:
-    timeout_s = 5 if kind == "hang" else 60
+    timeout_s = HANGS_S if kind == "hang" else 300
     words = tiny(tiny_shards, tmp_path, *SILENT, "data.num_workers=1", f"data.worker_timeout_s={timeout_s}")
     with accidents_at_the_third_film(kind):
         assert main_on_this_rank("ddp", *words, "max_steps=50") == 2
@@ -152,11 +154,11 @@ def test_a_worker_killed_while_the_rank_is_elsewhere_is_told_all_the_same(
     advance = Tracker.advance
 
     def kill_a_worker(self: Tracker, step: int) -> None:
-        before = time.monotonic()
         if step == 2:
             (victim,) = set(multiprocessing.active_children()) - others
             os.kill(victim.pid, signal.SIGKILL)
-            while time.monotonic() - before < 5:
+            deadline = time.monotonic() + 120
+            while time.monotonic() < deadline:  # ended by what torch raises when the system tells it
                 time.sleep(0.01)
         advance(self, step)
 

