@@ -19,25 +19,47 @@ def build_optimizer(model: nn.Module, optim: Optim) -> torch.optim.AdamW:
 
 
 def parameter_groups(model: nn.Module, optim: Optim) -> list[dict]:
-    """Groups named `default`, `text` and their `_no_decay` twins; the order of parameters is the model's."""
+    """Groups named `default`, `text`, with layer decay `video/layer_NN` and `text/layer_NN`, and their `_no_decay` twins; the order
+    of parameters is the model's. `peak_lr` in each is what its learning rate warms up to.
+    """
     decayed = {
         id(module.weight)
         for module in model.modules()
         if isinstance(module, DECAYED) and module.weight.ndim > 1
     }
+    places = _places(model, optim)
     groups: dict[str, dict] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        tower = "text" if name.startswith("towers.text.") else "default"
-        label = tower if id(parameter) in decayed else f"{tower}_no_decay"
+        place, lr = places[name]
+        label = place if id(parameter) in decayed else f"{place}_no_decay"
         decay = optim.weight_decay if id(parameter) in decayed else 0.0
-        group = groups.setdefault(
-            label, {"name": label, "params": [], "weight_decay": decay, "lr": peak_lr(label, optim)}
-        )
-        group["params"].append(parameter)
+        fresh = {"name": label, "params": [], "weight_decay": decay, "lr": lr, "peak_lr": lr}
+        groups.setdefault(label, fresh)["params"].append(parameter)
     _assert_each_once(model, groups)
     return [groups[label] for label in sorted(groups)]
+
+
+def _places(model: nn.Module, optim: Optim) -> dict[str, tuple[str, float]]:
+    """Of every parameter the label of its group, without weight decay's twin, and its peak learning rate."""
+    text_lr = optim.lr if optim.text_lr is None else optim.text_lr
+    places = {
+        name: ("text", text_lr) if name.startswith("towers.text.") else ("default", optim.lr)
+        for name, _ in model.named_parameters()
+    }
+    for tower, lr, decay in (
+        ("video", optim.lr, optim.layer_decay),
+        ("text", text_lr, optim.text_layer_decay),
+    ):
+        if decay == 1:
+            continue
+        layers = model.towers[tower].parameter_layers()
+        top = max(layers.values())
+        for name, layer in layers.items():
+            label = f"{tower}/layer_{layer:02d}"
+            places[f"towers.{tower}.{name}"] = (label, lr * decay ** (top - layer))
+    return places
 
 
 def _assert_each_once(model: nn.Module, groups: dict[str, dict]) -> None:
@@ -45,12 +67,6 @@ def _assert_each_once(model: nn.Module, groups: dict[str, dict]) -> None:
     expected = {id(parameter) for parameter in model.parameters() if parameter.requires_grad}
     assert set(times) == expected, "a trainable parameter is in no group"
     assert max(times.values(), default=1) == 1, "a parameter is in two groups"
-
-
-def peak_lr(label: str, optim: Optim) -> float:
-    if label.startswith("text") and optim.text_lr is not None:
-        return optim.text_lr
-    return optim.lr
 
 
 def lr_factor(step: int, max_steps: int, optim: Optim) -> float:
@@ -65,5 +81,7 @@ def lr_factor(step: int, max_steps: int, optim: Optim) -> float:
     return optim.final_lr_fraction + (1 - optim.final_lr_fraction) * cosine
 
 
-def lr_of_groups(step: int, max_steps: int, optim: Optim, labels: list[str]) -> dict[str, float]:
-    return {label: peak_lr(label, optim) * lr_factor(step, max_steps, optim) for label in labels}
+def lr_of_groups(step: int, max_steps: int, optim: Optim, groups: list[dict]) -> dict[str, float]:
+    """Learning rate of each group, by its name."""
+    factor = lr_factor(step, max_steps, optim)
+    return {group["name"]: group["peak_lr"] * factor for group in groups}

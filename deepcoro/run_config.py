@@ -46,6 +46,11 @@ class Optim(Block):
     """Peak learning rate of the video tower, the pooler and the heads."""
     text_lr: float | None = pydantic.Field(default=None, gt=0)
     """Peak learning rate of the text tower; unset = lr."""
+    layer_decay: float = pydantic.Field(default=1.0, gt=0, le=1)
+    """Layer-wise decay of the video tower's learning rate: layer i of L has lr * layer_decay^(L - i); 0 is the embedding, L the last
+    norm. For fine-tuning public weights (0.75 to 0.9); 1 = one rate for all. Logged as lr/video/layer_NN."""
+    text_layer_decay: float = pydantic.Field(default=1.0, gt=0, le=1)
+    """The same for the text tower, of text_lr."""
     weight_decay: float = pydantic.Field(default=0.05, ge=0)
     """Decoupled weight decay of matrices and kernels; norms, biases, scalars and tables have none."""
     betas: tuple[float, float] = (0.9, 0.98)

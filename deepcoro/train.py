@@ -218,8 +218,7 @@ def train_step(training: Run, window: list[Batch]) -> Record:
         name: distributed.sum_over_ranks(sum(objective.count(batch) for batch in window).to(engine.device))
         for name, objective in objectives.items()
     }
-    labels = [group["name"] for group in engine.optimizer.param_groups]
-    lr = lr_of_groups(step, training.max_steps, config.optim, labels)
+    lr = lr_of_groups(step, training.max_steps, config.optim, engine.optimizer.param_groups)
     engine.set_lr(lr)
     engine.model.train()
     sums = {name: torch.zeros(1, device=engine.device) for name in objectives}

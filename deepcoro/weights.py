@@ -20,7 +20,7 @@ def read_weights(path: Path, prefix: str) -> dict[str, Tensor]:
         state = load_file(file)
     else:
         state = torch.load(file, map_location="cpu", weights_only=True)
-    for wrapper in ("state_dict", "model"):
+    for wrapper in ("state_dict", "model", "model_state"):  # the last is SlowFast's
         state = state[wrapper] if isinstance(state.get(wrapper), dict) else state
     inner = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
     return inner or state

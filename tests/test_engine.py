@@ -40,9 +40,7 @@ def by_hand(config: RunConfig) -> dict[int, float]:
     for step in range(config.max_steps):
         window = [next(batches) for _ in range(config.gradient_accumulation_steps)]
         targets = sum(int((batch["report_id"] >= 0).sum()) for batch in window)
-        lr = lr_of_groups(
-            step, config.max_steps, config.optim, [each["name"] for each in optimizer.param_groups]
-        )
+        lr = lr_of_groups(step, config.max_steps, config.optim, optimizer.param_groups)
         for group in optimizer.param_groups:
             group["lr"] = lr[group["name"]]
         loss = sum(model(batch, task="losses")["contrastive"]["sum"] for batch in window) / targets

@@ -56,7 +56,49 @@ def test_the_text_tower_has_its_own_peak_learning_rate() -> None:
     optimizer = build_optimizer(Towers(), optim)
     peaks = {group["name"]: group["lr"] for group in optimizer.param_groups}
     assert peaks == {"default": 1e-3, "default_no_decay": 1e-3, "text": 1e-5, "text_no_decay": 1e-5}
-    assert lr_of_groups(10, 10, Optim(lr=1e-3, text_lr=1e-5, final_lr_fraction=1), ["text"]) == {"text": 1e-5}
+    assert lr_of_groups(10, 10, Optim(final_lr_fraction=1), optimizer.param_groups) == peaks
+
+
+class Layers(nn.Sequential):
+    """A tower whose parts are its layers, the first at the bottom."""
+
+    def parameter_layers(self) -> dict[str, int]:
+        return {name: int(name[0]) for name, _ in self.named_parameters()}
+
+
+def test_layer_decay_lowers_the_learning_rate_of_each_layer_of_its_tower_by_its_depth() -> None:
+    model = Towers()
+    model.towers["video"] = Layers(*model.towers["video"])
+    optim = Optim(lr=1.0, text_lr=0.1, layer_decay=0.5, weight_decay=0.1)
+    name_of = {id(parameter): name for name, parameter in model.named_parameters()}
+    groups = build_optimizer(model, optim).param_groups
+    lr_of = {name_of[id(each)]: group["lr"] for group in groups for each in group["params"]}
+    assert lr_of == {
+        "towers.video.0.weight": 0.25,
+        "towers.video.0.bias": 0.25,
+        "towers.video.1.weight": 0.5,
+        "towers.video.1.bias": 0.5,
+        "towers.video.2.weight": 1.0,
+        "towers.video.2.bias": 1.0,
+        "logit_scale": 1.0,
+    } | {name: 0.1 for name in lr_of if name.startswith("towers.text.")}
+    decays = {group["name"]: group["weight_decay"] for group in groups}
+    assert decays["video/layer_00"] == 0.1
+    assert decays["video/layer_00_no_decay"] == 0.0
+    assert "video/layer_01" not in decays
+    halfway = lr_of_groups(50, 100, Optim(warmup_steps=0), groups)
+    assert halfway["video/layer_00"] == pytest.approx(0.125)
+    assert halfway["default_no_decay"] == pytest.approx(0.5)
+
+
+def test_the_text_tower_has_a_layer_decay_of_its_own() -> None:
+    model = Towers()
+    model.towers["text"] = Layers(*model.towers["text"])
+    groups = parameter_groups(model, Optim(lr=1.0, text_lr=0.1, text_layer_decay=0.5))
+    peaks = {group["name"]: group["peak_lr"] for group in groups}
+    assert peaks["text/layer_00_no_decay"] == pytest.approx(0.025)
+    assert peaks["text/layer_02_no_decay"] == pytest.approx(0.1)
+    assert peaks["default"] == 1.0
 
 
 def test_warm_up_is_linear_to_the_peak_and_the_cosine_ends_at_its_floor() -> None:

@@ -57,6 +57,12 @@ class TextTower(nn.Module):
         attended = attention_mask[..., None].to(tokens.dtype)
         return (tokens * attended).sum(dim=1) / attended.sum(dim=1).clamp(min=1)
 
+    def parameter_layers(self) -> dict[str, int]:
+        """Layer of each parameter from the bottom: 0 the embeddings, then the blocks; the last holds whatever lies above them."""
+        parts = _parts(self.encoder)
+        layer_of = {id(each): number for number, part in enumerate(parts) for each in part.parameters()}
+        return {name: layer_of.get(id(each), len(parts)) for name, each in self.named_parameters()}
+
     def train(self, mode: bool = True) -> "TextTower":
         """Frozen parts stay in evaluation: dropout in them would be noise that nothing learns to bear."""
         super().train(mode)
@@ -67,15 +73,20 @@ class TextTower(nn.Module):
 
 def _lowest_parts(encoder: nn.Module, ratio: float) -> list[nn.Module]:
     """floor(ratio * (embeddings + blocks)) parts from the bottom; with all of them, the whole encoder."""
+    parts = _parts(encoder)
+    # 0.29 * 100 is 28.999...: rounded first, a ratio means what it says
+    num_frozen = math.floor(round(ratio * len(parts), 6))
+    return [encoder] if num_frozen == len(parts) else parts[:num_frozen]
+
+
+def _parts(encoder: nn.Module) -> list[nn.Module]:
+    """Embeddings and blocks, from the bottom."""
     num_blocks = encoder.config.num_hidden_layers
     stacks = (
         each for each in encoder.modules() if isinstance(each, nn.ModuleList) and len(each) == num_blocks
     )
     embeddings = getattr(encoder, "embeddings", None) or encoder.get_input_embeddings()
-    parts = [embeddings, *next(stacks)]
-    # 0.29 * 100 is 28.999...: rounded first, a ratio means what it says
-    num_frozen = math.floor(round(ratio * len(parts), 6))
-    return [encoder] if num_frozen == len(parts) else parts[:num_frozen]
+    return [embeddings, *next(stacks)]
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary_size: int, max_tokens: int) -> Any:

@@ -1,6 +1,5 @@
 """MViTv2 as the video tower: clips in, tokens out, with the public Kinetics-400 weights as a start."""
 
-import logging
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,33 +17,39 @@ from deepcoro.mvit.block import MultiscaleBlock
 from deepcoro.mvit.checkpointing import residual_stream
 from deepcoro.mvit.embedding import ClassToken, PatchEmbedding
 from deepcoro.mvit.shapes import VARIANTS, Grid, Variant, strided
-from deepcoro.mvit.state_dicts import fit_tensor
+from deepcoro.mvit.state_dicts import adapt
 from deepcoro.weights import read_weights
-
-logger = logging.getLogger(__name__)
 
 
 class Config(Block):
     """MViTv2 over the clip's frames; frames and size are those of the video field."""
 
     type: Literal["video_mvit"] = "video_mvit"
-    variant: Literal["mvit_v2_s", "mvit_v2_b", "demo", "tiny"] = "mvit_v2_s"
-    """Size of the encoder: mvit_v2_s (34.5 M parameters), mvit_v2_b (51 M), demo (learns on a CPU), tiny (tests)."""
+    variant: Literal["mvit_v2_s", "mvit_v2_b", "mvit_v2_l", "demo", "tiny"] = "mvit_v2_s"
+    """Size of the encoder: mvit_v2_s (34.5 M parameters), mvit_v2_b (51 M), mvit_v2_l (213 M), demo (learns on a CPU), tiny (tests)."""
     weights: str | None = None
-    """Weights to start from: a file (.pt, .pth, .safetensors; torchvision's mvit_v2_s or our own), a checkpoint folder or a run folder; null for random ones. Relative positions are interpolated to this run's frames and size."""
+    """Weights to start from: a file (.pt, .pth, .pyth, .safetensors; torchvision's mvit_v2_s, SlowFast's MViTv2 or our own), a
+    checkpoint folder or a run folder; null for random ones. Relative positions are interpolated to this run's frames and size."""
     video_freeze_ratio: float = 0.0
     """Fraction of the encoder that is FROZEN, from the bottom: floor(ratio * (1 embedding + blocks)) of these; 1 also freezes the last norm."""
     activation_checkpointing: bool = False
     """Recompute each block in backward instead of keeping its activations: about a third of the memory for about a third more time."""
     drop_path_rate: float | None = None
     """Probability of dropping a residual branch in the last block, rising linearly from 0; null for the variant's own."""
+    kv_grid: Literal["full", "fast"] = "full"
+    """fast: the three blocks that halve the grid pool keys and values as far as all others (7x7 in place of 14x14 at 224 px): a third
+    less attention, 8 % less in all. Another function: public weights load and want fine-tuning."""
     attention: Literal["auto", "fused", "plain", "flash_attn"] = "auto"
     """How attention is computed: fused runs scaled_dot_product_attention, plain holds the whole map (slow, for checks), flash_attn uses that package on CUDA where it imports."""
 
     def build(self, frames: int, size_px: int) -> "VideoMViT":
         checkpointing = "blocks" if self.activation_checkpointing else "none"
         settings = EncoderSettings(
-            self.drop_path_rate, 0.0, self.attention, checkpointing, self.video_freeze_ratio
+            drop_path_rate=self.drop_path_rate,
+            attention=self.attention,
+            activation_checkpointing=checkpointing,
+            video_freeze_ratio=self.video_freeze_ratio,
+            kv_grid=self.kv_grid,
         )
         tower = VideoMViT.from_variant(self.variant, frames=frames, size_px=size_px, settings=settings)
         if self.weights is not None:
@@ -54,7 +59,7 @@ class Config(Block):
 
 @dataclass(frozen=True)
 class EncoderSettings:
-    """What changes how an encoder runs and trains, but not which function it computes in evaluation."""
+    """How an encoder runs and trains, and where it departs from its published variant."""
 
     drop_path_rate: float | None = None
     head_dropout: float = 0.5
@@ -62,6 +67,7 @@ class EncoderSettings:
     activation_checkpointing: str = "none"
     video_freeze_ratio: float = 0.0
     residual: str = "fp32"
+    kv_grid: str = "full"
 
 
 class VideoMViT(nn.Module):
@@ -75,10 +81,10 @@ class VideoMViT(nn.Module):
         super().__init__()
         self.settings = settings
         self.aggregate, self.per_video_pool = True, False
-        shapes = variant.block_shapes(grid)
+        shapes = variant.block_shapes(grid, settings.kv_grid)
         self.dim = shapes[-1].dim_out
         rate = variant.drop_path_rate if settings.drop_path_rate is None else settings.drop_path_rate
-        rates = torch.linspace(0, rate, len(shapes)).tolist()
+        rates = [rate * number / max(len(shapes) - 1, 1) for number in range(len(shapes))]
         self.conv_proj = PatchEmbedding(variant.dim, grid)
         self.pos_encoding = ClassToken(variant.dim)
         self.blocks = nn.ModuleList(
@@ -156,7 +162,7 @@ class VideoMViT(nn.Module):
         """The bottom floor(ratio * (embedding + blocks)) parts, without gradient; returned so that train() leaves them in eval."""
         if not 0 <= ratio <= 1:
             raise ConfigError(f"video_freeze_ratio is {ratio}; it is the fraction frozen, between 0 and 1")
-        parts = [[self.conv_proj, self.pos_encoding], *([block] for block in self.blocks)]
+        parts = self._parts()[:-1]
         count = math.floor(ratio * len(parts) + 1e-9)
         frozen = [module for part in parts[:count] for module in part]
         if count == len(parts):
@@ -164,6 +170,21 @@ class VideoMViT(nn.Module):
         for module in frozen:
             module.requires_grad_(False).eval()
         return frozen
+
+    def _parts(self) -> list[list[nn.Module]]:
+        """From the bottom: the embedding, each block, the last norm."""
+        return [[self.conv_proj, self.pos_encoding], *([block] for block in self.blocks), [self.norm]]
+
+    def parameter_layers(self) -> dict[str, int]:
+        """Layer of each parameter from the bottom: 0 the embedding, then the blocks, at the top the last norm and the head."""
+        parts = self._parts()
+        layer_of = {
+            id(each): number
+            for number, part in enumerate(parts)
+            for module in part
+            for each in module.parameters()
+        }
+        return {name: layer_of.get(id(each), len(parts) - 1) for name, each in self.named_parameters()}
 
     def train(self, mode: bool = True) -> "VideoMViT":
         super().train(mode)
@@ -176,17 +197,8 @@ class VideoMViT(nn.Module):
         self.load_weights(state, source="state dict")
 
     def load_weights(self, state: dict[str, Tensor], source: str) -> None:
-        """Loads every tensor of the encoder, interpolating relative positions; logs what was used and what was not."""
-        own = self.state_dict()
-        missing = sorted(own.keys() - state.keys())
-        if missing:
-            raise ConfigError(
-                f"weights {source} lack {len(missing)} of {len(own)} tensors, the first '{missing[0]}'"
-            )
-        fitted = {name: fit_tensor(name, state[name], own[name], source) for name in own}
-        self.load_state_dict(fitted)
-        unused = sorted(state.keys() - own.keys())
-        logger.info("weights %s: %d tensors used, %d unused %s", source, len(own), len(unused), unused)
+        """Loads every tensor of the encoder, in torchvision's names or SlowFast's, positions stretched to this grid."""
+        self.load_state_dict(adapt(state, self.state_dict(), source))
 
 
 def _initialise(module: nn.Module) -> None:

@@ -124,6 +124,15 @@ class VideoTimm(nn.Module):
         frames = rearrange(self.backbone(pictures), "(clip t) dim -> clip t dim", clip=len(video))
         return self.pool(frames)
 
+    def parameter_layers(self) -> dict[str, int]:
+        """Layer of each parameter from the bottom, by timm's own order; the attention over time lies above the image model."""
+        layers = layers_of(self.backbone)
+        top = max(layers.values()) + 1
+        return {
+            name: layers[name.removeprefix("backbone.")] if name.startswith("backbone.") else top
+            for name, _ in self.named_parameters()
+        }
+
     def train(self, mode: bool = True) -> "VideoTimm":
         super().train(mode)
         for module in self.frozen:
@@ -158,14 +167,18 @@ def freeze_layers(backbone: nn.Module, ratio: float) -> list[nn.Module]:
     """The bottom floor(ratio * layers) of the image model, by timm's own order of layers, without gradient; train() leaves them in eval."""
     if not 0 <= ratio <= 1:
         raise ConfigError(f"video_freeze_ratio is {ratio}; it is the fraction frozen, between 0 and 1")
+    layers = layers_of(backbone)
+    num_frozen = math.floor(ratio * (max(layers.values()) + 1) + 1e-9)
+    for name, parameter in backbone.named_parameters():
+        parameter.requires_grad_(layers[name] >= num_frozen)
+    return [module for module in backbone.modules() if _is_frozen(module)]
+
+
+def layers_of(backbone: nn.Module) -> dict[str, int]:
+    """Layer of each parameter of a timm model by timm's own order, 0 at the bottom, no number left out."""
     from timm.models import group_parameters
 
-    names = group_parameters(backbone, backbone.group_matcher(coarse=False), reverse=True)
-    layers = sorted(set(names.values()))
-    below = set(layers[: math.floor(ratio * len(layers) + 1e-9)])
-    for name, parameter in backbone.named_parameters():
-        parameter.requires_grad_(names[name] not in below)
-    return [module for module in backbone.modules() if _is_frozen(module)]
+    return group_parameters(backbone, backbone.group_matcher(coarse=False), reverse=True)
 
 
 def _is_frozen(module: nn.Module) -> bool:

@@ -1,4 +1,5 @@
 import logging
+from dataclasses import replace
 
 import pytest
 import torch
@@ -212,11 +213,22 @@ def test_bfloat16_autocast_stays_near_fp32():
 
 def test_the_config_builds_every_variant_with_the_frames_and_size_of_the_field():
     for variant in VARIANTS:
-        tower = Config(variant=variant).build(frames=4, size_px=32)
+        with torch.device("meta"):
+            tower = Config(variant=variant).build(frames=4, size_px=32)
         assert tower.head is None
         assert tower.dim == VARIANTS[variant].dim * 2 ** len(VARIANTS[variant].stage_starts)
-    num_parameters = sum(p.numel() for p in VideoMViT.from_variant("mvit_v2_s", num_classes=400).parameters())
-    assert num_parameters == 34_537_744
+
+
+@pytest.mark.parametrize(
+    ("variant", "frames", "size_px", "millions"),
+    [("mvit_v2_s", 16, 224, 34.4), ("mvit_v2_b", 32, 224, 51.1), ("mvit_v2_l", 40, 312, 213.1)],
+)
+def test_the_variants_have_the_number_of_parameters_published_for_ssv2(variant, frames, size_px, millions):
+    """SlowFast's projects/mvitv2. (Its 217.6 M for L on Kinetics are not those of its own config with 400 classes.)"""
+    with torch.device("meta"):
+        tower = VideoMViT.from_variant(variant, num_classes=174, frames=frames, size_px=size_px)
+    num_parameters = sum(parameter.numel() for parameter in tower.parameters())
+    assert round(num_parameters / 1e6, 1) == millions
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
@@ -245,13 +257,42 @@ def test_absent_or_foreign_weights_are_named(tmp_path):
     torch.save({"fc.weight": torch.zeros(1)}, tmp_path / "foreign.pt")
     with pytest.raises(ConfigError, match="lack .* the first 'blocks.0"):
         Config(variant="tiny", weights=str(tmp_path / "foreign.pt")).build(frames=4, size_px=32)
-    with pytest.raises(ConfigError, match="'conv_proj.weight' is .*this encoder has"):
-        tiny().load_weights(
-            Config(variant="demo").build(4, 32).state_dict()
-            | tiny().state_dict()
-            | {"conv_proj.weight": torch.zeros(2)},
-            "x",
-        )
+    with pytest.raises(ConfigError, match="'norm.weight' is .*this encoder has"):
+        tiny().load_weights(tiny().state_dict() | {"norm.weight": torch.zeros(2)}, "x")
+
+
+def test_weights_of_another_variant_are_told_by_depth_width_and_head():
+    other = Config(variant="demo").build(4, 32).state_dict()
+    with pytest.raises(
+        ConfigError,
+        match=r"weights x are of another encoder: depth 5, this encoder 3;.*width 32, this encoder 16.*variant",
+    ):
+        tiny().load_weights(other, "x")
+    torch.manual_seed(0)
+    two_heads = VideoMViT(replace(VARIANTS["tiny"], heads=2), (2, 8, 8), None, EncoderSettings()).state_dict()
+    with pytest.raises(ConfigError, match="head_dim 8, this encoder 16"):
+        tiny().load_weights(two_heads, "x")
+
+
+def test_layers_are_counted_from_the_embedding_to_the_last_norm():
+    layers = VideoMViT.from_variant("tiny", num_classes=2, frames=4, size_px=32).parameter_layers()
+    assert layers["conv_proj.weight"] == layers["pos_encoding.class_token"] == 0
+    assert layers["blocks.0.attn.rel_pos_t"] == 1
+    assert layers["blocks.2.mlp.3.bias"] == 3
+    assert layers["norm.weight"] == layers["head.1.weight"] == 4
+    assert set(layers) == {
+        name for name, _ in VideoMViT.from_variant("tiny", 2, frames=4, size_px=32).named_parameters()
+    }
+
+
+def test_fast_keys_and_values_have_the_smallest_grid_in_every_block_and_public_weights_load():
+    fast, full = tiny(kv_grid="fast", size_px=64), tiny(size_px=64)
+    assert {block.shape.key_grid for block in fast.blocks} == {(2, 4, 4)}
+    assert [block.shape.key_grid for block in full.blocks] == [(2, 4, 4), (2, 8, 8), (2, 8, 8)]
+    fast.load_weights(full.state_dict(), "full")
+    video = film(1, 3, 4, 64, 64)
+    assert fast.eval()(video).shape == full(video).shape
+    assert not torch.allclose(fast(video), full.eval()(video), atol=1e-3)
 
 
 def test_an_unknown_variant_is_refused():

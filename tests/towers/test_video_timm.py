@@ -4,6 +4,8 @@ import pytest
 import torch
 
 from deepcoro.config import ConfigError
+from deepcoro.optim import build_optimizer
+from deepcoro.run_config import Optim
 from deepcoro.towers.video_timm import Config, create_backbone
 
 MODEL = "vit_tiny_patch16_224"
@@ -51,6 +53,33 @@ def test_a_frozen_image_model_still_trains_the_attention_over_time():
     tower = Config(model="resnet10t", video_freeze_ratio=1.0).build(frames=2, size_px=32)
     assert not any(parameter.requires_grad for parameter in tower.backbone.parameters())
     assert all(parameter.requires_grad for parameter in tower.pool.parameters())
+
+
+@pytest.mark.parametrize(
+    ("model", "bottom", "higher"),
+    [
+        (MODEL, "backbone.patch_embed.proj.weight", "backbone.blocks.11.attn.qkv.weight"),
+        ("convnext_atto", "backbone.stem.0.weight", "backbone.stages.3.blocks.1.mlp.fc2.weight"),
+        ("mvitv2_tiny", "backbone.patch_embed.proj.weight", "backbone.stages.3.blocks.1.mlp.fc2.weight"),
+    ],
+)
+def test_transformers_convolutions_and_mvit_as_image_models_train_with_layer_decay(model, bottom, higher):
+    """The order of layers is timm's; the attention over time lies above it."""
+    torch.manual_seed(0)
+    tower = Config(model=model).build(frames=2, size_px=64).train()
+    layers = tower.parameter_layers()
+    assert set(layers) == {name for name, _ in tower.named_parameters()}
+    assert layers[bottom] == 0 < layers[higher] < layers["pool.query"] == max(layers.values())
+    root = torch.nn.ModuleDict({"towers": torch.nn.ModuleDict({"video": tower})})
+    optimizer = build_optimizer(root, Optim(lr=1e-3, layer_decay=0.5))
+    lr_of = {id(each): group["lr"] for group in optimizer.param_groups for each in group["params"]}
+    for name, parameter in tower.named_parameters():
+        assert lr_of[id(parameter)] == pytest.approx(1e-3 * 0.5 ** (max(layers.values()) - layers[name]))
+    before = {name: each.detach().clone() for name, each in tower.named_parameters()}
+    tower(film(2, 1, 2, 64, 64))[:, 0].sin().sum().backward()
+    optimizer.step()
+    moved = {name: (each - before[name]).abs().max().item() for name, each in tower.named_parameters()}
+    assert 0 < moved[bottom] < moved[higher] < 1.1e-3
 
 
 def test_recomputing_the_image_model_changes_no_gradient():
