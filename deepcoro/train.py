@@ -263,7 +263,7 @@ def _numbers(training: Run, record: Record, window: list[Batch]) -> dict[str, fl
     }
     if record.grad_norm is not None:
         numbers["train/grad_norm"] = float(record.grad_norm)
-    numbers |= {f"lr/{label}": lr for label, lr in record.lr.items() if not label.endswith("_no_decay")}
+    numbers |= {f"lr/{label.removesuffix('_no_decay')}": lr for label, lr in record.lr.items()}  # twins agree
     if "report" in window[0]:
         numbers["speed/padded_token_fraction"] = padded_token_fraction([batch["report"] for batch in window])
     position = training.progress.step * training.plan.rows_per_step
