@@ -55,7 +55,7 @@ def build_model(
 
     torch.manual_seed(config.seed)
     source = config.towers.video.weights
-    of_weights = read_pixel_constants(Path(source)) if source else None
+    of_weights = read_pixel_constants(source) if source else None
     mean, std = constants(config.normalisation, of_weights, of_films or parts.shards.pixel_statistics())
     return VideoTextModel(config, parts.tokenizer, mean, std)
 

@@ -1,4 +1,4 @@
-"""Weights to start from: a file, a checkpoint folder, or a run folder, of which the best checkpoint is taken."""
+"""Weights to start from: a file, an exported folder (also on the hub), a checkpoint folder, or a run folder's best checkpoint."""
 
 from pathlib import Path
 
@@ -6,14 +6,15 @@ import torch
 from torch import Tensor
 
 from deepcoro.config import ConfigError
+from deepcoro.exported import WEIGHTS, locate, read_card
 
 FILE = "weights.safetensors"
 """Name of the weights inside a checkpoint folder."""
 
 
-def read_weights(path: Path, prefix: str) -> dict[str, Tensor]:
+def read_weights(source: str | Path, prefix: str) -> dict[str, Tensor]:
     """Tensors by name; of a whole model's weights those below `prefix`, without it. ConfigError when there is nothing to read."""
-    file = weights_file(path)
+    file = weights_file(locate(str(source)))
     if file.suffix == ".safetensors":
         from safetensors.torch import load_file
 
@@ -26,24 +27,28 @@ def read_weights(path: Path, prefix: str) -> dict[str, Tensor]:
     return inner or state
 
 
-def read_pixel_constants(path: Path) -> tuple[float, float] | None:
-    """Mean and std of the grey levels that a model's weights carry; None for weights of one tower alone."""
-    state = read_weights(path, "normalisation.")
+def read_pixel_constants(source: str | Path) -> tuple[float, float] | None:
+    """Mean and std of the grey levels that a model's or an exported encoder's weights carry; None for others of one tower alone."""
+    card = read_card(locate(str(source)))
+    if card is not None:
+        return None if card["pixel_mean"] is None else (card["pixel_mean"], card["pixel_std"])
+    state = read_weights(source, "normalisation.")
     if set(state) != {"mean", "std"}:
         return None
     return float(state["mean"]), float(state["std"])
 
 
 def weights_file(path: Path) -> Path:
-    """The file that a path means: itself, that of a checkpoint folder, that of a run's best (else newest) checkpoint."""
+    """The file that a path means: itself, that of an exported or checkpoint folder, that of a run's best (else newest) checkpoint."""
     if path.is_file():
         return path
-    if (path / FILE).is_file():
-        return path / FILE
+    for name in (FILE, WEIGHTS):
+        if (path / name).is_file():
+            return path / name
     for pointer in ("best", "latest"):
         named = path / "checkpoints" / pointer
         if named.is_file():
             return path / "checkpoints" / named.read_text() / FILE
     raise ConfigError(
-        f"weights '{path}' is neither a file (.pt, .pth, .safetensors) nor a checkpoint folder nor a run folder with a checkpoint"
+        f"weights '{path}' is neither a file (.pt, .pth, .pyth, .safetensors) nor an exported folder, nor a checkpoint folder nor a run folder with a checkpoint"
     )

@@ -15,6 +15,7 @@ LAYERS = [
     {
         "config",
         "atomic",
+        "exported",
         "weights",
         "sample",
         "evaluated",

@@ -38,5 +38,8 @@ def test_a_torch_file_may_wrap_its_state_and_hold_one_tower_alone(tmp_path: Path
 
 
 def test_a_path_that_holds_no_weights_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="neither a file .* nor a checkpoint folder nor a run folder"):
+    with pytest.raises(
+        ConfigError,
+        match="neither a file .* nor an exported folder, nor a checkpoint folder nor a run folder",
+    ):
         read_weights(tmp_path, "towers.video.")

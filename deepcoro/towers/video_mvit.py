@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import torch
@@ -11,6 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from deepcoro.config import Block, ConfigError
+from deepcoro.exported import check_card
 from deepcoro.features import VideoFeatures, encode_clips, flatten_studies
 from deepcoro.mvit.attention import NORM_EPS
 from deepcoro.mvit.block import MultiscaleBlock
@@ -29,7 +29,8 @@ class Config(Block):
     """Size of the encoder: mvit_v2_s (34.5 M parameters), mvit_v2_b (51 M), mvit_v2_l (213 M), demo (learns on a CPU), tiny (tests)."""
     weights: str | None = None
     """Weights to start from: a file (.pt, .pth, .pyth, .safetensors; torchvision's mvit_v2_s, SlowFast's MViTv2 or our own), a
-    checkpoint folder or a run folder; null for random ones. Relative positions are interpolated to this run's frames and size."""
+    folder of tools/export_encoder.py (`hf://ORGANISATION/NAME[@REVISION]` on the Hugging Face hub), a checkpoint folder or a run
+    folder; null for random ones. Relative positions are interpolated to this run's frames and size."""
     video_freeze_ratio: float = 0.0
     """Fraction of the encoder that is FROZEN, from the bottom: floor(ratio * (1 embedding + blocks)) of these; 1 also freezes the last norm."""
     activation_checkpointing: bool = False
@@ -53,7 +54,8 @@ class Config(Block):
         )
         tower = VideoMViT.from_variant(self.variant, frames=frames, size_px=size_px, settings=settings)
         if self.weights is not None:
-            tower.load_weights(read_weights(Path(self.weights), "towers.video."), source=self.weights)
+            check_card(self.weights, tower.built_as)
+            tower.load_weights(read_weights(self.weights, "towers.video."), source=self.weights)
         return tower
 
 
@@ -116,6 +118,13 @@ class VideoMViT(nn.Module):
         grid = strided(((frames - 1) // 2 + 1, size_px, size_px), 4)
         tower = cls(VARIANTS[name], grid, num_classes, settings)
         tower.aggregate, tower.per_video_pool = aggregate, per_video_pool
+        tower.built_as = {
+            "type": "video_mvit",
+            "variant": name,
+            "frames": frames,
+            "size_px": size_px,
+            "kv_grid": settings.kv_grid,
+        }
         return tower
 
     def forward(

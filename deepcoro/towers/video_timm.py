@@ -2,7 +2,6 @@
 
 import logging
 import math
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -11,7 +10,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from deepcoro.config import Block, ConfigError
+from deepcoro.exported import check_card
 from deepcoro.features import VideoFeatures, encode_clips
+from deepcoro.mvit.state_dicts import interpolate_positions
 from deepcoro.weights import read_weights
 
 logger = logging.getLogger(__name__)
@@ -24,7 +25,8 @@ class Config(Block):
     model: str = "vit_small_patch16_224"
     """Name of a timm model (timm.list_models() shows them)."""
     weights: str | None = None
-    """State dict of the image model (.pt, .pth or .safetensors in timm's layout), null for random weights."""
+    """State dict of the image model (.pt, .pth or .safetensors in timm's layout); or a folder of tools/export_encoder.py (also
+    `hf://ORGANISATION/NAME[@REVISION]`), a checkpoint or a run folder, which bring the attention over time too; null for random weights."""
     heads: int = 4
     """Heads of the attention over time; must divide the model's feature width."""
     video_freeze_ratio: float = 0.0
@@ -34,11 +36,20 @@ class Config(Block):
 
     def build(self, frames: int, size_px: int) -> "VideoTimm":
         backbone = create_backbone(self.model, size_px)
-        if self.weights is not None:
-            load_backbone(backbone, Path(self.weights))
         if self.activation_checkpointing:
             backbone.set_grad_checkpointing(True)
-        return VideoTimm(backbone, frames, self.heads, self.video_freeze_ratio)
+        tower = VideoTimm(backbone, frames, self.heads, self.video_freeze_ratio)
+        tower.built_as = {
+            "type": "video_timm",
+            "model": self.model,
+            "frames": frames,
+            "size_px": size_px,
+            "heads": self.heads,
+        }
+        if self.weights is not None:
+            check_card(self.weights, tower.built_as)
+            load_weights(tower, self.weights)
+        return tower
 
 
 def create_backbone(name: str, size_px: int) -> nn.Module:
@@ -68,18 +79,24 @@ def import_timm() -> Any:
     return timm
 
 
-def load_backbone(backbone: nn.Module, path: Path) -> None:
-    """Loads by name; the classifier of the file is left out, anything else missing is an error."""
-    state = read_weights(path, "towers.video.backbone.")
-    own = backbone.state_dict()
+def load_weights(tower: "VideoTimm", source: str) -> None:
+    """The whole tower, or the image model alone where `source` holds one; by name. Classifiers are left out, positions in time are
+    stretched to this run's frames, anything else missing is an error.
+    """
+    state = read_weights(source, "towers.video.")
+    is_whole = any(name.startswith("backbone.") for name in state)
+    target = tower if is_whole else tower.backbone
+    own = target.state_dict()
+    if is_whole and "pool.positions" in state:
+        state["pool.positions"] = interpolate_positions(state["pool.positions"], len(own["pool.positions"]))
     wrong = [name for name in own if name not in state or state[name].shape != own[name].shape]
     if wrong:
         raise ConfigError(
-            f"weights {path}: {len(wrong)} of {len(own)} tensors are missing or of another shape, the first '{wrong[0]}'"
+            f"weights {source}: {len(wrong)} of {len(own)} tensors are missing or of another shape, the first '{wrong[0]}'"
         )
-    backbone.load_state_dict({name: state[name] for name in own})
+    target.load_state_dict({name: state[name] for name in own})
     unused = sorted(state.keys() - own.keys())
-    logger.info("weights %s: %d tensors used, %d unused %s", path, len(own), len(unused), unused)
+    logger.info("weights %s: %d tensors used, %d unused %s", source, len(own), len(unused), unused)
 
 
 class VideoTimm(nn.Module):
