@@ -2,11 +2,11 @@
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-import torch
 from einops import rearrange
 from jaxtyping import Bool, Float
+from pydantic import field_validator
 from torch import Tensor, nn
 
 from deepcoro.config import Block, ConfigError
@@ -33,8 +33,12 @@ class Config(Block):
     folder; null for random ones. Relative positions are interpolated to this run's frames and size."""
     video_freeze_ratio: float = 0.0
     """Fraction of the encoder that is FROZEN, from the bottom: floor(ratio * (1 embedding + blocks)) of these; 1 also freezes the last norm."""
-    activation_checkpointing: bool = False
-    """Recompute each block in backward instead of keeping its activations: about a third of the memory for about a third more time."""
+    activation_checkpointing: Literal["none", "blocks", "selective"] = "none"
+    """What backward makes again instead of keeping: nothing dear (none), the wide MLP activation and what is cheap beside its size
+    (selective: less memory, little time), or each half block (blocks, also `true`: least memory, about a third more time)."""
+    residual: Literal["fp32", "bf16"] = "fp32"
+    """Format of the tokens between blocks under precision=bf16: bf16 halves what the residual stream keeps and moves, and rounds
+    it once a block; sums and norms stay fp32. No effect under precision=fp32."""
     drop_path_rate: float | None = None
     """Probability of dropping a residual branch in the last block, rising linearly from 0; null for the variant's own."""
     kv_grid: Literal["full", "fast"] = "full"
@@ -43,13 +47,19 @@ class Config(Block):
     attention: Literal["auto", "fused", "plain", "flash_attn"] = "auto"
     """How attention is computed: fused runs scaled_dot_product_attention, plain holds the whole map (slow, for checks), flash_attn uses that package on CUDA where it imports."""
 
+    @field_validator("activation_checkpointing", mode="before")
+    @classmethod
+    def _as_switch(cls, value: Any) -> Any:
+        """`true` and `false`, as other towers have it."""
+        return {True: "blocks", False: "none"}.get(value, value) if isinstance(value, bool) else value
+
     def build(self, frames: int, size_px: int) -> "VideoMViT":
-        checkpointing = "blocks" if self.activation_checkpointing else "none"
         settings = EncoderSettings(
             drop_path_rate=self.drop_path_rate,
             attention=self.attention,
-            activation_checkpointing=checkpointing,
+            activation_checkpointing=self.activation_checkpointing,
             video_freeze_ratio=self.video_freeze_ratio,
+            residual=self.residual,
             kv_grid=self.kv_grid,
         )
         tower = VideoMViT.from_variant(self.variant, frames=frames, size_px=size_px, settings=settings)

@@ -298,3 +298,12 @@ def test_fast_keys_and_values_have_the_smallest_grid_in_every_block_and_public_w
 def test_an_unknown_variant_is_refused():
     with pytest.raises(ConfigError, match="'mvit_v3'.*mvit_v2_s"):
         VideoMViT.from_variant("mvit_v3")
+
+
+@pytest.mark.parametrize(
+    ("given", "mode"), [(True, "blocks"), (False, "none"), ("selective", "selective"), ("blocks", "blocks")]
+)
+def test_checkpointing_is_a_mode_or_a_switch(given, mode):
+    tower = Config(variant="tiny", activation_checkpointing=given, residual="bf16").build(4, 32)
+    assert {block.checkpointing for block in tower.blocks} == {mode}
+    assert tower.settings.residual == "bf16"

@@ -1,0 +1,52 @@
+"""Every lever of the video tower trains demo/tiny: what changes how it runs gives the same curve, what changes what it is another."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.launch import SILENT, STEADY, losses, main_on_this_rank, tiny
+
+# What each lever may do to the training curve of three steps.
+SAME = {
+    "activation_checkpointing": "selective",
+    "attention": "plain",
+}
+OTHER = {
+    "drop_path_rate": "0.9",
+    "kv_grid": "fast",
+}
+
+
+def curve(shards: Path, run_dir: Path, *words: str) -> dict[int, float]:
+    run = tiny(shards, run_dir, *STEADY, *SILENT, "max_steps=3", *words)
+    assert main_on_this_rank("ddp", *run) == 0
+    return losses(run_dir)
+
+
+@pytest.fixture(scope="module")
+def plain(tiny_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[int, float]:
+    return curve(tiny_shards, tmp_path_factory.mktemp("levers") / "plain")
+
+
+@pytest.mark.parametrize(("key", "value"), SAME.items())
+def test_a_lever_of_speed_or_memory_leaves_the_curve(
+    tiny_shards: Path, tmp_path: Path, plain: dict[int, float], key: str, value: str
+) -> None:
+    got = curve(tiny_shards, tmp_path, f"towers.video.{key}={value}")
+    assert got == pytest.approx(plain, rel=1e-5)
+
+
+@pytest.mark.parametrize(("key", "value"), OTHER.items())
+def test_a_lever_of_the_model_changes_the_curve(
+    tiny_shards: Path, tmp_path: Path, plain: dict[int, float], key: str, value: str
+) -> None:
+    got = curve(tiny_shards, tmp_path, f"towers.video.{key}={value}")
+    assert all(0 < loss < 10 for loss in got.values())
+    assert got != pytest.approx(plain, rel=1e-5)
+
+
+def test_a_bf16_stream_stays_near_the_fp32_one(tiny_shards: Path, tmp_path: Path) -> None:
+    exact = curve(tiny_shards, tmp_path / "fp32", "precision=bf16")
+    rounded = curve(tiny_shards, tmp_path / "bf16", "precision=bf16", "towers.video.residual=bf16")
+    assert rounded != exact
+    assert rounded == pytest.approx(exact, rel=0.02)
