@@ -25,11 +25,11 @@ class StepBytes:
 
 
 class LiveBytes(TorchDispatchMode):
-    """While active, `now` and `peak` count the bytes of storages made since it began."""
+    """While active, `now` and `peak` count the bytes of storages made since it began; `largest` is the biggest of them."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.now = self.peak = 0
+        self.now = self.peak = self.largest = 0
         self._seen: dict[int, int] = {}  # address of a storage -> its bytes, 0 for one that was there before
 
     def __torch_dispatch__(
@@ -51,6 +51,7 @@ class LiveBytes(TorchDispatchMode):
         self._seen[address] = storage.nbytes() if counts else 0
         self.now += self._seen[address]
         self.peak = max(self.peak, self.now)
+        self.largest = max(self.largest, self._seen[address])
         weakref.finalize(storage, self._forget, address).atexit = False
 
     def _forget(self, address: int) -> None:

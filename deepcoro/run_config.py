@@ -229,6 +229,8 @@ MAY_CHANGE_ON_RESUME = frozenset(
         "data.worker_timeout_s",
         "data.max_bad_fraction",
         "data.fields.report.length_buckets",
+        "objectives.*.form",
+        "objectives.*.tile",
         "checkpoint",
         "evaluate",
         "tracking",

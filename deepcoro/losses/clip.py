@@ -1,7 +1,8 @@
 """The softmax contrastive loss, exact over ranks, with every equal report a positive.
 
-Radford et al. 2021, arXiv:2103.00020; differs in that a query may have several positives (uniform targets) and in that
-ranks compare their own rows with gathered columns, so that averaging over ranks gives the gradient of one process.
+Radford et al. 2021, arXiv:2103.00020; differs in that a query may have several positives (uniform targets, or weighed ones) and
+in that averaging over ranks gives the gradient of one process. The dense form compares this rank's rows with gathered columns
+and holds every logit; it is the oracle of the tiled ones (`kernels/tiled_contrastive.py`).
 """
 
 from typing import Literal
@@ -13,7 +14,8 @@ from torch import Tensor
 
 from deepcoro.config import Block
 from deepcoro.distributed import world_size
-from deepcoro.pairing import EXCLUDED, Side, is_query, pair_up, positives
+from deepcoro.kernels.tiled_contrastive import Share, Tiling, tiled_share
+from deepcoro.pairing import EXCLUDED, Pairs, PositiveWeights, Side, in_batch_accuracy, pair_up
 
 
 def clip_loss(
@@ -22,17 +24,19 @@ def clip_loss(
     logit_scale: Float[Tensor, "1"],
     video_ids: Int[Tensor, "video_row"] | None = None,
     text_ids: Int[Tensor, "text_row"] | None = None,
+    weights: PositiveWeights | None = None,
 ) -> Float[Tensor, ""]:
     """Mean cross-entropy of video-to-text and text-to-video; averaged over ranks it is the loss of the gathered batch.
 
-    Features are L2-normalised, `logit_scale` is multiplied. A text is a positive of every video with its id; an id of -1
-    excludes the row; without ids row i of all videos belongs to row i of all texts. A row without a positive is no query
-    and is not counted, yet stays a negative of the others. No query at all gives a zero with zero gradients. Every rank of
-    the default process group calls it, also one with no rows. ValueError when only one of the ids is given.
+    Features are L2-normalised, `logit_scale` is multiplied. A text is a positive of every video with its id, uniformly, or of
+    the videos that `weights` pairs it with, in proportion to them; an id of -1 excludes the row; without ids row i of all
+    videos belongs to row i of all texts. A row without a positive is no query and is not counted, yet stays a negative of the
+    others. No query at all gives a zero with zero gradients. Every rank of the default process group calls it, also one with
+    no rows. Large batches go tile by tile, where the gradient can be taken once. ValueError when only one of the ids is given.
     """
-    videos, texts = pair_up(video, text, video_ids, text_ids)
-    num_queries = is_query(videos.all_ids, texts.all_ids).sum()
-    return _share(videos, texts, logit_scale) * world_size() / num_queries.clamp(min=1)
+    pairs = pair_up(video, text, video_ids, text_ids, weights)
+    total = _total(pairs, logit_scale, Tiling())
+    return total * world_size() / pairs.num_video_queries.clamp(min=1)
 
 
 def clip_sum(
@@ -41,12 +45,13 @@ def clip_sum(
     logit_scale: Float[Tensor, "1"],
     video_ids: Int[Tensor, "video_row"] | None = None,
     text_ids: Int[Tensor, "text_row"] | None = None,
+    weights: PositiveWeights | None = None,
 ) -> Float[Tensor, ""]:
     """This rank's share: over ranks the shares sum to the loss of the gathered batch times its number of video queries.
 
     Over several micro-batches, sum of shares / sum of counts weighs each by its video queries.
     """
-    return _share(*pair_up(video, text, video_ids, text_ids), logit_scale)
+    return _total(pair_up(video, text, video_ids, text_ids, weights), logit_scale, Tiling())
 
 
 def clip_count(video_ids: Int[Tensor, "video_row"]) -> Int[Tensor, "1"]:
@@ -54,26 +59,32 @@ def clip_count(video_ids: Int[Tensor, "video_row"]) -> Int[Tensor, "1"]:
     return (video_ids != EXCLUDED).sum().reshape(1)
 
 
-def _share(videos: Side, texts: Side, logit_scale: Tensor) -> Tensor:
-    with torch.autocast(videos.rows.device.type, enabled=False):
-        video_to_text = _cross_entropy_sum(videos, texts, logit_scale)
-        text_to_video = _cross_entropy_sum(texts, videos, logit_scale)
-    num_videos = is_query(videos.all_ids, texts.all_ids).sum()
-    num_texts = is_query(texts.all_ids, videos.all_ids).sum()
+def _total(pairs: Pairs, logit_scale: Tensor, tiling: Tiling) -> Tensor:
+    if tiling.chosen_for(pairs) == "dense":
+        return _dense(pairs, logit_scale)
+    return tiled_share(pairs, logit_scale, None, tiling).sum
+
+
+def _dense(pairs: Pairs, logit_scale: Tensor) -> Tensor:
+    videos, texts = pairs.videos, pairs.texts
+    with torch.autocast(videos.given.device.type, enabled=False):
+        weights = pairs.of_block(videos.ids, texts.all_ids, videos.wide)
+        video_to_text = _cross_entropy_sum(videos, texts, weights, logit_scale)
+        weights = pairs.of_block(videos.all_ids, texts.ids, videos.wide).T
+        text_to_video = _cross_entropy_sum(texts, videos, weights, logit_scale)
     # multiplied first: a quotient of two counts would be fp32 in an fp64 loss
-    return (video_to_text + text_to_video * num_videos / num_texts.clamp(min=1)) / 2
+    return (video_to_text + text_to_video * pairs.num_video_queries / pairs.num_text_queries.clamp(min=1)) / 2
 
 
-def _cross_entropy_sum(queries: Side, candidates: Side, logit_scale: Tensor) -> Tensor:
+def _cross_entropy_sum(queries: Side, candidates: Side, weights: Tensor, logit_scale: Tensor) -> Tensor:
     """Over this rank's queries against the candidates of all ranks."""
-    logits = logit_scale.to(queries.rows.dtype) * (queries.rows @ candidates.all_rows.T)
-    positive = positives(queries.ids, candidates.all_ids)
-    num_positives = positive.sum(dim=1)
+    logits = logit_scale.to(queries.wide) * (queries.rows @ candidates.all_rows.T)
+    total = weights.sum(dim=1)
     # the lowest number, not -inf: a row of -inf alone has a NaN gradient
     lowest = torch.finfo(logits.dtype).min
     normaliser = logits.masked_fill(candidates.all_ids == EXCLUDED, lowest).logsumexp(dim=1)
-    mean_positive = (logits * positive).sum(dim=1) / num_positives.clamp(min=1)
-    return torch.where(num_positives > 0, normaliser - mean_positive, 0).sum()
+    mean_positive = (logits * weights).sum(dim=1) / torch.where(total > 0, total, 1)
+    return torch.where(total > 0, normaliser - mean_positive, 0).sum()
 
 
 class ClipLoss:
@@ -83,8 +94,10 @@ class ClipLoss:
         self.init_logit_scale = init_logit_scale
         self.init_logit_bias = None
 
-    def share(self, videos: Side, texts: Side, logit_scale: Tensor, logit_bias: Tensor | None) -> Tensor:
-        return _share(videos, texts, logit_scale)
+    def share(self, pairs: Pairs, logit_scale: Tensor, logit_bias: Tensor | None, tiling: Tiling) -> Share:
+        if tiling.chosen_for(pairs) == "dense":
+            return Share(_dense(pairs, logit_scale), in_batch_accuracy(pairs))
+        return tiled_share(pairs, logit_scale, None, tiling)
 
     def count(self, video_ids: Tensor) -> Tensor:
         return clip_count(video_ids)

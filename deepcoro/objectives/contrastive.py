@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from deepcoro.config import Block
+from deepcoro.kernels.tiled_contrastive import Form, Tiling
 from deepcoro.losses import Loss
 from deepcoro.losses.clip import Config as ClipConfig
-from deepcoro.pairing import EXCLUDED, Side, is_query, pair_up, positives
+from deepcoro.pairing import EXCLUDED, pair_up
 
 
 class Contrastive(nn.Module):
@@ -27,7 +28,9 @@ class Contrastive(nn.Module):
     def __init__(self, config: "Config", video_dim: int, text_dim: int):
         super().__init__()
         self.loss = config.loss.build()
-        self.max_log_scale = math.log(config.max_logit_scale)
+        self.tiling = Tiling(config.form, config.tile)
+        self.log_scale_bounds = (math.log(config.min_logit_scale), math.log(config.max_logit_scale))
+        self.max_bias = config.max_logit_bias
         self.video_projection = nn.Linear(video_dim, config.embed_dim, bias=False)
         self.text_projection = nn.Linear(text_dim, config.embed_dim, bias=False)
         # shape [1]: DeepSpeed cannot broadcast a 0-dim parameter
@@ -44,18 +47,22 @@ class Contrastive(nn.Module):
         `sum` is this rank's share; over ranks and micro-batches sum of `sum` / sum of `count` is the loss. Texts that several
         ranks hold count once, so that the loss does not depend on how the global batch lies on ranks.
         """
-        videos, texts = pair_up(
+        pairs = pair_up(
             self.embed_video(features["video"]),
             self.embed_text(features["text"]),
             video_ids(batch),
             text_ids(batch, num_texts=len(features["text"])),
             distinct_texts=True,
         )
-        scale = self._multiplier(videos.rows.dtype)
-        metrics = {"logit_scale": scale.detach(), "in_batch_accuracy": in_batch_accuracy(videos, texts)}
-        if self.logit_bias is not None:
-            metrics["logit_bias"] = self.logit_bias.detach().clone()
-        return {"sum": self.loss.share(videos, texts, scale, self.logit_bias).reshape(1), **metrics}
+        scale = _bounded(self.logit_scale.to(pairs.videos.wide), *self.log_scale_bounds).exp()
+        bias = self.logit_bias
+        if bias is not None:
+            bias = _bounded(bias, -self.max_bias, self.max_bias)
+        share = self.loss.share(pairs, scale, bias, self.tiling)
+        metrics = {"logit_scale": scale.detach(), "in_batch_accuracy": share.in_batch_accuracy}
+        if bias is not None:
+            metrics["logit_bias"] = bias.detach().clone()
+        return {"sum": share.sum.reshape(1), **metrics}
 
     def count(self, batch: Mapping[str, Any]) -> Int[Tensor, "1"]:
         """Studies of this rank's batch that have a report, from the batch alone."""
@@ -68,12 +75,6 @@ class Contrastive(nn.Module):
     def embed_text(self, text: Float[Tensor, "text dim"]) -> Float[Tensor, "text embedding"]:
         """Unit vectors in fp32 at least."""
         return _embed(self.text_projection, text)
-
-    def _multiplier(self, dtype: torch.dtype) -> Float[Tensor, "1"]:
-        """Bounded in the value and not in the gradient: past the bound the parameter can still come back."""
-        log_scale = self.logit_scale.to(dtype)
-        bounded = log_scale.clamp(max=self.max_log_scale)
-        return (log_scale + (bounded - log_scale).detach()).exp()
 
 
 def video_ids(batch: Mapping[str, Any]) -> Int[Tensor, "row"]:
@@ -88,15 +89,9 @@ def text_ids(batch: Mapping[str, Any], num_texts: int) -> Int[Tensor, "text"]:
     return nobody.scatter_reduce(0, batch["report"]["index"], ids, "amax")
 
 
-@torch.no_grad()
-def in_batch_accuracy(videos: Side, texts: Side) -> Float[Tensor, "1"]:
-    """Fraction of this rank's videos whose nearest text of the global batch is theirs; ties share; 0 when no video has one."""
-    similarity = videos.rows @ texts.all_rows.T
-    similarity = similarity.masked_fill(texts.all_ids == EXCLUDED, -2)  # below every cosine
-    nearest = similarity == similarity.amax(dim=1, keepdim=True)
-    hits = (nearest & positives(videos.ids, texts.all_ids)).sum(dim=1) / nearest.sum(dim=1)
-    queries = is_query(videos.ids, texts.all_ids)
-    return (torch.where(queries, hits, 0).sum() / queries.sum().clamp(min=1)).reshape(1)
+def _bounded(number: Float[Tensor, "1"], low: float, high: float) -> Float[Tensor, "1"]:
+    """Bounded in the value and not in the gradient: past a bound the parameter can still come back."""
+    return number + (number.clamp(low, high) - number).detach()
 
 
 def _embed(projection: nn.Linear, features: Tensor) -> Tensor:
@@ -115,14 +110,30 @@ class Config(Block):
     """`clip` (softmax over the batch) or `siglip` (sigmoid of every pair), with the scale and bias they start from."""
     embed_dim: int = Field(512, gt=0)
     """Width of the common space, which retrieval and zero-shot classification search."""
+    form: Form = "auto"
+    """How the loss is computed, to the same numbers. `dense`: all logits of a rank at once, b x B of them. `gather`: in tiles,
+    with the texts of all ranks on every rank. `ring`: in tiles, with two ranks' texts at a time, at the memory of a rank's own
+    rows. `auto`: dense while the logits fill no more than one tile, gather while all texts and their gradient fit 1 GiB, else
+    ring. May change on resume."""
+    tile: int = Field(1024, ge=1)
+    """Videos and texts of a tile; a rank holds three matrices of tile x tile numbers. May change on resume."""
+    min_logit_scale: float = Field(1, gt=0)
+    """The multiplier of the cosine similarities is kept at or above it."""
     max_logit_scale: float = Field(100, gt=0)
     """The multiplier of the cosine similarities is kept at or below it."""
+    max_logit_bias: float = Field(100, gt=0)
+    """The bias of a loss that has one is kept between minus this and this."""
 
     @model_validator(mode="after")
-    def _starts_within_its_bound(self) -> "Config":
-        if self.loss.init_logit_scale > self.max_logit_scale:
+    def _starts_within_its_bounds(self) -> "Config":
+        scale, bias = self.loss.init_logit_scale, getattr(self.loss, "init_logit_bias", 0)
+        if scale > self.max_logit_scale:
+            raise ValueError(f"loss.init_logit_scale {scale} is above max_logit_scale {self.max_logit_scale}")
+        if scale < self.min_logit_scale:
+            raise ValueError(f"loss.init_logit_scale {scale} is below min_logit_scale {self.min_logit_scale}")
+        if abs(bias) > self.max_logit_bias:
             raise ValueError(
-                f"loss.init_logit_scale {self.loss.init_logit_scale} is above max_logit_scale {self.max_logit_scale}"
+                f"loss.init_logit_bias {bias} is farther from 0 than max_logit_bias {self.max_logit_bias}"
             )
         return self
 

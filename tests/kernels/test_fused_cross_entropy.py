@@ -3,8 +3,8 @@ import torch
 from torch.nn import functional
 
 from deepcoro.kernels.fused_cross_entropy import LinearCrossEntropy
+from deepcoro.live_bytes import LiveBytes
 from tests.gloo import run_on_ranks
-from tests.live_bytes import LiveBytes
 
 TOKENS, WORDS, DIM = 23, 11, 6
 
@@ -131,12 +131,12 @@ def test_the_logits_are_never_there_at_once():
     tokens, words, dim, rows = 1024, 2048, 32, 64
     hidden, weight = torch.randn(tokens, dim, requires_grad=True), torch.randn(words, dim, requires_grad=True)
     targets = torch.randint(words, (tokens,))
-    with LiveBytes().holding(hidden, weight, targets) as live:
+    with LiveBytes() as live:
         LinearCrossEntropy(rows_per_chunk=rows)(hidden, weight, targets)
     chunk, gradients = 4 * rows * words, 4 * (tokens + words) * dim
     assert live.largest == chunk
     assert chunk + gradients <= live.peak <= 1.1 * (chunk + gradients)
-    with LiveBytes().holding(hidden, weight, targets) as plain:
+    with LiveBytes() as plain:
         oracle(hidden, weight, targets).backward()
     assert plain.peak >= 2 * 4 * tokens * words
     assert live.peak < plain.peak / 10
@@ -144,7 +144,7 @@ def test_the_logits_are_never_there_at_once():
 
 def test_without_gradient_only_a_chunk_is_held():
     hidden, weight, targets = torch.randn(512, 16), torch.randn(1024, 16), torch.randint(1024, (512,))
-    with LiveBytes().holding(hidden, weight, targets) as live, torch.no_grad():
+    with LiveBytes() as live, torch.no_grad():
         LinearCrossEntropy(rows_per_chunk=32)(hidden, weight, targets)
     assert live.peak <= 1.1 * 4 * 32 * 1024
 

@@ -6,11 +6,19 @@ from dataclasses import dataclass
 import torch
 from torch.nn import functional
 
+from deepcoro.distributed import world_size as number_of_ranks
+from deepcoro.kernels.tiled_contrastive import Tiling
+from deepcoro.losses import clip, siglip
 from deepcoro.losses.clip import clip_loss
 from deepcoro.losses.siglip import siglip_loss
+from deepcoro.pairing import EXCLUDED, Pairs, PositiveWeights, pair_up
 
-LOSSES = ("clip", "siglip")
+LOSSES = {"clip": clip.Config().build(), "siglip": siglip.Config().build()}
+# `called` is the loss as its function gives it; tiles of two rows divide hardly any of the cases
+FORMS = ("called", "dense", "gather", "ring")
+TILE = 2
 FEATURE_DIM, EMBED_DIM = 5, 4
+Weights = list[tuple[int, int, float]]
 
 
 @dataclass(frozen=True)
@@ -21,10 +29,21 @@ class Case:
     text_rows: list[int]
     video_ids: list[list[int]] | None = None
     text_ids: list[list[int]] | None = None
+    weights: list[Weights] | None = None
+    """(video id, text id, weight) of each rank's own videos; None makes equal ids positives."""
+
+    def of_pair(self, video_id: int, text_id: int) -> float:
+        if self.weights is None:
+            return float(video_id == text_id)
+        listed = [each for of_rank in self.weights for each in of_rank if each[:2] == (video_id, text_id)]
+        return listed[0][2] if listed else 0.0
 
 
-def of_ids(video_ids: list[list[int]], text_ids: list[list[int]]) -> Case:
-    return Case([len(ids) for ids in video_ids], [len(ids) for ids in text_ids], video_ids, text_ids)
+def of_ids(
+    video_ids: list[list[int]], text_ids: list[list[int]], weights: list[Weights] | None = None
+) -> Case:
+    rows = ([len(ids) for ids in side] for side in (video_ids, text_ids))
+    return Case(*rows, video_ids, text_ids, weights)
 
 
 CASES = {
@@ -37,10 +56,40 @@ CASES = {
         "positives on the other rank only": of_ids([[1, 2], [3, 4]], [[3, 4], [2, 1]]),
         "a rank without rows": of_ids([[1, 2, 1], []], [[1, 2], []]),
         "nobody": of_ids([[-1, -1], [-1]], [[-1], [-1]]),
+        "a rank of excluded rows": of_ids([[1, 2, 3], [-1, -1]], [[1, 3, 2], [-1]]),
+        "weights": of_ids(
+            [[1, 2, 2], [3, 1]],
+            [[10, 11], [12, 10, 13]],
+            [
+                [(1, 10, 1.0), (1, 12, 0.25), (2, 11, 0.5)],
+                [(3, 13, 1.0), (3, 12, 0.75), (1, 10, 1.0), (1, 12, 0.25)],
+            ],
+        ),
+        "weights beside excluded and unknown ids": of_ids(
+            [[1, -1, 2], [4]],
+            [[1, 2], [-1, 5]],
+            [[(1, 2, 0.5), (1, 2, 0.9), (1, 99, 1.0), (-1, 5, 1.0)], [(77, 1, 1.0), (2, -1, 1.0)]],
+        ),
     },
     3: {
         "diagonal of uneven ranks": Case([1, 3, 2], [1, 3, 2]),
         "everything at once": of_ids([[7, -1, 8], [], [8, 99, 7, 7]], [[-1, 7], [7, 8, 5], []]),
+    },
+    4: {
+        "diagonal of even ranks": Case([3, 3, 3, 3], [3, 3, 3, 3]),
+        "everything at once": of_ids(
+            [[7, -1, 8, 9, 9], [], [8, 99, 7], [-1, -1]], [[-1, 7], [7, 8, 5], [9], [98, -1, 7]]
+        ),
+        "weights at once": of_ids(
+            [[1, 2], [2, 3, -1, 6], [], [5]],
+            [[11], [], [12, 13, 11, 15], [-1, 14]],
+            [
+                [(1, 11, 0.5), (1, 13, 1.0), (2, 12, 0.125)],
+                [(2, 12, 0.125), (3, 11, 1.0), (3, 15, 0.6)],
+                [],
+                [(5, 14, 1.0)],
+            ],
+        ),
     },
 }
 
@@ -72,8 +121,18 @@ def gradients(loss: torch.Tensor, leaves: dict[str, torch.Tensor]) -> dict[str, 
     return dict(zip(leaves, found, strict=True))
 
 
+_BY_HAND: dict[str, dict] = {}
+
+
 def by_hand(oracle: Callable, case: Case) -> dict:
-    """Loss and gradients of the gathered batch in one process, from the slow definition."""
+    """Loss and gradients of the gathered batch in one process, from the slow definition; once, since all forms ask."""
+    key = f"{oracle.__module__} {case}"
+    if key not in _BY_HAND:
+        _BY_HAND[key] = _by_hand(oracle, case)
+    return _BY_HAND[key]
+
+
+def _by_hand(oracle: Callable, case: Case) -> dict:
     batch = whole(case)
     weights = batch["parameters"]
     video = embed(batch["inputs"][0], weights["video_tower"])
@@ -84,11 +143,11 @@ def by_hand(oracle: Callable, case: Case) -> dict:
         ids = tuple(
             [number for of_rank in side for number in of_rank] for side in (case.video_ids, case.text_ids)
         )
-    loss = oracle(video, text, weights["scale"], weights["bias"], *ids)
+    loss = oracle(video, text, weights["scale"], weights["bias"], *ids, case.of_pair)
     return {"loss": loss.detach(), **gradients(loss, weights | {"video": video, "text": text})}
 
 
-def on_rank(rank: int, name: str, case: Case) -> dict:
+def on_rank(rank: int, name: str, case: Case, form: str = "called") -> dict:
     """What one rank computes: its loss, and gradients of the shared parameters and of its own features."""
     batch = whole(case)
     weights = batch["parameters"]
@@ -101,18 +160,37 @@ def on_rank(rank: int, name: str, case: Case) -> dict:
     ids = (None, None)
     if case.video_ids is not None:
         ids = tuple(torch.tensor(side[rank], dtype=torch.int64) for side in (case.video_ids, case.text_ids))
-    if name == "clip":
-        loss = clip_loss(video, text, weights["scale"], *ids)
+    given = (video, text, *ids, positive_weights(case, rank))
+    if form != "called":
+        loss = loss_in_form(name, pair_up(*given), weights, form)
+    elif name == "clip":
+        loss = clip_loss(*given[:2], weights["scale"], *given[2:])
     else:
-        loss = siglip_loss(video, text, weights["scale"], weights["bias"], *ids)
+        loss = siglip_loss(*given[:2], weights["scale"], weights["bias"], *given[2:])
     return {"loss": loss.detach(), **gradients(loss, weights | {"video": video, "text": text})}
+
+
+def loss_in_form(name: str, pairs: Pairs, parameters: dict, form: str) -> torch.Tensor:
+    bias = parameters["bias"] if name == "siglip" else None
+    share = LOSSES[name].share(pairs, parameters["scale"], bias, Tiling(form, TILE)).sum
+    counts = {"clip": pairs.num_video_queries, "siglip": (pairs.videos.all_ids != EXCLUDED).sum()}
+    return share * number_of_ranks() / counts[name].clamp(min=1)
+
+
+def positive_weights(case: Case, rank: int) -> PositiveWeights | None:
+    if case.weights is None:
+        return None
+    columns = list(zip(*case.weights[rank], strict=True)) or [(), (), ()]
+    video_ids, text_ids = (torch.tensor(column, dtype=torch.int64) for column in columns[:2])
+    return PositiveWeights(video_ids, text_ids, torch.tensor(columns[2], dtype=torch.float64))
 
 
 def every_case(rank: int, world_size: int) -> dict:
     return {
-        (name, title): on_rank(rank, name, case)
+        (name, title, form): on_rank(rank, name, case, form)
         for name in LOSSES
         for title, case in CASES[world_size].items()
+        for form in FORMS
     }
 
 

@@ -9,35 +9,41 @@ from tests.losses import cases
 EVERY_CASE = [(ranks, title) for ranks, titled in cases.CASES.items() for title in titled]
 
 
-def oracle(video, text, scale, bias, video_ids, text_ids):
+def oracle(video, text, scale, bias, video_ids, text_ids, weight_of):
     """The definition, one query at a time."""
 
-    def mean_over_queries(queries, query_ids, candidates, candidate_ids):
+    def mean_over_queries(queries, query_ids, candidates, candidate_ids, weight_of):
         losses = []
         for query, query_id in zip(queries, query_ids, strict=True):
             kept = [row for row, number in enumerate(candidate_ids) if number != -1]
-            hits = [row for row, number in enumerate(candidate_ids) if number == query_id]
-            if query_id == -1 or not hits:
+            weights = {row: weight_of(query_id, candidate_ids[row]) for row in kept}
+            if query_id == -1 or not sum(weights.values()):
                 continue
             total = sum((scale[0] * (query @ candidates[row])).exp() for row in kept)
-            chances = [(scale[0] * (query @ candidates[row])).exp() / total for row in hits]
-            losses.append(-sum(chance.log() for chance in chances) / len(hits))
+            logs = {row: ((scale[0] * (query @ candidates[row])).exp() / total).log() for row in kept}
+            losses.append(-sum(weights[row] * logs[row] for row in kept) / sum(weights.values()))
         return sum(losses) / len(losses) if losses else 0 * (queries.sum() + candidates.sum() + scale.sum())
 
-    one = mean_over_queries(video, video_ids, text, text_ids)
-    other = mean_over_queries(text, text_ids, video, video_ids)
+    one = mean_over_queries(video, video_ids, text, text_ids, weight_of)
+    other = mean_over_queries(
+        text, text_ids, video, video_ids, lambda text_id, video_id: weight_of(video_id, text_id)
+    )
     return (one + other) / 2
 
 
+@pytest.mark.parametrize("form", cases.FORMS)
 @pytest.mark.parametrize(("world_size", "title"), EVERY_CASE)
-def test_averaged_over_ranks_loss_and_gradients_are_those_of_one_process(of_ranks, world_size, title):
-    results = [result["clip", title] for result in of_ranks[world_size]]
+def test_averaged_over_ranks_loss_and_gradients_are_those_of_one_process(of_ranks, world_size, title, form):
+    results = [result["clip", title, form] for result in of_ranks[world_size]]
     cases.assert_equal_to_one_process(results, cases.by_hand(oracle, cases.CASES[world_size][title]))
 
 
-def test_without_a_process_group_the_loss_is_that_of_one_process():
-    case = cases.of_ids([[7, 7, 8, -1, 99]], [[7, 8, 8, -1]])
-    cases.assert_equal_to_one_process([cases.on_rank(0, "clip", case)], cases.by_hand(oracle, case))
+@pytest.mark.parametrize("form", cases.FORMS)
+@pytest.mark.parametrize("weights", [None, [[(7, 8, 0.5), (7, 7, 1.0), (99, 8, 0.25)]]])
+def test_without_a_process_group_the_loss_is_that_of_one_process(form, weights):
+    case = cases.of_ids([[7, 7, 8, -1, 99]], [[7, 8, 8, -1]], weights)
+    result = cases.on_rank(0, "clip", case, form)
+    cases.assert_equal_to_one_process([result], cases.by_hand(oracle, case))
 
 
 def test_two_embeddings_by_hand():

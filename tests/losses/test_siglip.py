@@ -9,7 +9,7 @@ from tests.losses import cases
 EVERY_CASE = [(ranks, title) for ranks, titled in cases.CASES.items() for title in titled]
 
 
-def oracle(video, text, scale, bias, video_ids, text_ids):
+def oracle(video, text, scale, bias, video_ids, text_ids, weight_of):
     """The definition, one pair at a time."""
     total = 0 * (video.sum() + text.sum() + scale.sum() + bias.sum())
     for row, video_id in zip(video, video_ids, strict=True):
@@ -17,19 +17,24 @@ def oracle(video, text, scale, bias, video_ids, text_ids):
             if -1 in (video_id, text_id):
                 continue
             chance = torch.sigmoid(scale[0] * (row @ column) + bias[0])
-            total = total - (chance if video_id == text_id else 1 - chance).log()
+            weight = weight_of(video_id, text_id)
+            total = total - weight * chance.log() - (1 - weight) * (1 - chance).log()
     return total / max(sum(number != -1 for number in video_ids), 1)
 
 
+@pytest.mark.parametrize("form", cases.FORMS)
 @pytest.mark.parametrize(("world_size", "title"), EVERY_CASE)
-def test_averaged_over_ranks_loss_and_gradients_are_those_of_one_process(of_ranks, world_size, title):
-    results = [result["siglip", title] for result in of_ranks[world_size]]
+def test_averaged_over_ranks_loss_and_gradients_are_those_of_one_process(of_ranks, world_size, title, form):
+    results = [result["siglip", title, form] for result in of_ranks[world_size]]
     cases.assert_equal_to_one_process(results, cases.by_hand(oracle, cases.CASES[world_size][title]))
 
 
-def test_without_a_process_group_the_loss_is_that_of_one_process():
-    case = cases.of_ids([[7, 7, 8, -1, 99]], [[7, 8, 8, -1]])
-    cases.assert_equal_to_one_process([cases.on_rank(0, "siglip", case)], cases.by_hand(oracle, case))
+@pytest.mark.parametrize("form", cases.FORMS)
+@pytest.mark.parametrize("weights", [None, [[(7, 8, 0.5), (7, 7, 1.0), (99, 8, 0.25)]]])
+def test_without_a_process_group_the_loss_is_that_of_one_process(form, weights):
+    case = cases.of_ids([[7, 7, 8, -1, 99]], [[7, 8, 8, -1]], weights)
+    result = cases.on_rank(0, "siglip", case, form)
+    cases.assert_equal_to_one_process([result], cases.by_hand(oracle, case))
 
 
 def test_two_embeddings_by_hand():
