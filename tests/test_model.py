@@ -51,9 +51,15 @@ AUGMENTED = (
     "data.fields.report.length_buckets=2",
 )
 
+GATHER, RING = (
+    (f"objectives.contrastive.form={form}", "objectives.contrastive.tile=2") for form in ("gather", "ring")
+)
+
 
 @pytest.mark.parametrize(
-    "words", [(CLIP,), (SIGLIP,), (CLIP, *AUGMENTED)], ids=["clip", "siglip", "augmented"]
+    "words",
+    [(CLIP,), (SIGLIP,), (CLIP, *AUGMENTED), (CLIP, *RING), (SIGLIP, *RING), (CLIP, *GATHER)],
+    ids=["clip", "siglip", "augmented", "clip ring", "siglip ring", "clip gather"],
 )
 def test_two_ranks_have_the_loss_and_gradients_of_one(
     tiny_shards: Path, two_ranks: Ranks, tmp_path: Path, words: tuple[str, ...]
