@@ -34,7 +34,8 @@ class VideoFeatures:
         return rearrange(self.tokens, "study clip token dim -> study (clip token) dim")
 
 
-Encoder = Callable[[Tensor], Tensor]
+Encoder = Callable[..., Tensor]
+"""Films [clip, channel, frame, height, width] (and the mask units to encode of each) to tokens [clip, token, dim]."""
 
 
 def encode_clips(
@@ -43,8 +44,11 @@ def encode_clips(
     clip_mask: Bool[Tensor, "study clips"],
     has_class_token: bool,
     clips_per_chunk: int | None = None,
+    visible: Int[Tensor, "clip unit"] | None = None,
 ) -> VideoFeatures:
     """Encode only the real clips (the flat axis of `video`, row-major order of `clip_mask`) and lay them out by study.
+
+    With `visible` only those mask units of each clip: every clip then has as many tokens as it shows units.
 
     The number of encoder calls follows from the shape of `clip_mask` alone, so that every rank makes the same number
     (the collectives of ZeRO-3 sit inside): a chunk without clips encodes one zero film, connected to the result with weight 0.
@@ -54,10 +58,12 @@ def encode_clips(
     encoded, idle = [], []
     for start in range(0, clip_mask.numel(), per_chunk):
         chunk = video[start : start + per_chunk]
+        shown = () if visible is None else (visible[start : start + per_chunk],)
         if len(chunk):
-            encoded.append(encode(chunk))
+            encoded.append(encode(chunk, *shown))
         else:
-            idle.append(encode(torch.zeros_like(video[:1])).sum() * 0)
+            first = () if visible is None else (visible[:1],)
+            idle.append(encode(torch.zeros_like(video[:1]), *first).sum() * 0)
     tokens = torch.cat(encoded) if len(encoded) > 1 else encoded[0]
     if idle:
         tokens = tokens + torch.stack(idle).sum()

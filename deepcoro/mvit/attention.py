@@ -1,7 +1,12 @@
 """Pooling attention of MViTv2: queries, keys and values are pooled after their projection, positions are relative.
 
-Parameter names are those of the public Kinetics-400 checkpoint, so that its state dict loads as it is.
+The parts of the projection are read where they lie and pooled to the width that attention computes in, so that between the
+two projections no token is moved twice; all tokens of a grid and the visible ones alone take the same way. Parameter names
+are those of the public Kinetics-400 checkpoint, so that its state dict loads as it is.
 """
+
+from dataclasses import replace
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -9,77 +14,142 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from deepcoro.kernels.attention_layout import AttentionLayout
-from deepcoro.kernels.attention_plan import plan_attention
-from deepcoro.kernels.pooling import depthwise_pool
+from deepcoro.kernels.attention_plan import AttentionPlan, plan_attention
+from deepcoro.kernels.pool_layout import PoolLayout
+from deepcoro.kernels.position_terms import Tables
 from deepcoro.kernels.rel_pos_attention import rel_pos_attention
+from deepcoro.kernels.token_pooling import PoolFilter, PoolPart, pool_projection
+from deepcoro.mvit.layout import BlockLayout, dense_layout, fill_outside
 from deepcoro.mvit.shapes import BlockShape
 
 NORM_EPS = 1e-6
 
 
-class DepthwisePool(nn.Module):
+class Way(NamedTuple):
+    """How one part of the projection is pooled, written how wide, and times what."""
+
+    layout: PoolLayout
+    width: int
+    scale: float = 1.0
+
+
+class PoolChain(NamedTuple):
+    """What is left to enter of a block's pooling: pools whose parameters are still to be had, and those already at hand."""
+
+    waiting: tuple["TokenPool", ...]
+    ways: tuple[Way, ...]
+    """One a pool, of all pools."""
+    ready: tuple[PoolPart, ...] = ()
+
+    def enter(self, projected: Tensor) -> tuple[Tensor, ...]:
+        """Pools all parts of the projection once every parameter is at hand: in one piece, so that its gradient is as well."""
+        if self.waiting:
+            return self.waiting[0](projected, self._replace(waiting=self.waiting[1:]))
+        return pool_projection(projected, self.ready, eps=NORM_EPS)
+
+    def add(self, pool_filter: PoolFilter) -> "PoolChain":
+        part = PoolPart(pool_filter, *self.ways[len(self.ready)])
+        return self._replace(ready=(*self.ready, part))
+
+
+class HeadNorm(nn.LayerNorm):
+    """The norm over each head after its filter."""
+
+    def forward(
+        self, projected: Float[Tensor, "batch token part head dim"], weight: Tensor, chain: PoolChain
+    ) -> tuple[Tensor, ...]:
+        return chain.add(PoolFilter(weight, self.weight, self.bias)).enter(projected)
+
+
+class DepthwiseFilter(nn.Module):
     """The 3x3x3 depthwise filter, one for all heads."""
 
-    def __init__(self, dim: int, stride: int) -> None:
+    def __init__(self, dim: int) -> None:
         super().__init__()
-        self.stride = stride
         self.weight = nn.Parameter(nn.Conv3d(dim, dim, 3, groups=dim, bias=False).weight.detach())
 
     def forward(
-        self, grid: Float[Tensor, "batch frame height width channel"]
-    ) -> Float[Tensor, "batch frame height_out width_out channel"]:
-        return depthwise_pool(grid, self.weight, self.stride)
+        self, projected: Float[Tensor, "batch token part head dim"], norm: HeadNorm, chain: PoolChain
+    ) -> tuple[Tensor, ...]:
+        return norm(projected, self.weight, chain)
 
 
 class TokenPool(nn.Module):
-    """Pools the grid, passes the class token by, and normalises each head."""
+    """Pools the patches of one part of the projection, passes the class token by, and normalises each head.
 
-    def __init__(self, dim: int, heads: int, stride: int) -> None:
+    The pools of a block run in one kernel, which needs the parameters of all: each module calls the next with its own in
+    hand, and the kernel runs inside the last. ZeRO-3 holds a module's parameters gathered while its forward runs.
+    """
+
+    def __init__(self, dim: int) -> None:
         super().__init__()
-        self.heads = heads
-        self.pool = DepthwisePool(dim, stride)
-        self.norm_act = nn.Sequential(nn.LayerNorm(dim, eps=NORM_EPS))
+        self.pool = DepthwiseFilter(dim)
+        self.norm_act = nn.Sequential(HeadNorm(dim, eps=NORM_EPS))
 
     def forward(
-        self,
-        class_token: Float[Tensor, "batch 1 channel"],
-        grid: Float[Tensor, "batch frame height width channel"],
-    ) -> Float[Tensor, "batch token head dim"]:
-        pooled = rearrange(self.pool(grid), "b t h w (n c) -> b (t h w) n c", n=self.heads)
-        class_token = rearrange(class_token, "b one (n c) -> b one n c", n=self.heads)
-        return self.norm_act(torch.cat((class_token, pooled), dim=1))
+        self, projected: Float[Tensor, "batch token part head dim"], chain: PoolChain
+    ) -> tuple[Tensor, ...]:
+        return self.pool(projected, self.norm_act[0], chain)
 
 
 class MultiscaleAttention(nn.Module):
     """Queries, keys and values are pooled after their projection; pooled queries are added to the result."""
 
-    def __init__(self, shape: BlockShape, backend: str) -> None:
+    def __init__(self, shape: BlockShape, backend: str, class_token: bool = True) -> None:
         super().__init__()
         self.shape, self.backend = shape, backend
+        self.dense_layout = dense_layout(shape, class_token)
         self.qkv = nn.Linear(shape.dim_in, 3 * shape.dim_out)
         self.project = nn.Sequential(nn.Linear(shape.dim_out, shape.dim_out))
-        self.pool_q = TokenPool(shape.head_dim, shape.heads, shape.query_stride)
-        self.pool_k = TokenPool(shape.head_dim, shape.heads, shape.key_stride)
-        self.pool_v = TokenPool(shape.head_dim, shape.heads, shape.key_stride)
+        self.pool_q, self.pool_k, self.pool_v = (TokenPool(shape.head_dim) for _ in range(3))
         for axis, queries, keys in zip("thw", shape.query_grid, shape.key_grid, strict=True):
             table = torch.empty(2 * max(queries, keys) - 1, shape.head_dim)
             self.register_parameter(f"rel_pos_{axis}", nn.Parameter(nn.init.trunc_normal_(table, std=0.02)))
-        self.layout = AttentionLayout(shape.query_grid, shape.key_grid)
 
-    def forward(self, tokens: Float[Tensor, "batch token dim"]) -> Float[Tensor, "batch token_out dim_out"]:
-        frames, height, width = self.shape.grid
-        class_token, patches = self.qkv(tokens).split((1, frames * height * width), dim=1)
-        grid = rearrange(patches, "b (t h w) c -> b t h w c", t=frames, h=height)
-        pools = (self.pool_q, self.pool_k, self.pool_v)
-        q, k, v = (
-            pool(*parts)
-            for pool, *parts in zip(pools, class_token.chunk(3, -1), grid.chunk(3, -1), strict=True)
+    def forward(
+        self, tokens: Float[Tensor, "batch token dim"], layout: BlockLayout | None = None
+    ) -> Float[Tensor, "batch token_out dim_out"]:
+        """All tokens of the block's grid in raster order, or those that `layout` names."""
+        layout = layout or self.dense_layout
+        projected = self.qkv(tokens)
+        if layout.edges is not None:
+            projected = fill_outside(projected, layout.edges.tokens, 0.0)
+        projected = rearrange(projected, "b l (part n c) -> b l part n c", part=3, n=self.shape.heads)
+        dim, places = self.shape.head_dim, layout.attention
+        plan = plan_attention(places, projected, dim, self.backend)
+        ways = (
+            Way(layout.query, plan.width),
+            Way(layout.key, plan.width, scale=dim**-0.5),
+            Way(layout.key, plan.value_width),
         )
-        plan = plan_attention(self.layout, q, self.shape.head_dim, self.backend)
-        k = k * self.shape.head_dim**-0.5
-        q, k = (F.pad(part, (0, plan.width - self.shape.head_dim)) for part in (q, k))
-        v = F.pad(v, (0, plan.value_width - self.shape.head_dim))
+        q, k, v = PoolChain((self.pool_q, self.pool_k, self.pool_v), ways).enter(projected)
         tables = (self.rel_pos_t, self.rel_pos_h, self.rel_pos_w)
-        attended = rel_pos_attention(q, k, v, tables, self.layout, plan, add_queries=True)
+        if layout.edges is None or layout.edges.keys is None:
+            attended = rel_pos_attention(q, k, v, tables, places, plan, add_queries=True)
+        else:
+            attended = _attend_clip_by_clip((q, k, v), tables, layout, plan)
         return self.project(rearrange(attended, "b l n c -> b l (n c)"))
+
+
+def _attend_clip_by_clip(
+    heads: tuple[Tensor, Tensor, Tensor], tables: Tables, layout: BlockLayout, plan: AttentionPlan
+) -> Tensor:
+    """For grids that are no whole number of mask units: clips differ in how many of their keys lie in the picture.
+
+    Counting them waits for the device; only blocks that halve such a grid come here.
+    """
+    attended, places = [], layout.attention
+    for clip, inside in enumerate(layout.edges.keys):
+        (rows,) = inside.nonzero(as_tuple=True)
+        key_rows = F.pad(rows + 1, (1, 0)) if places.has_class_token else rows
+        # attention completes its queries in place
+        q, k, v = (part[clip : clip + 1] for part in heads)
+        own = replace(
+            places,
+            query_positions=places.query_positions[clip : clip + 1],
+            key_positions=places.key_positions[clip : clip + 1, rows],
+        )
+        attended.append(
+            rel_pos_attention(q.clone(), k[:, key_rows], v[:, key_rows], tables, own, plan, add_queries=True)
+        )
+    return torch.cat(attended)

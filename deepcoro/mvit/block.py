@@ -1,16 +1,16 @@
 """One block of MViTv2: pooling attention, then an MLP."""
 
 import torch
-from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from deepcoro.config import ConfigError
 from deepcoro.kernels.norm_linear import ReadNorm
 from deepcoro.kernels.norm_mlp import NormMlp
-from deepcoro.kernels.pooling import max_pool_frames
+from deepcoro.kernels.token_pooling import max_pool_tokens
 from deepcoro.mvit.attention import NORM_EPS, MultiscaleAttention
 from deepcoro.mvit.checkpointing import CHECKPOINTING, remade
+from deepcoro.mvit.layout import BlockLayout, fill_outside
 from deepcoro.mvit.shapes import BlockShape
 
 
@@ -33,7 +33,12 @@ class MultiscaleBlock(nn.Module):
     """x -> pool(x) + attention(norm(x)) -> x + mlp(norm(x)); width and grid change in the attention."""
 
     def __init__(
-        self, shape: BlockShape, drop_path_rate: float, backend: str, checkpointing: str = "none"
+        self,
+        shape: BlockShape,
+        drop_path_rate: float,
+        backend: str,
+        checkpointing: str = "none",
+        class_token: bool = True,
     ) -> None:
         super().__init__()
         if checkpointing not in CHECKPOINTING:
@@ -41,32 +46,41 @@ class MultiscaleBlock(nn.Module):
         self.checkpointing = checkpointing
         self.shape = shape
         self.norm1 = nn.LayerNorm(shape.dim_in, eps=NORM_EPS)
-        self.attn = MultiscaleAttention(shape, backend)
+        self.attn = MultiscaleAttention(shape, backend, class_token)
         self.norm2 = ReadNorm(shape.dim_out, eps=NORM_EPS)
         self.mlp = NormMlp(shape.dim_out, 4 * shape.dim_out)
         self.drop_path = StochasticDepth(drop_path_rate)
         self.project = nn.Linear(shape.dim_in, shape.dim_out) if shape.dim_in != shape.dim_out else None
 
-    def forward(self, tokens: Float[Tensor, "batch token dim"]) -> Float[Tensor, "batch token_out dim_out"]:
-        """The result has the format of `tokens`: fp32, or bfloat16 for a stream that is to take half the memory."""
+    def forward(
+        self, tokens: Float[Tensor, "batch token dim"], layout: BlockLayout | None = None
+    ) -> Float[Tensor, "batch token_out dim_out"]:
+        """All tokens of the block's grid in raster order, or those that `layout` names. The result has the format of
+        `tokens`: fp32, or bfloat16 for a stream that is to take half the memory.
+        """
+        layout = layout or self.attn.dense_layout
         whole = self.checkpointing == "blocks"
         scale = self.drop_path(tokens)
-        tokens = remade(self._attend, tokens, scale) if whole else self._attend(tokens, scale)
+        tokens = remade(self._attend, tokens, scale, layout) if whole else self._attend(tokens, scale, layout)
         keep_hidden = self.checkpointing == "none"
         return self.norm2(tokens, reader=self.mlp, scale=self.drop_path(tokens), keep_hidden=keep_hidden)
 
-    def _attend(self, tokens: Tensor, scale: Tensor | None) -> Tensor:
+    def _attend(self, tokens: Tensor, scale: Tensor | None, layout: BlockLayout) -> Tensor:
         normed = self.norm1(tokens)
         skip = tokens if self.project is None else self.project(normed)
-        branch = self.attn(normed)
+        branch = self.attn(normed, layout)
         if scale is not None:
             branch.mul_(scale)  # in place and in fp32 inside: nothing reads the branch before it
-        return self._pool_skip(skip).to(tokens.dtype) + branch
+        if self.shape.query_stride > 1:
+            skip = pool_skip(skip, layout)
+        return skip.to(tokens.dtype) + branch
 
-    def _pool_skip(self, tokens: Tensor) -> Tensor:
-        if self.shape.query_stride == 1:
-            return tokens
-        frames, height, _ = self.shape.grid
-        grid = rearrange(tokens[:, 1:], "b (t h w) c -> b t h w c", t=frames, h=height)
-        pooled = rearrange(max_pool_frames(grid, self.shape.query_stride), "b t h w c -> b (t h w) c")
-        return torch.cat((tokens[:, :1], pooled), dim=1)
+
+def pool_skip(
+    tokens: Float[Tensor, "batch token dim"], layout: BlockLayout
+) -> Float[Tensor, "batch token_out dim"]:
+    """The maximum under each query's 3x3 cells; tokens past the picture's edge never win."""
+    if layout.edges is None:
+        return max_pool_tokens(tokens, layout.query)
+    pooled = max_pool_tokens(fill_outside(tokens, layout.edges.tokens, -torch.inf), layout.query)
+    return fill_outside(pooled, layout.edges.queries, 0.0)

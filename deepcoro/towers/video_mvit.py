@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from einops import rearrange
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from pydantic import field_validator
 from torch import Tensor, nn
 
@@ -16,6 +16,7 @@ from deepcoro.mvit.attention import NORM_EPS
 from deepcoro.mvit.block import MultiscaleBlock
 from deepcoro.mvit.checkpointing import residual_stream
 from deepcoro.mvit.embedding import ClassToken, PatchEmbedding
+from deepcoro.mvit.layout import BlockLayout, VisibleUnits, sparse_layouts, visible_units
 from deepcoro.mvit.shapes import VARIANTS, Grid, Variant, strided
 from deepcoro.mvit.state_dicts import adapt
 from deepcoro.weights import read_weights
@@ -46,6 +47,8 @@ class Config(Block):
     less attention, 8 % less in all. Another function: public weights load and want fine-tuning."""
     attention: Literal["auto", "fused", "plain", "flash_attn"] = "auto"
     """How attention is computed: fused runs scaled_dot_product_attention, plain holds the whole map (slow, for checks), flash_attn uses that package on CUDA where it imports."""
+    class_token: bool = True
+    """Whether a learned token stands before the patches and speaks for the clip, as in the public weights; without one the mean of the clip's tokens does."""
 
     @field_validator("activation_checkpointing", mode="before")
     @classmethod
@@ -61,6 +64,7 @@ class Config(Block):
             video_freeze_ratio=self.video_freeze_ratio,
             residual=self.residual,
             kv_grid=self.kv_grid,
+            class_token=self.class_token,
         )
         tower = VideoMViT.from_variant(self.variant, frames=frames, size_px=size_px, settings=settings)
         if self.weights is not None:
@@ -80,12 +84,11 @@ class EncoderSettings:
     video_freeze_ratio: float = 0.0
     residual: str = "fp32"
     kv_grid: str = "full"
+    class_token: bool = True
 
 
 class VideoMViT(nn.Module):
-    """MViTv2 with a class token. Parameters live in submodules that are reached through their own forward (ZeRO-3)."""
-
-    has_class_token = True
+    """MViTv2, by default with a class token. Parameters live in submodules that are reached through their own forward (ZeRO-3)."""
 
     def __init__(
         self, variant: Variant, grid: Grid, num_classes: int | None, settings: EncoderSettings
@@ -98,9 +101,12 @@ class VideoMViT(nn.Module):
         rate = variant.drop_path_rate if settings.drop_path_rate is None else settings.drop_path_rate
         rates = [rate * number / max(len(shapes) - 1, 1) for number in range(len(shapes))]
         self.conv_proj = PatchEmbedding(variant.dim, grid)
-        self.pos_encoding = ClassToken(variant.dim)
+        self.has_class_token = settings.class_token
+        self.pos_encoding = ClassToken(variant.dim) if settings.class_token else nn.Identity()
         self.blocks = nn.ModuleList(
-            MultiscaleBlock(shape, rate, settings.attention, settings.activation_checkpointing)
+            MultiscaleBlock(
+                shape, rate, settings.attention, settings.activation_checkpointing, settings.class_token
+            )
             for shape, rate in zip(shapes, rates, strict=True)
         )
         self.norm = nn.LayerNorm(self.dim, eps=NORM_EPS)
@@ -144,13 +150,15 @@ class VideoMViT(nn.Module):
             | Float[Tensor, "batch clip channel frame height width"]
         ),
         clip_mask: Bool[Tensor, "batch clip"] | None = None,
+        visible: Int[Tensor, "real unit"] | None = None,
     ) -> Float[Tensor, "batch ..."]:
         """Study embedding [batch, dim] (`aggregate`), clip embeddings [batch, clip, dim] (`per_video_pool`) or all tokens
-        [batch, clip*token, dim]; with a head, class logits instead of dim. A 5-D video is one clip a study.
+        [batch, clip*token, dim]; with a head, class logits instead of dim. A 5-D video is one clip a study. `visible` lists
+        the mask units to encode of each real clip (see `encode`).
         """
         if video.ndim == 5:
             video = rearrange(video, "b c t h w -> b 1 c t h w")
-        features = self.features(*flatten_studies(video, clip_mask))
+        features = self.features(*flatten_studies(video, clip_mask), visible=visible)
         view = self._view(features)
         return view if self.head is None else self.head(view)
 
@@ -164,18 +172,36 @@ class VideoMViT(nn.Module):
         video: Float[Tensor, "clip channel frame height width"],
         clip_mask: Bool[Tensor, "study clips"],
         clips_per_chunk: int | None = None,
+        visible: Int[Tensor, "clip unit"] | None = None,
     ) -> VideoFeatures:
-        """Tokens of the flat axis of real clips, laid out by study."""
-        return encode_clips(self.encode, video, clip_mask, self.has_class_token, clips_per_chunk)
+        """Tokens of the flat axis of real clips, laid out by study; of their `visible` units alone when given."""
+        return encode_clips(self.encode, video, clip_mask, self.has_class_token, clips_per_chunk, visible)
 
     def encode(
-        self, video: Float[Tensor, "clip channel frame height width"]
+        self,
+        video: Float[Tensor, "clip channel frame height width"],
+        visible: Int[Tensor, "_ unit"] | None = None,
     ) -> Float[Tensor, "clip token dim"]:
-        """Tokens of each clip, its class token first. Grey films may have one channel."""
-        tokens = residual_stream(self.pos_encoding(self.conv_proj(video)), self.settings.residual)
-        for block in self.blocks:
-            tokens = block(tokens)
+        """Tokens of each clip, its class token (if any) first. Grey films may have one channel.
+
+        With `visible`, ascending indices of mask units (cells of the last grid: 2 frames, 32x32 px), as many for each clip,
+        only these are encoded, one token each: hidden pixels are never read. Raises ValueError when it lists no such units.
+        """
+        units = None if visible is None else self._units(video, visible)
+        tokens = residual_stream(self.pos_encoding(self.conv_proj(video, units)), self.settings.residual)
+        for block, layout in zip(self.blocks, self._layouts(units), strict=True):
+            tokens = block(tokens, layout)
         return self.norm(tokens)
+
+    def _units(self, video: Tensor, visible: Tensor) -> VisibleUnits:
+        if len(visible) != len(video):
+            raise ValueError(f"visible lists units of {len(visible)} clips, video holds {len(video)}")
+        return visible_units([block.shape for block in self.blocks], visible)
+
+    def _layouts(self, units: VisibleUnits | None) -> list[BlockLayout | None]:
+        if units is None:
+            return [None] * len(self.blocks)
+        return sparse_layouts([block.shape for block in self.blocks], units, self.has_class_token)
 
     def _freeze(self, ratio: float) -> list[nn.Module]:
         """The bottom floor(ratio * (embedding + blocks)) parts, without gradient; returned so that train() leaves them in eval."""
