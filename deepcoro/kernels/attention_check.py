@@ -86,8 +86,11 @@ def _draw(problem: AttentionProblem) -> _Drawn:
 
 
 def _oracle(drawn: _Drawn, dim: int) -> dict[str, Tensor]:
-    """The result and gradients in float64 of the same rounded inputs, by autograd."""
-    with torch.enable_grad():
+    """The result and gradients in float64 of the same rounded inputs, by autograd.
+
+    Under hooks of its own: the first forward pass may be that of a checkpoint, which counts what is saved.
+    """
+    with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(_as_it_is, _as_it_is):
         q, k, v = (each.double().requires_grad_() for each in drawn[:3])
         weights = einsum(q, k, "b q n c, b k n c -> b n q k").softmax(-1)
         out = einsum(weights, v, "b n q k, b k n c -> b q n c")
@@ -127,6 +130,10 @@ def _split_inputs(drawn: _Drawn, width: int, v: Tensor, split: KeySplit) -> Spli
     folded = reduce(hots, "b k n (part frame) -> b k n frame", "sum", frame=per_part)
     k = torch.cat((drawn.k[..., :first], folded), dim=-1)
     return SplitInputs(q, drawn.q[..., first:].contiguous(), F.pad(k, (0, width - k.shape[-1])), v)
+
+
+def _as_it_is(tensor: Tensor) -> Tensor:
+    return tensor
 
 
 def _named(out: Tensor, by_q: Tensor, by_k: Tensor, by_v: Tensor, dim: int) -> dict[str, Tensor]:

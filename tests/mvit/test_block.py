@@ -67,3 +67,11 @@ def test_the_stream_travels_in_the_format_asked_for(residual, autocast, expected
         tokens = residual_stream(torch.randn(1, 1 + 2 * 196, 32), residual)
         assert tokens.dtype == expected
         assert wide_block("none")(tokens).dtype == expected
+
+
+def test_the_first_pass_of_all_may_be_a_recomputed_one():
+    """The start-up check of attention's kernel runs inside it, once for each width of a head, and is no part of it."""
+    unseen = BlockShape(grid=(2, 2, 2), dim_in=72, dim_out=72, heads=1, query_stride=1, key_stride=1)
+    block = MultiscaleBlock(unseen, drop_path_rate=0.0, backend="auto", checkpointing="blocks")
+    block(torch.randn(1, 1 + 8, 72)).sum().backward()
+    assert block.attn.qkv.weight.grad is not None
