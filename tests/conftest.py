@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from deepcoro.data.manifest import Encoding
+from tests.data.folder import moving_film, study_with, write_folder
 from tests.launch import ROOT
 from tests.ranks import Ranks
 
@@ -22,6 +24,19 @@ def tiny_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
         *("--report_scope", "side", "--key_file", key),
     )
     return folder / "shards"
+
+
+@pytest.fixture(scope="session")
+def other_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Other films of other patients, as of another hospital."""
+    studies = [
+        study_with(
+            f"other{number}", [moving_film(number + clip, 12) for clip in (0, 1)], Encoding(), f"p{number}"
+        )
+        for number in range(12)
+    ]
+    splits = {f"other{number}": ("train", "train", "val", "test")[number % 4] for number in range(12)}
+    return write_folder(tmp_path_factory.mktemp("other"), studies, splits=splits)
 
 
 @pytest.fixture(scope="session")

@@ -122,7 +122,9 @@ def test_keys_that_may_change_on_resume_do_not_count_as_changed() -> None:
 def test_the_shipped_configs_are_these() -> None:
     assert config.shipped_names() == [
         "clip/base_config",
+        "clip/multi_site_config",
         "clip/multi_video_config",
+        "clip/remote_config",
         "clip/siglip_config",
         "clip/timm_config",
         "demo/demo",

@@ -7,6 +7,7 @@ import pytest
 
 from deepcoro import command_line, config
 from deepcoro.run_config import load_run_config
+from tests.data.server import serving
 
 # What makes a twin tiny. Everything else, the paradigm above all, is the shipped config's own.
 TINY = {
@@ -28,17 +29,20 @@ TINY_VIDEO = {
 }
 
 
-def tiny_twin(name: str, shards: Path, run_dir: Path) -> list[str]:
-    kind = load_run_config(config.find_config(name), []).towers.video.type
-    keys = TINY | TINY_VIDEO[kind] | {"data.shards": str(shards), "run_dir": str(run_dir)}
-    return [f"{key}={value}" for key, value in keys.items()]
+def tiny_twin(name: str, shards: Path | str, run_dir: Path, *more_shards: Path) -> list[str]:
+    """`more_shards` are for a config of several sources."""
+    run = load_run_config(config.find_config(name), [])
+    folders = dict(zip(run.data.sources, (shards, *more_shards), strict=False))
+    where = {f"data.sources.{source}.shards": folder for source, folder in folders.items()}
+    keys = TINY | TINY_VIDEO[run.towers.video.type] | (where or {"data.shards": shards})
+    return [f"{key}={value}" for key, value in (keys | {"run_dir": run_dir}).items()]
 
 
 @pytest.mark.parametrize("name", config.shipped_names())
 def test_the_tiny_twin_of_every_shipped_config_trains_three_steps(
-    name: str, tiny_shards: Path, tmp_path: Path
+    name: str, tiny_shards: Path, other_shards: Path, tmp_path: Path
 ) -> None:
-    assert command_line.main([name, *tiny_twin(name, tiny_shards, tmp_path)]) == 0
+    assert command_line.main([name, *tiny_twin(name, tiny_shards, tmp_path, other_shards)]) == 0
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     losses = [line["train/loss"] for line in lines if "train/loss" in line]
     assert len(losses) == 3
@@ -46,3 +50,28 @@ def test_the_tiny_twin_of_every_shipped_config_trains_three_steps(
     assert any("val/retrieval/text_to_video/R@5" in line for line in lines)
     assert (tmp_path / "checkpoints" / "best").read_text() == "step_3"
     assert (tmp_path / "report.html").is_file()
+
+
+def test_the_twin_of_the_remote_config_trains_from_a_server_into_its_cache(
+    tiny_shards: Path, tmp_path: Path
+) -> None:
+    name, kept = "clip/remote_config", tmp_path / "kept"
+    with serving(tiny_shards) as server:
+        words = [*tiny_twin(name, server.url, tmp_path / "run"), f"data.cache.folder={kept}"]
+        assert command_line.main([name, *words]) == 0
+    assert list(kept.glob("*.tar"))
+
+
+def test_the_twin_of_the_multi_site_config_draws_from_both_by_their_weights(
+    tiny_shards: Path, other_shards: Path, tmp_path: Path
+) -> None:
+    name = "clip/multi_site_config"
+    words = tiny_twin(name, tiny_shards, tmp_path, other_shards)
+    assert (
+        command_line.main(
+            [name, *words, "max_steps=5", "evaluate.metrics={retrieval: false, zero_shot: false}"]
+        )
+        == 0
+    )
+    last = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])
+    assert (last["data/ours/drawn"], last["data/theirs/drawn"]) == (14, 6)

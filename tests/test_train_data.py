@@ -8,8 +8,6 @@ import pytest
 
 from deepcoro.checkpoint import Checkpoint
 from deepcoro.data.film_table import read_films
-from deepcoro.data.manifest import Encoding
-from tests.data.folder import moving_film, study_with, write_folder
 from tests.launch import CONSTANT_LR, SILENT, STEADY, losses, main_on_rank, main_on_this_rank, metrics, tiny
 from tests.ranks import Ranks
 
@@ -77,19 +75,6 @@ def test_a_patient_whom_a_table_puts_in_two_splits_stops_the_run_before_it_start
 def mixed(shards: Path, other: Path, run_dir: Path, *words: str) -> list[str]:
     sources = f"data.sources={{a: {{shards: {shards}, weight: 0.75}}, b: {{shards: {other}, weight: 0.25}}}}"
     return ["demo/tiny", f"run_dir={run_dir}", sources, *QUICK, *words]
-
-
-@pytest.fixture(scope="module")
-def other_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Other films of other patients."""
-    studies = [
-        study_with(
-            f"other{number}", [moving_film(number + clip) for clip in (0, 1)], Encoding(), f"p{number}"
-        )
-        for number in range(12)
-    ]
-    splits = {f"other{number}": ("train", "train", "val", "test")[number % 4] for number in range(12)}
-    return write_folder(tmp_path_factory.mktemp("other"), studies, splits=splits)
 
 
 def test_two_ranks_draw_from_weighted_sources_what_one_draws_and_go_on_from_it(

@@ -29,6 +29,9 @@ ENCODINGS = {
     "JPEG q90, 256 px": Encoding(short_side_px=256),
     "JPEG q95, 256 px": Encoding(quality=95, short_side_px=256),
     "lossless, 256 px": Encoding(type="lossless", short_side_px=256),
+    # Twice and once the size that is shown: nothing is left to resize after decoding.
+    "JPEG q90, 448 px": Encoding(short_side_px=448),
+    "JPEG q95, 224 px": Encoding(quality=95, short_side_px=224),
 }
 
 

@@ -15,9 +15,12 @@ import pytest
 
 from deepcoro.data import cache as cache_module
 from deepcoro.data import manifest as schema
+from deepcoro.data.ahead import looking_ahead
 from deepcoro.data.cache import Cache, CacheFolder, _alone
+from deepcoro.data.collection import Collection
+from deepcoro.data.config import Data
 from deepcoro.data.order import Shuffled
-from deepcoro.data.plan import Plan
+from deepcoro.data.plan import Plan, evaluation_rows
 from deepcoro.data.shards import Shards
 from deepcoro.data.storage import Storage
 from deepcoro.data.stream import EvaluationStream, TrainingStream
@@ -103,6 +106,28 @@ def test_evaluation_over_a_cache_is_that_of_a_disk(written: Path, server: Server
         for shards in (Shards.open(written), opened(server, tmp_path))
     ]
     assert_same(*batches)
+
+
+@pytest.mark.parametrize(
+    ("shards_ahead", "batch_of_shard"), [(1, [0, 1, 7, 10]), (2, [0, 1, 2, 5]), (4, [0, 1, 2, 3])]
+)
+def test_each_shard_is_announced_so_many_shards_ahead_one_a_batch(
+    written: Path, shards_ahead: int, batch_of_shard: list[int]
+) -> None:
+    """Eighteen films in stored order; the shards begin with films 0, 4, 11 and 14."""
+    units = Shards.open(written).units("train", False, 1)
+    rows = evaluation_rows(len(units), 1, 1, 0)
+    asked = list(looking_ahead(rows, units, 1, shards_ahead))
+    assert [each.rows for each in asked] == rows
+    shard = {number: units.studies.shard[list(each.announced)].tolist() for number, each in enumerate(asked)}
+    assert [number for number, shards in shard.items() if shards] == batch_of_shard
+    assert [each for shards in shard.values() for each in shards] == [0, 1, 2, 3]
+
+
+def test_the_look_ahead_is_the_window_of_the_config(server: Server, tmp_path: Path) -> None:
+    keys = {"shards": server.url, "cache": {"folder": tmp_path}}
+    for window in (3, 40):
+        assert Collection.open(Data(**keys, shards_per_window=window)).looks_ahead == window
 
 
 def test_what_is_announced_is_there_before_it_is_read(server: Server, tmp_path: Path, written: Path) -> None:

@@ -90,8 +90,12 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[3])
 from deepcoro.data.writer import write_dataset
 from tests.data.studies import SMALL, make_studies
+from tests.data.test_decode import deadly_film
+from tests.data.test_parts import with_deadly_film
 logging.basicConfig(level=logging.INFO)
-studies = make_studies(Path(sys.argv[1]), 9)
+films = Path(sys.argv[1])
+studies = with_deadly_film(make_studies(films, 9), films)
+deadly_film(films)
 studies[3].films[0].path.unlink()
 seen = []
 write_dataset(studies, Path(sys.argv[2]), SMALL.model_copy(update={"engine": "ray", "workers": 2}), on_progress=seen.append)
@@ -101,7 +105,7 @@ assert seen == sorted(seen) and seen[-1] == 18, seen
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_two_workers_of_a_real_local_ray_write_the_same_bytes(tmp_path):
+def test_two_workers_of_a_real_local_ray_write_the_same_bytes_also_when_a_film_kills_one(tmp_path):
     root = Path(__file__).resolve().parents[2]
     words = [tmp_path / "films", tmp_path / "ray", root]
     done = subprocess.run(
@@ -113,9 +117,18 @@ def test_two_workers_of_a_real_local_ray_write_the_same_bytes(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert "refused: missing_file" in done.stderr  # what a worker logs is told here
-    studies = make_studies(tmp_path / "again", 9)
-    write_dataset(lying_in(tmp_path / "films", studies), tmp_path / "local", SMALL)
+    assert "a Ray worker was lost" in done.stderr and "refused: crashed_decoder: SIGABRT" in done.stderr
+    studies = with_deadly_film(make_studies(tmp_path / "again", 9), tmp_path / "films")
+    on_pool = SMALL.model_copy(update={"workers": 2})
+    write_dataset(lying_in(tmp_path / "films", studies), tmp_path / "local", on_pool)
     assert contents(tmp_path / "ray") == contents(tmp_path / "local")
+
+
+def with_deadly_film(studies, folder: Path):
+    """The first film of the sixth study is the one that `deadly_film` makes in that folder."""
+    first, *others = studies[5].films
+    films = (replace(first, path=folder / "deadly.dcm"), *others)
+    return [*studies[:5], replace(studies[5], films=films), *studies[6:]]
 
 
 def lying_in(folder: Path, studies):

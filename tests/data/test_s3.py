@@ -1,4 +1,4 @@
-"""Shards in S3, served by moto on 127.0.0.1 and read with real s3fs. Google's storage (gs://) has no such server here and is not tested."""
+"""Shards in S3, served by moto on 127.0.0.1 and read with real s3fs. For gs:// see test_google.py."""
 
 import contextlib
 import threading
