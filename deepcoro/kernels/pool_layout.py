@@ -1,10 +1,11 @@
-"""Where tokens stand before and after pooling: all cells of a grid in raster order, or the visible ones only."""
+"""What a pooling is: its filter, and where tokens stand before and after it: all cells of a grid, or the visible ones."""
 
 import functools
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 Grid = tuple[int, int, int]
@@ -55,6 +56,17 @@ class PoolLayout:
     def num_patches_out(self) -> int:
         return num_cells(self.grid_out) if self.positions_out is None else self.positions_out.shape[1]
 
+    @property
+    def num_tokens_out(self) -> int:
+        return self.num_class_tokens + self.num_patches_out
+
+    def to(self, device: torch.device | str) -> "PoolLayout":
+        """The same layout with its positions on `device`."""
+        if self.positions_in is None or self.positions_out is None:
+            return self
+        moved = (each.to(device) for each in (self.positions_in, self.positions_out))
+        return PoolLayout(self.grid_in, self.stride, self.has_class_token, *moved)
+
     # Tables are made when first asked for: only gathering forms read them.
     @functools.cached_property
     def neighbours(self) -> Int[Tensor, "batch patch_out 27"] | None:
@@ -69,6 +81,23 @@ class PoolLayout:
         if self.positions_in is None or self.positions_out is None:
             return None
         return readers(self.positions_in, self.positions_out, self.grid_in, self.grid_out, self.stride)
+
+
+class PoolFilter(NamedTuple):
+    """One 3x3x3 filter a channel of a head, shared by the heads, and the LayerNorm over each head after it."""
+
+    weight: Float[Tensor, "dim 1 3 3 3"]
+    norm_weight: Float[Tensor, " dim"]
+    norm_bias: Float[Tensor, " dim"]
+
+
+class PoolPlan(NamedTuple):
+    """All but tensors that a form of pooling needs to know."""
+
+    layout: PoolLayout
+    width: int
+    scale: float
+    eps: float
 
 
 def strided(grid: Grid, stride: int) -> Grid:

@@ -33,7 +33,7 @@ def test_pooled_tokens_equal_the_3d_convolution_and_norm_in_values_and_gradients
     options = {"width": case.dim + 3, "scale": 0.3, "eps": 1e-3}
     expected = values_and_gradients(tokens, pool_filter, layout, "conv3d", **options)
     for got, wanted in zip(
-        values_and_gradients(tokens, pool_filter, layout, "torch", **options), expected, strict=True
+        values_and_gradients(tokens, pool_filter, layout, "frames", **options), expected, strict=True
     ):
         torch.testing.assert_close(got, wanted, rtol=1e-9, atol=1e-9)
 
@@ -108,7 +108,7 @@ def test_half_precision_is_pooled_in_fp32_and_stored_in_half(stride):
     exact = values_and_gradients(tokens, pool_filter, layout, "conv3d")
     half = tokens.detach().bfloat16().requires_grad_()
     single = PoolFilter(*(each.detach().float().requires_grad_() for each in pool_filter))
-    rounded = values_and_gradients(half, single, layout, "torch")
+    rounded = values_and_gradients(half, single, layout, "frames")
     assert [each.dtype for each in rounded] == [torch.bfloat16] * 2 + [torch.float32] * 3
     for got, wanted in zip(rounded, exact, strict=True):
         assert (got - wanted).norm() / wanted.norm() < 0.01

@@ -1,0 +1,79 @@
+"""The Triton pooling against the oracle; on CPU run by test_triton_pooling.py in a process of its own under TRITON_INTERPRET=1."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from deepcoro.kernels import triton_pooling
+from deepcoro.kernels.pool_layout import PoolFilter
+from deepcoro.kernels.token_pooling import pool_tokens
+from tests.kernels.pooling_cases import Case, make_tokens
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+
+CASES = [
+    Case((2, 5, 4), 1, heads=1, dim=16),
+    Case((2, 3, 4), 1, heads=8, dim=96),
+    Case((1, 7, 6), 2, heads=3, dim=72, class_token=False),
+    Case((2, 7, 9), 4, heads=2, dim=16),
+    Case((2, 9, 17), 8, heads=1, dim=6, class_token=False),
+    Case((3, 6, 6), 1, heads=2, dim=16, share_visible=0.5),
+    Case((2, 8, 7), 2, heads=2, dim=20, share_visible=0.3),
+    Case((2, 9, 9), 8, heads=1, dim=16, class_token=False, share_visible=0.4),
+]
+SMALL = Case((1, 3, 3), 1, heads=1, dim=16)
+IN_HALF = [CASES[2], CASES[5]]
+BOUNDS = {torch.float32: 1e-5, torch.bfloat16: 1e-2}
+
+
+def results(case: Case, backend: str, dtype: torch.dtype, width: int) -> list[Tensor]:
+    layout = case.layout().to(DEVICE)
+    tokens, pool_filter = make_tokens(case, layout)
+    tokens = tokens.detach().to(DEVICE, dtype).requires_grad_()
+    precise = torch.promote_types(dtype, torch.float32)
+    pool_filter = PoolFilter(*(each.detach().to(DEVICE, precise).requires_grad_() for each in pool_filter))
+    pooled = pool_tokens(tokens, pool_filter, layout, width=width, scale=0.3, eps=1e-3, backend=backend)
+    gradient = torch.randn(pooled.shape, generator=torch.Generator().manual_seed(1)).bfloat16()
+    gradient = gradient.to(DEVICE, pooled.dtype)
+    return [pooled, *torch.autograd.grad(pooled, [tokens, *pool_filter], gradient)]
+
+
+@pytest.fixture(autouse=True)
+def few_programs_where_each_costs_the_interpreter_a_second(monkeypatch):
+    if DEVICE == "cpu":
+        monkeypatch.setattr(triton_pooling, "ROWS", 128)
+        monkeypatch.setattr(triton_pooling, "ROWS_OF_WEIGHT_GRADIENT", 64)
+        monkeypatch.setattr(triton_pooling, "STEPS_OF_WEIGHT_GRADIENT", 2)
+
+
+@pytest.mark.parametrize(
+    ("case", "dtype"),
+    [(case, torch.float32) for case in CASES] + [(case, torch.bfloat16) for case in IN_HALF],
+    ids=str,
+)
+def test_values_and_gradients_equal_the_oracle(case, dtype):
+    width = case.dim + 24  # past the power of two that a program is wide
+    expected = results(case, "conv3d", torch.float64, width)
+    got = results(case, "triton", dtype, width)
+    assert not got[0][..., case.dim :].any()
+    for ours, oracle in zip(got, expected, strict=True):
+        assert (ours - oracle).norm() / oracle.norm() < BOUNDS[dtype]
+
+
+def test_gradients_are_the_same_to_the_last_bit_each_time():
+    runs = [results(SMALL, "triton", torch.float32, 16) for _ in range(2)]
+    assert all(torch.equal(one, other) for one, other in zip(*runs, strict=True))
+
+
+def test_frozen_tokens_get_no_gradient_and_filters_still_do():
+    layout = SMALL.layout()
+    tokens, pool_filter = make_tokens(SMALL, layout)
+    tokens = tokens.detach().float().to(DEVICE)
+    moved = PoolFilter(*(each.detach().float().to(DEVICE).requires_grad_() for each in pool_filter))
+    pooled = pool_tokens(tokens, moved, layout, backend="triton")
+    alone = torch.autograd.grad(pooled.sin().sum(), list(moved))
+    tokens.requires_grad_()
+    pooled = pool_tokens(tokens, moved, layout, backend="triton")
+    _, *together = torch.autograd.grad(pooled.sin().sum(), [tokens, *moved])
+    for one, other in zip(alone, together, strict=True):
+        assert torch.equal(one, other)
