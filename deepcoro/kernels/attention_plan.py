@@ -1,7 +1,7 @@
 """Which kernel computes an attention, at which width, chosen by shape, number format and device and logged once.
 
 The choice is a rule, never a timing: every rank takes the same kernel, and so does a run that goes on after a stop. What the
-rule is based on, and the command that measures it anew, is in docs/benchmarks/attention.md.
+rule is based on, and the command that measures it anew, is in docs/benchmarks/2026-11-25-attention.md.
 """
 
 import logging
@@ -40,7 +40,8 @@ FUSED_ON_CUDA = {
 torch's own flash kernel (huggingface/transformers pull request 48163). Not measured by this project yet."""
 
 FAST_WIDTH = 128
-"""Kernels on CUDA have forms for heads of 64, 96 and 128 columns; the next, 160 or 192, cost half as much again."""
+"""Kernels on CUDA have forms for heads of 64, 96 and 128 columns; the next, 160 or 192, cost half as much again. On CPU
+torch's own kernel took 0.93 of the time with the keys of 14x14 grids in two parts."""
 MAX_PARTS = 2
 """More parts of the keys than this cost more than wide heads do."""
 
@@ -57,6 +58,7 @@ class AttentionPlan:
     split: KeySplit | None = None
 
 
+@torch.compiler.disable
 def plan_attention(
     layout: AttentionLayout,
     tokens: Tensor,
@@ -76,8 +78,27 @@ def plan_attention(
         raise ValueError(f"attention backend is '{backend}'; allowed: {ATTENTION_BACKENDS}")
     if backend == "plain":
         return AttentionPlan(dim, kernel_dtype(tokens), None, dim, dim)
+    problem = _problem(layout, tokens, dim, relative)
+    return _choose(problem, backend, int(layout.has_class_token), split_keys)
+
+
+def plan_every(layout: AttentionLayout, tokens: Tensor, dim: int) -> tuple[list[AttentionPlan], list[str]]:
+    """For benchmarks: a plan for every kernel that passes, with its keys split and not, and why others do not."""
+    problem = _problem(layout, tokens, dim, relative=True)
+    plans, refused = {}, []
+    for kernel in dict.fromkeys((*candidates(problem, "auto"), TILED, *sum(NAMED.values(), ()))):
+        for split_keys in (False, True):
+            plan, reason = _try(kernel, problem, int(layout.has_class_token), split_keys)
+            if reason is None:
+                plans[plan] = None
+            else:
+                refused.append(f"{kernel.name}: {reason}")
+    return list(plans), list(dict.fromkeys(refused))
+
+
+def _problem(layout: AttentionLayout, tokens: Tensor, dim: int, relative: bool) -> AttentionProblem:
     num_class = int(layout.has_class_token)
-    problem = AttentionProblem(
+    return AttentionProblem(
         dim,
         num_class + _count(layout.query_grid, layout.query_positions),
         num_class + _count(layout.key_grid, layout.key_positions),
@@ -86,26 +107,31 @@ def plan_attention(
         kernel_dtype(tokens),
         tokens.device,
     )
-    return _choose(problem, backend, num_class, split_keys)
 
 
-@torch.compiler.disable
 @cache
 def _choose(
     problem: AttentionProblem, backend: str, num_class: int, split_keys: bool | None
 ) -> AttentionPlan:
     refused = []
     for kernel in candidates(problem, backend):
-        plan = plan_kernel(kernel, problem, num_class, split_keys)
-        reason = kernel.refusal(problem)
-        if reason is None and plan.width > kernel.max_width:
-            reason = f"it takes heads of {kernel.max_width} columns, not {plan.width}"
-        reason = reason or check_kernel(kernel, plan.width, plan.value_width, problem, plan.split)
+        plan, reason = _try(kernel, problem, num_class, split_keys)
         if reason is None:
             _log_choice(plan, problem, backend, refused)
             return plan
         refused.append(f"not {kernel.name}: {reason}")
     raise ValueError(f"no attention kernel for {problem}; {'; '.join(refused)}")
+
+
+def _try(
+    kernel: AttentionKernel, problem: AttentionProblem, num_class: int, split_keys: bool | None
+) -> tuple[AttentionPlan, str | None]:
+    """The plan of a kernel and why it must not be used."""
+    plan = plan_kernel(kernel, problem, num_class, split_keys)
+    reason = kernel.refusal(problem)
+    if reason is None and plan.width > kernel.max_width:
+        reason = f"it takes heads of {kernel.max_width} columns, not {plan.width}"
+    return plan, reason or check_kernel(kernel, plan.width, plan.value_width, problem, plan.split)
 
 
 def _log_choice(plan: AttentionPlan, problem: AttentionProblem, backend: str, refused: list[str]) -> None:
@@ -130,20 +156,20 @@ def candidates(problem: AttentionProblem, backend: str) -> tuple[AttentionKernel
         every = (TILED, CPU_FLASH) if half(problem.dtype) else (CPU_FLASH, TILED)
     if backend == "fused":
         every = (*(kernel for kernel in every if kernel is not TILED), TILED)
-    return (*NAMED.get(backend, ()), *every)
+    return tuple(dict.fromkeys((*NAMED.get(backend, ()), *every)))
 
 
 def plan_kernel(
     kernel: AttentionKernel, problem: AttentionProblem, num_class: int, split_keys: bool | None = None
 ) -> AttentionPlan:
-    """Widths, and whether the keys are split: on CUDA where that and nothing else makes the head fit the fast width."""
+    """Widths, and whether the keys are split: where that and nothing else makes the head fit the fast width."""
     frames, height, width = problem.key_grid or (0, 0, 0)
     columns = problem.dim + height + width
     room = FAST_WIDTH - columns
     split = None
     may_split = frames > 1 and not problem.is_sparse and kernel is not TILED
     if split_keys is None:
-        split_keys = problem.device.type == "cuda" and 0 < room < frames <= MAX_PARTS * room
+        split_keys = 0 < room < frames <= MAX_PARTS * room
     if split_keys and may_split:
         per_part = min(room, -(-frames // 2)) if room > 0 else -(-frames // 2)
         split = KeySplit(per_part, frames, columns, num_class)

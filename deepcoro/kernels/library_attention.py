@@ -56,24 +56,18 @@ def cudnn_forward(q: Tensor, k: Tensor, v: Tensor) -> Attended:
     out, logsumexp, *extras = aten._scaled_dot_product_cudnn_attention(
         *_by_head(q, k, v), None, True, scale=1.0
     )
-    # [batch, head, query] or, in older releases, one column more
-    return Attended(*_by_token(out), logsumexp.reshape(logsumexp.shape[:3]), tuple(extras[:6]))
+    # some releases add a last axis of one to the log-sum-exp and want it back
+    axes = logsumexp.shape[3:]
+    return Attended(*_by_token(out), logsumexp.reshape(logsumexp.shape[:3]), (axes, *extras[:6]))
 
 
 def cudnn_backward(by_out: Tensor, q: Tensor, k: Tensor, v: Tensor, attended: Attended):
-    *sequences, seed, offset = attended.extras
+    axes, *sequences, seed, offset = attended.extras
     heads = _by_head(by_out, q, k, v, attended.out)
+    logsumexp = attended.logsumexp.contiguous().reshape(*attended.logsumexp.shape, *axes)
     no_bias = None
     gradients = aten._scaled_dot_product_cudnn_attention_backward(
-        *heads,
-        rearrange(attended.logsumexp, "b n q -> b n q 1").contiguous(),
-        seed,
-        offset,
-        no_bias,
-        *sequences,
-        0.0,
-        False,
-        scale=1.0,
+        *heads, logsumexp, seed, offset, no_bias, *sequences, 0.0, False, scale=1.0
     )
     return _by_token(*gradients)
 

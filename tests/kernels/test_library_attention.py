@@ -1,0 +1,51 @@
+"""torch's CUDA kernels cannot run here: their declared shapes and signatures are met on the meta device, the numbers are not."""
+
+import pytest
+import torch
+
+from deepcoro.kernels.attention_check import check_kernel
+from deepcoro.kernels.attention_kernels import AttentionProblem
+from deepcoro.kernels.attention_plan import FUSED_ON_CUDA, plan_kernel
+from deepcoro.kernels.library_attention import CPU_FLASH, CUDNN, CUDNN_WIDE, EFFICIENT, FLASH
+
+PROBLEM = AttentionProblem(96, 1569, 1569, (8, 14, 14), False, torch.bfloat16, torch.device("cpu"))
+
+
+@pytest.mark.parametrize("kernel", [FLASH, CUDNN, CUDNN_WIDE, EFFICIENT], ids=lambda kernel: kernel.name)
+def test_the_calls_of_a_cuda_kernel_fit_its_signature(kernel):
+    def empty(num_tokens, width):
+        return torch.empty(2, num_tokens, 3, width, device="meta", dtype=torch.bfloat16)
+
+    value_width = 128 if kernel.needs_wide_values else 96
+    q, k, v = empty(65, 128), empty(40, 128), empty(40, value_width)
+    attended = kernel.forward(q, k, v)
+    assert attended.out.shape == (2, 65, 3, value_width)
+    assert attended.logsumexp.shape == (2, 3, 65)
+    gradients = kernel.backward(torch.empty_like(attended.out), q, k, v, attended)
+    assert [each.shape for each in gradients] == [each.shape for each in (q, k, v)]
+
+
+def test_kernels_of_other_devices_and_formats_say_why_not():
+    on_cuda = PROBLEM._replace(device=torch.device("cuda"))
+    assert CPU_FLASH.refusal(PROBLEM) is None
+    assert "CPU only" in CPU_FLASH.refusal(on_cuda)
+    for kernel in (FLASH, CUDNN, EFFICIENT):
+        assert "CUDA only" in kernel.refusal(PROBLEM)
+        assert kernel.refusal(on_cuda) is None
+    assert "float32" in FLASH.refusal(on_cuda._replace(dtype=torch.float32))
+    assert EFFICIENT.refusal(on_cuda._replace(dtype=torch.float32)) is None
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("split_keys", [False, True])
+def test_some_fused_kernel_of_this_gpu_agrees_with_the_oracle(split_keys):
+    problem = PROBLEM._replace(device=torch.device("cuda", 0))
+    reasons = {}
+    for kernel in FUSED_ON_CUDA[min(torch.cuda.get_device_capability()[0], 10)]:
+        plan = plan_kernel(kernel, problem, 1, split_keys)
+        refused = kernel.refusal(problem)
+        reasons[kernel.name] = refused or check_kernel(
+            kernel, plan.width, plan.value_width, problem, plan.split
+        )
+    assert None in reasons.values(), reasons
