@@ -2,6 +2,7 @@ import dataclasses
 
 import pytest
 import torch
+import torch.utils.flop_counter
 
 from deepcoro.kernels import attention_check
 from deepcoro.kernels.attention_check import check_kernel
@@ -98,3 +99,10 @@ def test_the_check_leaves_the_generator_alone():
     state = torch.get_rng_state()
     check(CPU_FLASH, NARROW)
     assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_what_counts_operations_does_not_see_the_check():
+    attention_check._check.cache_clear()
+    with torch.utils.flop_counter.FlopCounterMode(display=False) as counter:
+        assert check(CPU_FLASH, NARROW) is None
+    assert counter.get_total_flops() == 0
