@@ -38,6 +38,7 @@ LAYERS = [
         "model",
         "optim",
         "speed",
+        "video_benchmark",
         "tracking",
         "predictions",
         "report_examples",

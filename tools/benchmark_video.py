@@ -1,44 +1,58 @@
-"""Forward + backward of our MViTv2-S against torchvision's: time interleaved in one process, memory in a fresh process each.
+"""Forward + backward of our MViTv2-S against torchvision's, dense and sparse, with and without recomputation: one table.
 
-    python tools/benchmark_video.py --batch 2 --frames 16 --size_px 224 --precision fp32 bf16 --repeats 5
+    python tools/benchmark_video.py                                  # CPU: fp32 and bf16, 2 clips of 16 x 224 px
+    python tools/benchmark_video.py --device cuda                    # bf16, 32 clips
+    python tools/benchmark_video.py --contenders torchvision deepcoro deepcoro+blocks
 
-Prints one Markdown row a precision. Activation memory is the peak above the process with model and input built: of the
-resident set on CPU, of allocated memory on CUDA. Both models hold the same weights and run in training mode without drop path.
+Times are taken in turns in one process, memory in a fresh process for each row. Activation memory is the peak above the process
+with model and batch built (weight gradients included): of the resident set on CPU, of allocated memory on CUDA. Speed and memory
+are relative to the first contender. FLOPs are those of the mathematics, whoever computes it (deepcoro/mvit/work.py: what torch's
+FLOP counter counts in torchvision's forward, times three); what is recomputed counts once, what is masked not at all. The share
+of copy bandwidth is that of the bytes which matrix products, pooling and attention cannot help moving.
 """
 
 import argparse
-import gc
 import json
 import os
 import platform
 import subprocess
 import sys
-import time
-from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
-
-import torch
-from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from deepcoro.mvit.shapes import VARIANTS
-from deepcoro.towers.video_mvit import EncoderSettings, VideoMViT
+import torch
 
-MODELS = ("torchvision", "deepcoro")
-CLOCKS = {"wall": time.perf_counter, "process": time.process_time}
+from deepcoro.kernels.precision import cpu_has_bfloat16
+from deepcoro.video_benchmark import (
+    CLOCKS,
+    CONTENDERS,
+    HEADER,
+    Contender,
+    Result,
+    Task,
+    activation_mb,
+    measure_peaks,
+    time_in_turns,
+)
 
 
 def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--batch", type=int, default=2)
+    parser.add_argument("--device", default="cpu", help="cpu or cuda (default: cpu)")
+    parser.add_argument("--batch", type=int, help="clips a step (default: 2 on CPU, 32 on CUDA)")
     parser.add_argument("--frames", type=int, default=16)
     parser.add_argument("--size_px", type=int, default=224)
-    parser.add_argument("--precision", nargs="+", choices=("fp32", "bf16"), default=["fp32", "bf16"])
-    parser.add_argument("--repeats", type=int, default=5, help="timed steps of each model, after one warm-up")
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument(
+        "--precision",
+        nargs="+",
+        choices=("fp32", "bf16"),
+        help="default: fp32 and bf16 on CPU, bf16 on CUDA",
+    )
+    parser.add_argument("--repeats", type=int, default=5, help="timed steps of each, after two warm-up steps")
     parser.add_argument(
         "--clock",
         choices=CLOCKS,
@@ -46,146 +60,60 @@ def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
         help="process: CPU seconds; fair on a busy machine, with OMP_NUM_THREADS=1",
     )
     parser.add_argument("--attention", default="auto", help="our attention backend")
-    parser.add_argument("--checkpointing", action="store_true", help="recompute our blocks in backward")
-    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument(
-        "--memory_of", choices=MODELS, help="internal: measure one model's memory here, print JSON"
+        "--contenders",
+        nargs="+",
+        default=list(CONTENDERS),
+        help=f"rows of the table, options joined by + (default: {' '.join(CONTENDERS)})",
     )
-    return parser.parse_args(words)
-
-
-def make_model(name: str, options: argparse.Namespace) -> nn.Module:
-    torch.manual_seed(0)
-    if name == "deepcoro":
-        settings = EncoderSettings(
-            drop_path_rate=0.0,
-            head_dropout=0.0,
-            attention=options.attention,
-            activation_checkpointing="blocks" if options.checkpointing else "none",
-        )
-        model = VideoMViT.from_variant(
-            "mvit_v2_s", 400, frames=options.frames, size_px=options.size_px, settings=settings
-        )
-    else:
-        model = make_torchvision_model(options.frames, options.size_px)
-    return model.to(options.device).train()
-
-
-def make_torchvision_model(frames: int, size_px: int) -> nn.Module:
-    """torchvision's `mvit_v2_s`, whose own constructor allows neither another film size nor no drop path."""
-    from torchvision.models.video.mvit import MSBlockConfig, MViT
-
-    shapes = VARIANTS["mvit_v2_s"].block_shapes((frames // 2, size_px // 4, size_px // 4))
-    kernel = [3, 3, 3]
-    blocks = [
-        MSBlockConfig(
-            num_heads=shape.heads,
-            input_channels=shape.dim_in,
-            output_channels=shape.dim_out,
-            kernel_q=kernel,
-            kernel_kv=kernel,
-            stride_q=[1, shape.query_stride, shape.query_stride],
-            stride_kv=[1, shape.key_stride, shape.key_stride],
-        )
-        for shape in shapes
-    ]
-    switches = dict.fromkeys(("residual_pool", "rel_pos_embed", "proj_after_attn"), True)
-    return MViT((size_px, size_px), frames, blocks, residual_with_cls_embed=False, dropout=0.0, **switches)
-
-
-def make_video(options: argparse.Namespace) -> Tensor:
-    torch.manual_seed(1)
-    return torch.randn(
-        options.batch, 3, options.frames, options.size_px, options.size_px, device=options.device
-    )
-
-
-def run_step(model: nn.Module, video: Tensor, precision: str, clock: Callable[[], float]) -> float:
-    """One forward and backward; seconds."""
-    model.zero_grad(set_to_none=True)
-    _wait(video)
-    start = clock()
-    with torch.autocast(video.device.type, torch.bfloat16, enabled=precision == "bf16"):
-        loss = model(video).float().logsumexp(-1).mean()
-    loss.backward()
-    _wait(video)
-    return clock() - start
-
-
-def _wait(video: Tensor) -> None:
-    if video.is_cuda:
-        torch.cuda.synchronize()
-
-
-def time_models(options: argparse.Namespace, precision: str) -> dict[str, list[float]]:
-    """Seconds of each step, the models taking turns so that another load on the machine meets all alike."""
-    video = make_video(options)
-    models = {name: make_model(name, options) for name in options.models}
-    seconds = {name: [] for name in models}
-    for repeat in range(options.repeats + 1):
-        for name, model in models.items():
-            elapsed = run_step(model, video, precision, CLOCKS[options.clock])
-            if repeat:
-                seconds[name].append(elapsed)
-    return seconds
-
-
-def measure_memory(options: argparse.Namespace) -> float:
-    """Peak above idle of one step in this process, MB."""
-    model, video = make_model(options.memory_of, options), make_video(options)
-    gc.collect()
-    if video.is_cuda:
-        idle = torch.cuda.memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
-        run_step(model, video, options.precision[0], time.perf_counter)
-        return (torch.cuda.max_memory_allocated() - idle) / 1e6
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts again from the present resident set
-    idle = _status_mb("VmRSS")
-    run_step(model, video, options.precision[0], time.perf_counter)
-    return _status_mb("VmHWM") - idle
-
-
-def _status_mb(key: str) -> float:
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) / 1e3 for line in lines if line.startswith(key + ":"))
+    parser.add_argument("--memory_of", help="internal: measure one contender's memory here, print JSON")
+    options = parser.parse_args(words)
+    on_cuda = options.device.startswith("cuda")
+    options.batch = options.batch or (32 if on_cuda else 2)
+    options.precision = options.precision or (["bf16"] if on_cuda else ["fp32", "bf16"])
+    return options
 
 
 def memory_in_fresh_process(name: str, precision: str, words: list[str]) -> float:
     command = [sys.executable, __file__, *words, "--precision", precision, "--memory_of", name]
-    result = subprocess.run(command, check=True, capture_output=True, text=True)
+    result = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     return json.loads(result.stdout.splitlines()[-1])
 
 
 def describe_machine(options: argparse.Namespace) -> str:
+    packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "torchvision"))
     if options.device.startswith("cuda"):
-        return torch.cuda.get_device_name()
+        return f"{torch.cuda.get_device_name()}, {packages}"
     names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
     processor = names[0].split(":")[1].strip() if names else platform.processor()
-    native = bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-    load = os.getloadavg()[0]
-    return f"{processor}, {torch.get_num_threads()} threads, bfloat16 in hardware: {native}, load {load:.1f}"
+    threads, load = torch.get_num_threads(), os.getloadavg()[0]
+    return f"{processor}, {threads} threads, bfloat16 in hardware: {cpu_has_bfloat16()}, load {load:.1f}, {packages}"
 
 
 def main(words: list[str] | None = None) -> None:
     words = sys.argv[1:] if words is None else words
     options = parse_arguments(words)
+    task = Task(options.batch, options.frames, options.size_px, options.device, options.attention)
     if options.memory_of:
-        print(json.dumps(measure_memory(options)))
+        print(json.dumps(activation_mb(options.memory_of, task, options.precision[0])))
         return
-    shape = f"{options.batch} x {options.frames} x {options.size_px}²"
-    print(f"{describe_machine(options)}; torch {torch.__version__}; batch {shape}\n")
-    print(f"| precision | model | {options.clock} s/step median (min) | activation MB |\n|---|---|---|---|")
+    for name in options.contenders:
+        Contender.named(name)  # a wrong name is found before the first minute
+    print(
+        f"{describe_machine(options)}; {task.batch} x {task.frames} x {task.size_px}² px; {options.clock} clock"
+    )
+    peaks = {each: measure_peaks(task.device, each, options.clock) for each in options.precision}
+    for precision, peak in peaks.items():
+        print(f"{precision}: matmul peak {peak.tflops:.3g} TFLOP/s, copy {peak.gb_per_s:.3g} GB/s")
+    print(f"\n{HEADER}")
     for precision in options.precision:
-        seconds = time_models(options, precision)
-        memory = {name: memory_in_fresh_process(name, precision, words) for name in options.models}
-        medians = {name: sorted(times)[len(times) // 2] for name, times in seconds.items()}
-        for name, times in seconds.items():
-            print(f"| {precision} | {name} | {medians[name]:.3f} ({min(times):.3f}) | {memory[name]:.0f} |")
-        if len(medians) == 2:
-            speed = medians["torchvision"] / medians["deepcoro"]
-            print(
-                f"| {precision} | ratio | {speed:.2f}x faster | {memory['deepcoro'] / memory['torchvision']:.2f}x |"
-            )
+        seconds = time_in_turns(options.contenders, task, precision, options.repeats, options.clock)
+        results = [
+            Result(name, seconds[name], memory_in_fresh_process(name, precision, words))
+            for name in options.contenders
+        ]
+        for result in results:
+            print(result.row(results[0], task, precision, peaks[precision]), flush=True)
 
 
 if __name__ == "__main__":

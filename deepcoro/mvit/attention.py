@@ -15,10 +15,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from deepcoro.kernels.attention_plan import AttentionPlan, plan_attention
+from deepcoro.kernels.norm_linear import NormLinear, ReadNorm
 from deepcoro.kernels.pool_layout import PoolLayout
 from deepcoro.kernels.position_terms import Tables
 from deepcoro.kernels.rel_pos_attention import rel_pos_attention
 from deepcoro.kernels.token_pooling import PoolFilter, PoolPart, pool_projection
+from deepcoro.mvit.checkpointing import remade
 from deepcoro.mvit.layout import BlockLayout, dense_layout, fill_outside
 from deepcoro.mvit.shapes import BlockShape
 
@@ -99,7 +101,7 @@ class MultiscaleAttention(nn.Module):
         super().__init__()
         self.shape, self.backend = shape, backend
         self.dense_layout = dense_layout(shape, class_token)
-        self.qkv = nn.Linear(shape.dim_in, 3 * shape.dim_out)
+        self.qkv = NormLinear(shape.dim_in, 3 * shape.dim_out)
         self.project = nn.Sequential(nn.Linear(shape.dim_out, shape.dim_out))
         self.pool_q, self.pool_k, self.pool_v = (TokenPool(shape.head_dim) for _ in range(3))
         for axis, queries, keys in zip("thw", shape.query_grid, shape.key_grid, strict=True):
@@ -107,28 +109,44 @@ class MultiscaleAttention(nn.Module):
             self.register_parameter(f"rel_pos_{axis}", nn.Parameter(nn.init.trunc_normal_(table, std=0.02)))
 
     def forward(
-        self, tokens: Float[Tensor, "batch token dim"], layout: BlockLayout | None = None
+        self,
+        tokens: Float[Tensor, "batch token dim"],
+        norm: ReadNorm,
+        layout: BlockLayout | None = None,
+        remakes_projection: bool = False,
     ) -> Float[Tensor, "batch token_out dim_out"]:
-        """All tokens of the block's grid in raster order, or those that `layout` names."""
+        """All tokens of the block's grid in raster order, or those that `layout` names, normalised by `norm`.
+
+        `remakes_projection`: the projection and its pooling are made again in backward; queries, keys and values are kept.
+        """
         layout = layout or self.dense_layout
-        projected = self.qkv(tokens)
-        if layout.edges is not None:
-            projected = fill_outside(projected, layout.edges.tokens, 0.0)
-        projected = rearrange(projected, "b l (part n c) -> b l part n c", part=3, n=self.shape.heads)
-        dim, places = self.shape.head_dim, layout.attention
-        plan = plan_attention(places, projected, dim, self.backend)
-        ways = (
-            Way(layout.query, plan.width),
-            Way(layout.key, plan.width, scale=dim**-0.5),
-            Way(layout.key, plan.value_width),
-        )
-        q, k, v = PoolChain((self.pool_q, self.pool_k, self.pool_v), ways).enter(projected)
+        places = layout.attention
+        plan = plan_attention(places, tokens, self.shape.head_dim, self.backend)
+        if remakes_projection:
+            q, k, v = remade(self._heads, tokens, norm, layout, plan)
+        else:
+            q, k, v = self._heads(tokens, norm, layout, plan)
         tables = (self.rel_pos_t, self.rel_pos_h, self.rel_pos_w)
         if layout.edges is None or layout.edges.keys is None:
             attended = rel_pos_attention(q, k, v, tables, places, plan, add_queries=True)
         else:
             attended = _attend_clip_by_clip((q, k, v), tables, layout, plan)
         return self.project(rearrange(attended, "b l n c -> b l (n c)"))
+
+    def _heads(
+        self, tokens: Tensor, norm: ReadNorm, layout: BlockLayout, plan: AttentionPlan
+    ) -> tuple[Tensor, ...]:
+        """Pooled queries, keys and values at the plan's widths."""
+        projected = norm(tokens, reader=self.qkv)
+        if layout.edges is not None:
+            projected = fill_outside(projected, layout.edges.tokens, 0.0)
+        projected = rearrange(projected, "b l (part n c) -> b l part n c", part=3, n=self.shape.heads)
+        ways = (
+            Way(layout.query, plan.width),
+            Way(layout.key, plan.width, scale=self.shape.head_dim**-0.5),
+            Way(layout.key, plan.value_width),
+        )
+        return PoolChain((self.pool_q, self.pool_k, self.pool_v), ways).enter(projected)
 
 
 def _attend_clip_by_clip(

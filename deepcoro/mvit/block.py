@@ -5,11 +5,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from deepcoro.config import ConfigError
-from deepcoro.kernels.norm_linear import ReadNorm
+from deepcoro.kernels.norm_linear import NormLinear, ReadNorm
 from deepcoro.kernels.norm_mlp import NormMlp
 from deepcoro.kernels.token_pooling import max_pool_tokens
 from deepcoro.mvit.attention import NORM_EPS, MultiscaleAttention
-from deepcoro.mvit.checkpointing import CHECKPOINTING, remade
+from deepcoro.mvit.checkpointing import CHEAP_DIM, CHECKPOINTING, remade
 from deepcoro.mvit.layout import BlockLayout, fill_outside
 from deepcoro.mvit.shapes import BlockShape
 
@@ -45,12 +45,13 @@ class MultiscaleBlock(nn.Module):
             raise ConfigError(f"activation_checkpointing is '{checkpointing}'; allowed: {CHECKPOINTING}")
         self.checkpointing = checkpointing
         self.shape = shape
-        self.norm1 = nn.LayerNorm(shape.dim_in, eps=NORM_EPS)
+        self.norm1 = ReadNorm(shape.dim_in, eps=NORM_EPS)
         self.attn = MultiscaleAttention(shape, backend, class_token)
         self.norm2 = ReadNorm(shape.dim_out, eps=NORM_EPS)
         self.mlp = NormMlp(shape.dim_out, 4 * shape.dim_out)
         self.drop_path = StochasticDepth(drop_path_rate)
-        self.project = nn.Linear(shape.dim_in, shape.dim_out) if shape.dim_in != shape.dim_out else None
+        widens = shape.dim_in != shape.dim_out
+        self.project = NormLinear(shape.dim_in, shape.dim_out) if widens else None
 
     def forward(
         self, tokens: Float[Tensor, "batch token dim"], layout: BlockLayout | None = None
@@ -66,9 +67,9 @@ class MultiscaleBlock(nn.Module):
         return self.norm2(tokens, reader=self.mlp, scale=self.drop_path(tokens), keep_hidden=keep_hidden)
 
     def _attend(self, tokens: Tensor, scale: Tensor | None, layout: BlockLayout) -> Tensor:
-        normed = self.norm1(tokens)
-        skip = tokens if self.project is None else self.project(normed)
-        branch = self.attn(normed, layout)
+        remakes_projection = self.checkpointing == "selective" and self.shape.dim_in <= CHEAP_DIM
+        skip = tokens if self.project is None else self.norm1(tokens, reader=self.project)
+        branch = self.attn(tokens, self.norm1, layout, remakes_projection)
         if scale is not None:
             branch.mul_(scale)  # in place and in fp32 inside: nothing reads the branch before it
         if self.shape.query_stride > 1:

@@ -7,6 +7,7 @@ and makes all else again. Values, gradients and random draws are the same in all
 """
 
 from collections.abc import Callable
+from typing import TypeVar
 
 import torch
 from jaxtyping import Float
@@ -16,11 +17,15 @@ from torch.utils.checkpoint import checkpoint
 from deepcoro.config import ConfigError
 from deepcoro.kernels.precision import autocast_dtype
 
+Result = TypeVar("Result", Tensor, tuple[Tensor, ...])
+
 CHECKPOINTING = ("none", "blocks", "selective")
+CHEAP_DIM = 192
+"""Width up to which `selective` makes projections again: a product costs as many FLOPs a byte of its result as its input is wide."""
 RESIDUALS = ("fp32", "bf16")
 
 
-def remade(function: Callable[..., Tensor], *arguments: object) -> Tensor:
+def remade(function: Callable[..., Result], *arguments: object) -> Result:
     """`function(*arguments)`, whose inside backward makes again. It must draw no random numbers: they are not replayed."""
     if not torch.is_grad_enabled():
         return function(*arguments)

@@ -9,7 +9,7 @@ from deepcoro.config import ConfigError
 from deepcoro.mvit.shapes import VARIANTS
 from deepcoro.mvit.state_dicts import interpolate_positions
 from deepcoro.towers.video_mvit import Config, EncoderSettings, VideoMViT
-from tools.benchmark_video import make_torchvision_model
+from deepcoro.video_benchmark import make_torchvision_model
 
 
 def perturb(model):
