@@ -73,7 +73,9 @@ def _add_rows(by_pair: Tensor, index: Tensor, num_rows: int) -> Tensor:
 
 
 def _terms_of_cells(q: Tensor, tables: Tables, layout: AttentionLayout) -> Terms:
-    every = q @ torch.cat(tables).T
+    # in two axes: matmul of a strided q in four would lay the tables out anew for every token
+    every = rearrange(q, "b p n c -> (b p n) c") @ torch.cat(tables).T
+    every = every.view(*q.shape[:-1], -1)
     indices = _rows_of_cells(tables, layout, q.shape[2])
     return tuple(every.gather(-1, index) for index in indices)
 
