@@ -22,7 +22,7 @@ from deepcoro.ingest.relink import (  # noqa: E402
     read_rows,
     write_rows,
 )
-from deepcoro.ingest.scrub import Scrubber  # noqa: E402
+from deepcoro.ingest.scrubber import Scrubber  # noqa: E402
 from deepcoro.ingest.structured_report import write_report  # noqa: E402
 from deepcoro.ingest.table import DELIMITERS, read_table  # noqa: E402
 

@@ -31,7 +31,7 @@ from deepcoro.ingest.labels import read_rules  # noqa: E402
 from deepcoro.ingest.layouts import LAYOUTS, layout_named  # noqa: E402
 from deepcoro.ingest.prompts_table import with_prompts  # noqa: E402
 from deepcoro.ingest.review import rare_strings, write_review  # noqa: E402
-from deepcoro.ingest.scrub import Scrubber  # noqa: E402
+from deepcoro.ingest.scrubber import Scrubber  # noqa: E402
 from deepcoro.ingest.shares import DEFAULT, drawn, shares_of  # noqa: E402
 from deepcoro.ingest.studies import read_studies  # noqa: E402
 from deepcoro.ingest.table import DELIMITERS, Table, read_table  # noqa: E402
@@ -194,7 +194,7 @@ def run(arguments: argparse.Namespace) -> None:
         label_columns = folder_labels(arguments.output, table.columns)
     roles = find_roles(table.columns, given, label_columns)
     identity = load_identity(arguments.key_file, table_folder=folder, output=arguments.output)
-    scrubber = Scrubber(arguments.scrub == "on")
+    scrubber = Scrubber(arguments.scrub == "on", settings.workers)
     if arguments.crosswalk:
         prepare_folder(arguments.crosswalk, arguments.output)
     labels = LabelReader(table, roles.labels, read_rules(arguments.label_rules), arguments.derive, scrubber)

@@ -7,9 +7,7 @@ on. A run that was killed by hand leaves the same mark, and its film is decoded 
 
 import logging
 import multiprocessing
-import os
 import signal
-import threading
 from dataclasses import replace
 from multiprocessing.connection import Connection
 
@@ -20,6 +18,7 @@ from deepcoro.ingest.burned_in import cleaned
 from deepcoro.ingest.film import FilmSource, RejectedFilm
 from deepcoro.ingest.open import open_film
 from deepcoro.ingest.sector import MaskedFrames
+from deepcoro.ingest.workers import leave_with_parent
 
 logger = logging.getLogger(__name__)
 
@@ -96,13 +95,3 @@ def _make(connection: Connection, source: FilmSource, settings: Settings) -> Non
             film=replace(outcome.film, frames=())
         )  # decoded already, and tied to an open file
     connection.send(outcome)
-
-
-def leave_with_parent() -> None:
-    """In a child: from now on it ends when its parent does. What it leaves half-written has a temporary name."""
-
-    def wait() -> None:
-        multiprocessing.parent_process().join()
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()

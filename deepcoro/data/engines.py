@@ -18,11 +18,12 @@ from typing import Any
 
 from deepcoro.config import DataError
 from deepcoro.data import manifest as schema
-from deepcoro.data.decode import leave_with_parent, make_or_end
+from deepcoro.data.decode import make_or_end
 from deepcoro.data.sharding import Plan
 from deepcoro.data.spool import films_waiting
 from deepcoro.data.tar import ShardRecord, write_shard
 from deepcoro.data.work import finished
+from deepcoro.ingest.workers import leave_with_parent
 
 logger = logging.getLogger(__name__)
 

@@ -3,10 +3,8 @@
 import csv
 import hashlib
 import io
-import multiprocessing
 import zlib
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -19,6 +17,7 @@ from deepcoro.data import manifest as schema
 from deepcoro.data.conclude import check_splits
 from deepcoro.data.film_table import FILMS, read_films
 from deepcoro.data.manifest import Index, Manifest, ShardEntry
+from deepcoro.ingest.workers import worker_pool
 from deepcoro.sample import ClipRecord, StudyRecord
 
 DAMAGED = "damaged.csv"
@@ -69,8 +68,7 @@ def _each_shard(folder: Path, shards: Sequence[ShardEntry], workers: int) -> Ite
     if workers <= 1 or len(shards) <= 1:
         yield from map(verify, shards)
         return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(shards)), context) as pool:
+    with worker_pool(min(workers, len(shards))) as pool:
         yield from pool.map(verify, shards)
 
 

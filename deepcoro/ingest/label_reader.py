@@ -18,7 +18,7 @@ from deepcoro.ingest.labels import (
     derived_columns,
     settle,
 )
-from deepcoro.ingest.scrub import Scrubber
+from deepcoro.ingest.scrubber import Scrubber
 from deepcoro.ingest.table import Cells, Table
 
 logger = logging.getLogger(__name__)

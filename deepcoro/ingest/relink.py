@@ -12,7 +12,7 @@ from deepcoro.config import ConfigError, DataError
 from deepcoro.ingest.columns import DEFAULT_LABELS, NAMES, number_of_cell
 from deepcoro.ingest.crosswalk import Entry
 from deepcoro.ingest.identity import Identity
-from deepcoro.ingest.scrub import Scrubber
+from deepcoro.ingest.scrubber import Scrubber
 from deepcoro.ingest.studies import original_clip
 from deepcoro.ingest.table import Table
 

@@ -5,9 +5,9 @@ Kinds of identifiers: HIPAA Safe Harbor (45 CFR 164.514(b)(2)), DICOM PS3.15 E.3
 """
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Callable
-from functools import lru_cache
 from typing import NamedTuple
 
 from deepcoro.ingest.known_words import FINDING_WORDS, KNOWN_WORDS, normal_form
@@ -21,67 +21,32 @@ class Scrubbed(NamedTuple):
     """Kind of placeholder -> how many."""
 
 
-class Scrubber:
-    """Scrubs what one table gives to the shards, and counts what it took; each distinct text is counted once."""
-
-    def __init__(self, on: bool = True) -> None:
-        self.on = on
-        self.replaced: Counter[str] = Counter()
-        """Kind -> number taken out."""
-        self.withheld: Counter[str] = Counter()
-        """Label column (or `view`) -> cells left out, since they look like a record number or name no projection."""
-        self._seen: set[int] = set()  # hashes: a million texts would not fit
-
-    def text(self, text: str | None) -> str | None:
-        """A report as it may enter a shard."""
-        if text is None or not self.on:
-            return text
-        scrubbed = scrub(text)
-        if hash(text) not in self._seen:
-            self._seen.add(hash(text))
-            self.replaced.update(scrubbed.replaced)
-        return scrubbed.text
-
-    def label(self, column: str, value: float | str | None) -> float | str | None:
-        """A label as it may enter a shard: words scrubbed, a number as long as a record number or a date left out."""
-        if isinstance(value, str):
-            return self.text(value)
-        if self.on and value is not None and value.is_integer() and abs(value) >= _SHORTEST_RECORD_NUMBER:
-            self.withheld[column] += 1
-            return None
-        return value
-
-    def view(self, name: str | None) -> str | None:
-        """A projection's name when its words are known ones (`RAO_CAUDAL`, `A4C`)."""
-        if name is None or not self.on or all(map(_is_view_word, name.split("_"))):
-            return name
-        self.withheld["view"] += 1
-        return None
-
-
-_SHORTEST_RECORD_NUMBER = 10**6
-
-
-_VIEW_WORD = re.compile(
-    r"[-+]?\d+(?:\.\d+)?(?:DEG)?|[A-Z]?[2-5]CH?|PLAX|PSAX|SAX|LAX|SSN|SUBCOSTAL|STRAIGHT|VIEW"
-)
-
-
-def _is_view_word(word: str) -> bool:
-    return normal_form(word) in KNOWN_WORDS or _VIEW_WORD.fullmatch(word.upper()) is not None
-
-
-@lru_cache(4096)
 def scrub(text: str) -> Scrubbed:
-    """The text with `[NAME]`, `[DATE]`, `[TIME]`, `[ID]`, `[PHONE]` ... in place of identifiers. Scrubbing again changes nothing."""
+    """The text with `[NAME]`, `[DATE]`, `[TIME]`, `[ID]`, `[PHONE]` ... in place of identifiers. Scrubbing again changes nothing.
+
+    A text without identifiers comes back as it is; in another, accents are composed, and spaces, dashes and digits are the plain ones.
+    """
     replaced: Counter[str] = Counter()
-    for kind, pattern, replace in _RULES:
-        text = _apply(text, kind, pattern, replace, replaced)
-    return Scrubbed(text, dict(replaced))
+    plain = unicodedata.normalize("NFC", text).translate(_PLAIN)
+    for needed, rules in _RULES:
+        if needed is None or needed.search(plain):
+            for kind, pattern, replace in rules:
+                plain = _apply(plain, kind, pattern, replace, replaced)
+    return Scrubbed(plain, dict(replaced)) if replaced else Scrubbed(text, {})
+
+
+_PLAIN = {
+    **dict.fromkeys((0xA0, 0x2002, 0x2003, 0x2007, 0x2009, 0x202F, 0x3000), " "),
+    **dict.fromkeys((*range(0x2010, 0x2016), 0x2212, 0xFE58, 0xFE63, 0xFF0D), "-"),
+    **dict.fromkeys((0xAD, 0x200B, 0x200C, 0x200D, 0x2060, 0xFEFF), None),
+    **{0xFF10 + digit: str(digit) for digit in range(10)},
+}
+"""Word processors write spaces, dashes and digits that look like the plain ones; a pattern should not have to know them."""
 
 
 Replace = Callable[[re.Match[str]], str | None]
 """The text that takes the place of a match; None leaves it."""
+Rule = tuple[str, re.Pattern[str], Replace]
 
 
 def _apply(text: str, kind: str, pattern: re.Pattern[str], replace: Replace, replaced: Counter[str]) -> str:
@@ -104,8 +69,13 @@ def _apply(text: str, kind: str, pattern: re.Pattern[str], replace: Replace, rep
 _MOST_PASSES = 8
 
 # --- numbers ------------------------------------------------------------------------------------------------------------------
-_UNIT = r"(?!\s?(?:%|mm|cm|atm|bars?\b|ml\b|mg|[µu]g|ng|cgy|gy|u\b|ui\b|iu\b|unit|/mm|/[µu]l|fps|rpm|tr/min|ms\b|s\b|min\b|kg\b|bpm|hz|px))"
+_UNIT = (
+    r"(?!\s?(?:%|/mm|/[µu]l|tr/min|(?:mm(?:hg|ol)?|cm|atm|bars?|ml|[mcµu]?gy(?:\W?cm)?|[mµukn]?g|u|ui|iu|units?|unit[ée]s?|"
+    r"fps|rpm|ms|s|sec|min|bpm|hz|px)(?![a-zà-ÿ])))"
+)
 _NUMBER_BEFORE, _NUMBER_AFTER = r"(?<![\w.,/-])", r"(?![\w/-]|[.,]\d)"
+# Letters may be glued to what is long enough to be nothing else: `DDN1955-03-12inf`.
+_GLUED_BEFORE, _GLUED_AFTER = r"(?<!\d)(?<!\d[.,/-])", r"(?!\d|[/-]\d|[.,]\d)"
 _MONTHS = (
     "january|february|march|april|may|june|july|august|september|october|november|december|"
     "janvier|f[ée]vrier|mars|avril|mai|juin|juillet|ao[ûu]t|septembre|octobre|novembre|d[ée]cembre"
@@ -115,7 +85,9 @@ _ANY_MONTH = rf"(?:{_MONTHS}|(?:{_SHORT_MONTHS})\.?)"
 _YEAR = r"(?:19|20)\d\d"
 _DAY = r"(?:0?[1-9]|[12]\d|3[01])"
 _ORDINAL = r"(?:er|st|nd|rd|th|e)?"
-_CLOCK = r"(?:[ T]?(?:[01]?\d|2[0-3])[:hH]?[0-5]\d(?:[:.]?[0-5]\d(?:\.\d+)?)?Z?)"
+_SEP = r"[ ./_-]{0,3}"
+_CLOCK = r"(?:(?:T?(?:[01]\d|2[0-3])[:hH]?| (?:[01]?\d|2[0-3])[:hH])[0-5]\d(?:[:.]?[0-5]\d(?:\.\d+)?)?Z?)"
+_BIRTH = r"(?:ddn|dob|date de naissance|n[ée]e?\s+le|born(?: on)?|birth\s?date|date of birth)"
 _PRESSURES = re.compile(
     r"\b(?:PA|AP|PAP|AO|LV|VG|RV|VD|RA|OD|LA|OG|BP|TA|PCWP|LVEDP|pressions?|pressures?|medina|timi|atm)\W{0,3}$",
     re.IGNORECASE,
@@ -133,6 +105,19 @@ def _date_of_numbers(match: re.Match[str]) -> str | None:
     return "[DATE]"
 
 
+_MISREAD = str.maketrans("OoIl", "0011")
+
+
+def _misread_date(match: re.Match[str]) -> str | None:
+    """A date of a scanned report, in which letters were read for digits (`2O21-O3-l2`)."""
+    numbers = [match[part].translate(_MISREAD) for part in ("first", "second", "third")]
+    is_misread = not match[0].replace(match["sep"], "").isdigit() and sum(map(str.isdigit, match[0])) >= 3
+    years = [number for number in numbers if re.fullmatch(_YEAR, number)]
+    others = [int(number) for number in numbers if number not in years]
+    possible = len(others) == 2 and all(1 <= number <= 31 for number in others) and min(others) <= 12
+    return "[DATE]" if is_misread and len(years) == 1 and possible else None
+
+
 def _put(placeholder: str) -> Replace:
     return lambda match: placeholder
 
@@ -146,7 +131,7 @@ _ID_LABEL = (
     r"identifiant|encounter|visite?|[ée]pisode|folio|patient\s?id|study\s?id|exam(?:en)?\s?(?:id|no|n°)|serial|s/n|id|"
     r"m[ée]dical\s+record(?:\s+number)?|hospital\s+(?:no|number)|num[ée]ro(?:\s+de\s+dossier)?|permis|licen[cs]e|license\s+no)"
 )
-_NUMERIC: list[tuple[str, re.Pattern[str], Replace]] = [
+_ADDRESSES: list[Rule] = [
     ("EMAIL", re.compile(r"(?<![\w.+-])[\w.+-]{1,64}@[\w-]+(?:\.[\w-]+)+"), _put("[EMAIL]")),
     ("URL", re.compile(r"\b(?:https?|ftp|s3|gs|file)://\S+|\bwww\.\S+", re.IGNORECASE), _put("[URL]")),
     (
@@ -158,7 +143,9 @@ _NUMERIC: list[tuple[str, re.Pattern[str], Replace]] = [
         ),
         _put("[PATH]"),
     ),
-    ("UID", re.compile(r"(?<![\w.])\d+(?:\.\d+){3,}(?![\w.]*\w)"), _put("[UID]")),
+]  # fmt: skip
+_DATES: list[Rule] = [
+    ("UID", re.compile(r"(?<![\d.])\d+(?:\.\d+){3,}"), _put("[UID]")),
     (
         "DATE",
         re.compile(rf"(?<!\d){_YEAR}(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])(?:[T_-]?\d{{4,6}}(?:\.\d+)?)?(?!\d)"),
@@ -166,12 +153,12 @@ _NUMERIC: list[tuple[str, re.Pattern[str], Replace]] = [
     ),
     (
         "DATE",
-        re.compile(rf"{_NUMBER_BEFORE}{_YEAR}[-/. ](?:0?[1-9]|1[0-2])[-/. ]{_DAY}(?:{_CLOCK})?(?![\w]|[.,]\d)"),
+        re.compile(rf"{_GLUED_BEFORE}{_YEAR}(?: ?(?P<sep>[-/._]) ?| )(?:0?[1-9]|1[0-2])(?(sep) ?(?P=sep) ?| ){_DAY}(?:{_CLOCK})?(?!\d|[.,]\d)(?(sep)|{_UNIT})", re.IGNORECASE),
         _put("[DATE]"),
     ),
     (
         "DATE",
-        re.compile(rf"{_NUMBER_BEFORE}(?P<first>\d{{1,2}})(?P<sep>[-/.]| )(?P<second>\d{{1,2}})(?P=sep)(?P<year>{_YEAR}){_NUMBER_AFTER}"),
+        re.compile(rf"{_GLUED_BEFORE}(?P<first>\d{{1,2}})(?: ?(?P<sep>[-/._]) ?| )(?P<second>\d{{1,2}})(?(sep) ?(?P=sep) ?| )(?P<year>{_YEAR}){_GLUED_AFTER}"),
         _date_of_numbers,
     ),
     (
@@ -181,23 +168,39 @@ _NUMERIC: list[tuple[str, re.Pattern[str], Replace]] = [
     ),
     (
         "DATE",
-        re.compile(rf"(?<![\w.,]){_DAY}{_ORDINAL}[ .-]?(?:of )?{_ANY_MONTH},?[ .-]?'?(?:{_YEAR}|\d\d)(?![\w%]|[.,]\d)(?! ?%)", re.IGNORECASE),
+        re.compile(rf"{_GLUED_BEFORE}(?P<first>[0-3]\d)(?P<sep>[-/.])(?P<second>[0-3]\d)(?P=sep)(?P<year>\d\d){_GLUED_AFTER}{_UNIT}", re.IGNORECASE),
+        _date_of_numbers,
+    ),
+    ("DATE", re.compile(rf"(?P<label>\b{_BIRTH} ?[:=]? ?)\d{{1,4}}[-/. ]?\d{{1,2}}[-/. ]?\d{{1,4}}", re.IGNORECASE), _behind_label("[DATE]")),
+    ("DATE", re.compile(r"(?<![\w.,/-])(?P<first>[\dOoIl]{1,4})(?P<sep>[-/.])(?P<second>[\dOoIl]{1,2})(?P=sep)(?P<third>[\dOoIl]{1,4})(?![\w/-])"), _misread_date),
+]  # fmt: skip
+_MONTHLY: list[Rule] = [
+    (
+        "DATE",
+        re.compile(rf"{_GLUED_BEFORE}{_DAY}{_ORDINAL}{_SEP}(?:(?:of|de) )?{_ANY_MONTH},?{_SEP}'?{_YEAR}(?!\d|[.,]\d)(?! ?%)", re.IGNORECASE),
         _put("[DATE]"),
     ),
-    ("DATE", re.compile(rf"\b{_ANY_MONTH} ?{_DAY}{_ORDINAL},? ?{_YEAR}(?!\w)", re.IGNORECASE), _put("[DATE]")),
-    ("DATE", re.compile(rf"\b{_YEAR}[ -]{_ANY_MONTH}[ -]{_DAY}(?!\w)", re.IGNORECASE), _put("[DATE]")),
+    (
+        "DATE",
+        re.compile(rf"(?<![\w.,]){_DAY}{_ORDINAL}[ ./-]?(?:of )?{_ANY_MONTH},?[ ./-]?'?\d\d(?![\w%]|[.,]\d)(?! ?%)", re.IGNORECASE),
+        _put("[DATE]"),
+    ),
+    ("DATE", re.compile(rf"\b{_ANY_MONTH}{_SEP}{_DAY}{_ORDINAL} ?,?{_SEP}{_YEAR}(?!\d)", re.IGNORECASE), _put("[DATE]")),
+    ("DATE", re.compile(rf"(?<!\d){_YEAR}{_SEP}{_ANY_MONTH}{_SEP}{_DAY}(?![\d%]| ?%)", re.IGNORECASE), _put("[DATE]")),
     # `OCT 3.0` is a tomography and `may 3` is grammar: without a year only a full month counts, and May with its capital.
     (
         "DATE",
-        re.compile(rf"(?<![\w.,]){_DAY}{_ORDINAL} (?:of )?(?!may\b|MAY\b)(?i:{_MONTHS})\b|\b(?!may\b|MAY\b|mai\b|mars\b)(?i:{_MONTHS}) {_DAY}{_ORDINAL}(?![\w]|[.,/-]\d| ?%)"),
+        re.compile(rf"(?<![\d.,A-Z]){_DAY}{_ORDINAL} ?(?:of )?(?!may\b|MAY\b)(?i:{_MONTHS})\b|\b(?!may\b|MAY\b|mai\b|mars\b)(?i:{_MONTHS}) {_DAY}{_ORDINAL}(?![\w]|[.,/-]\d| ?%)"),
         _put("[DATE]"),
     ),
     (
         "DATE",
-        re.compile(rf"\b(?:(?i:{_MONTHS})|(?:Jan|Janv|Feb|Fév|Mar|Apr|Avr|Jun|Jul|Juil|Aug|Sep|Sept|Oct|Nov|Dec|Déc|sept|janv|févr|juil|nov|déc)\.?) {_YEAR}(?!\w)"),
+        re.compile(rf"\b(?:(?i:{_MONTHS})|(?:Jan|Janv|Feb|Fév|Mar|Apr|Avr|Jun|Jul|Juil|Aug|Sep|Sept|Oct|Nov|Dec|Déc|sept|janv|févr|juil|nov|déc)\.?) ?{_YEAR}(?!\d)"),
         _put("[DATE]"),
     ),
-    ("DATE", re.compile(rf"{_NUMBER_BEFORE}(?:0?[1-9]|1[0-2])[/-]{_YEAR}{_NUMBER_AFTER}|{_NUMBER_BEFORE}{_YEAR}-(?:0[1-9]|1[0-2]){_NUMBER_AFTER}"), _put("[DATE]")),
+]  # fmt: skip
+_NUMBERS: list[Rule] = [
+    ("DATE", re.compile(rf"{_NUMBER_BEFORE}(?:0?[1-9]|1[0-2])[/-]{_YEAR}{_NUMBER_AFTER}|{_NUMBER_BEFORE}{_YEAR}-(?:0[1-9]|1[0-2]){_NUMBER_AFTER}|{_GLUED_BEFORE}(?:0[1-9]|1[0-2])/{_YEAR}{_GLUED_AFTER}"), _put("[DATE]")),
     (
         "DATE",
         re.compile(rf"(?P<label>\b(?:le|du|au|date[ds]?|dob|ddn|n[ée]e?\s+le|born|on)\s*:?\s*)(?:0[1-9]|[12]\d|3[01])/(?:0[1-9]|1[0-2]|[12]\d|3[01])(?![\w/]){_UNIT}", re.IGNORECASE),
@@ -206,10 +209,10 @@ _NUMERIC: list[tuple[str, re.Pattern[str], Replace]] = [
     (
         "TIME",
         re.compile(
-            r"(?<![\w.,:/])(?:[01]\d|2[0-3]):[0-5]\d(?::[0-5]\d(?:\.\d+)?)?(?:\s?[ap]\.?m\b\.?)?(?![\w:])(?!\s?min)"
+            r"(?<![\d.,:/])(?:[01]\d|2[0-3]):[0-5]\d(?::[0-5]\d(?:\.\d+)?)?(?:\s?[ap]\.?m\b\.?)?(?![\d:])(?!\s?(?:min|s\b))"
             r"|(?<![\w.,:/])(?:0?\d|1\d|2[0-3])(?::[0-5]\d){1,2}\s?[ap]\.?m\b\.?"
             r"|(?<![\w.,:/])(?:1[0-2]|0?[1-9])\s?[ap]\.?m\b(?!\w)"
-            r"|(?<![\w.,:/])(?:[01]?\d|2[0-3])\s?h\s?[0-5]\d(?!\w)"
+            r"|(?<![\d.,:/])(?:[01]?\d|2[0-3])\s?h\s?[0-5]\d(?!\d)"
             r"|(?<=à )\d:[0-5]\d(?!\d)|(?<=at )\d:[0-5]\d(?!\d)",
             re.IGNORECASE,
         ),
@@ -218,16 +221,17 @@ _NUMERIC: list[tuple[str, re.Pattern[str], Replace]] = [
     (
         "HEALTH_CARD",
         re.compile(
-            r"\b[A-Z]{4}[ -]?\d{4}[ -]?\d{4}\b|\b[12][ .]?\d\d[ .]?(?:0[1-9]|1[0-2])[ .]?\d\d[ .]?\d{3}[ .]?\d{3}[ .]\d\d\b"
-            r"|(?<![\w.,-])\d{4}-\d{3}-\d{3}(?:-?[A-Z]{2})?(?![\w-])|(?<![\w.,-])\d{3}-\d{2}-\d{4}(?![\w-])|(?<![\w.,-])\d{3}-\d{3}-\d{3}(?![\w-])"
+            r"\b[A-Z]{4}[ -]?\d{4}[ -]?\d{4}(?!\d)|[A-Za-z]{4}[ -]?\d\d(?:[05][1-9]|[16][0-2])[ -]?(?:0[1-9]|[12]\d|3[01])[ -]?\d\d(?!\d)"
+            r"|(?<!\d)[12][ .]?\d\d[ .]?(?:0[1-9]|1[0-2])[ .]?\d\d[ .]?\d{3}[ .]?\d{3}[ .]\d\d(?!\d)"
+            r"|(?<![\d.,-])(?:\d{4}-\d{3}-\d{3}(?:-?[A-Z]{2})?|\d{3}-\d{2}-\d{4}|\d{3}-\d{3}-\d{3})(?!\d|-\d)"
         ),
         _put("[HEALTH_CARD]"),
     ),
     (
         "PHONE",
         re.compile(
-            r"(?<![\w.,/])(?:\+?1[ .-]?)?(?:\(\d{3}\) ?|\d{3}[ .-])\d{3}[ .-]\d{4}(?:,?\s*(?:ext|poste|x|#)\.?\s*\d{1,6})?(?![\w-])"
-            r"|(?<![\w.,/])0\d(?:[ .-]?\d\d){4}(?!\w)|\+\d{1,3}(?:[ .-]?\(?\d{1,4}\)?){2,5}(?![\w%])",
+            r"(?<![\d.,/])(?:\+?1[ .-]?)?(?:\(\d{3}\) ?\d{3}[ .-]?|\d{3}[ .-]\d{3}[ .-])\d{4}(?:,?\s*(?:ext|poste|x|#)\.?\s*\d{1,6})?(?!\d|-\d)"
+            r"|(?<![\d.,/])0\d(?:[ .-]?\d\d){4}(?!\d)|\+\d{1,3}(?:[ .-]?\(?\d{1,4}\)?){2,5}(?![\w%])",
             re.IGNORECASE,
         ),
         _put("[PHONE]"),
@@ -243,14 +247,15 @@ _NUMERIC: list[tuple[str, re.Pattern[str], Replace]] = [
     (
         "ID",
         re.compile(
-            rf"(?P<label>\b{_ID_LABEL}\s*(?:(?:no|n°|nr|num[ée]ro|number)\b\.?)?\s*[:#=.]{{0,2}}\s*)(?=[\w./-]*\d[\w./-]*\d[\w./-]*\d)[A-Za-z]{{0,8}}[-/ ]?\d[\w/-]*",
+            rf"(?P<label>\b{_ID_LABEL}\s*(?:(?:no|n°|nr|num[ée]ro|number)\b\.?)?\s*[:#=.]{{0,2}}\s*)(?=[\w./-]*\d[\w./-]*\d[\w./-]*\d)[A-Za-z]{{0,8}}[-/ ]?\d(?:[\w/-]|\.(?=\d))*(?: \d{{2,4}}(?![\w.,/%-]| ans\b){_UNIT})*",
             re.IGNORECASE,
         ),
         _behind_label("[ID]"),
     ),
     ("ID", re.compile(r"(?P<label># ?)\d{4,}(?![\w.,]\d)"), _behind_label("[ID]")),
-    ("ID", re.compile(r"(?<![\w.,-])[A-Z]{1,12}[-_]?\d{5,}[A-Z]{0,3}\b"), _put("[ID]")),
-    ("ID", re.compile(rf"(?<![\d.,])\d{{6,}}(?!\d|[.,]\d){_UNIT}", re.IGNORECASE), _put("[ID]")),
+    ("ID", re.compile(rf"(?<![\w.,-])[A-Z]{{1,12}}[-_]?\d{{5,}}[A-Z]{{0,3}}(?!\d)(?i:{_UNIT})"), _put("[ID]")),
+    ("ID", re.compile(r"(?<![\w.,-])(?=[\dOoIl]*[OoIl])(?=(?:[OoIl]*\d){5})[\dOoIl]{7,}(?!\w)"), _put("[ID]")),
+    ("ID", re.compile(rf"(?<!\d)(?<!\d[.,])\d{{6,}}(?!\d|[.,]\d){_UNIT}", re.IGNORECASE), _put("[ID]")),
     (
         "ADDRESS",
         re.compile(
@@ -259,10 +264,10 @@ _NUMERIC: list[tuple[str, re.Pattern[str], Replace]] = [
         ),
         _put("[ADDRESS]"),
     ),
-    ("POSTAL_CODE", re.compile(r"\b[ABCEGHJ-NPRSTVXY]\d[ABCEGHJ-NPRSTV-Z][ -]?\d[ABCEGHJ-NPRSTV-Z]\d\b|\b[A-Z]{2},? \d{5}(?:-\d{4})?\b"), _put("[POSTAL_CODE]")),
+    ("POSTAL_CODE", re.compile(r"\b(?i:[ABCEGHJ-NPRSTVXY]\d[ABCEGHJ-NPRSTV-Z][ -]?\d[ABCEGHJ-NPRSTV-Z]\d)(?!\d)|\b[A-Z]{2},? \d{5}(?:-\d{4})?\b"), _put("[POSTAL_CODE]")),
     (
         "AGE",
-        re.compile(r"(?<![\w.,/-])(?:9\d|1[0-3]\d)(?=[FMH]\b|\s?-?\s?(?:years?|yrs?|y/?o|y\.o\.|ans)\b(?!\s+ago))", re.IGNORECASE),
+        re.compile(r"(?<![\d.,/-])(?:9\d|1[0-3]\d)(?=[FMH]\b|\s?-?\s?(?:years?|yrs?|y/?o|y\.o\.|ans)\b(?!\s+ago))", re.IGNORECASE),
         _put("[AGE]"),
     ),
     ("AGE", re.compile(r"(?P<label>\b(?:age|aged|[âa]ge|[âa]g[ée]e?)\s*(?:de\b|of\b|:|=)?\s*)(?:9\d|1[0-3]\d)(?![\w%]|[.,]\d| ?%)", re.IGNORECASE), _behind_label("[AGE]")),
@@ -333,20 +338,27 @@ _ROLE = (
     r"r[ée]sidente?|assistante?s?|nurses?|infirmi(?:er|[èe]re)s?|inf\.?|technologists?|technicians?|technologues?|radiographer|sonographer|[ée]chographiste|"
     r"surgeon|chirurgien(?:ne)?|anesth[ée]siste|anesthetist|mother|father|spouse|m[èe]re|p[èe]re|conjointe?|[ée]pou(?:x|se)|contact|cc|signature|author|auteur)"
 )
+_STAFF = (
+    r"(?:operators?|op[ée]rateurs?|op[ée]ratrice|(?:performing |referring |attending )?physicians?|cardiologists?|cardiologues?|"
+    r"m[ée]decins?(?: traitant| r[ée]f[ée]rent)?|referring|fellow|r[ée]sidente?|resident|dictated|signature|last name|first name|surname)"
+)
 _NEAR = r"(?:[Pp]atiente?|[Ww]ife|[Hh]usband|[Dd]aughter|[Ss]on|[Ss]ister|[Bb]rother|[Mm]other|[Ff]ather|[ÉEée]pouse|[ÉEée]poux|[Cc]onjointe?|[Ff]ille|[Ff]ils|[Mm]ère|[Pp]ère|[Cc]oll[èe]gue|[Cc]olleague|docteure?|doctor|professeure?|professor|madame|monsieur|dr|dre|mme|mlle|mrs)"
 _LOWER_NAME = r"(?P<names>[a-zà-ÿ][\w'’-]*(?: [a-zà-ÿ][\w'’-]*){0,2})"
-_NAMES: list[tuple[str, re.Pattern[str], Replace]] = [
+_NAMES: list[Rule] = [
     ("NAME", re.compile(rf"(?P<label>(?<![\w\[]){_TITLE}\.?[ \t]*[:]?[ \t]+)(?P<names>{_LIST})"), _name_behind(True)),
-    ("NAME", re.compile(rf"(?P<label>(?<![\w.\[])M\. )(?P<names>{_NAME})"), _name_behind(True)),
+    ("NAME", re.compile(rf"(?P<label>(?<![\w\[]){_TITLE}\.?[ \t]*\r?\n[ \t]*)(?P<names>{_NAME})"), _name_behind(False)),
+    ("NAME", re.compile(rf"(?P<label>(?<![\w\[])(?:(?:Dr|Dre|Drs|Mr|Mrs|Ms|Mme|MME|Mlle|Prof|Pr)\.?|DRE?\.))(?P<names>(?=[A-ZÀ-Þ][\w'’-]{{2}}){_NAME})"), _name_behind(True)),
+    ("NAME", re.compile(rf"(?P<label>(?<![\w.\[])M\.(?: |(?=[A-ZÀ-Þ][a-zà-ÿ]{{2}})))(?P<names>{_NAME})"), _name_behind(True)),
     # MR is also a regurgitation: in capitals it is a title only where a sentence begins.
     ("NAME", re.compile(rf"(?P<label>(?:^|[.:;\n]\s*)M[RS]\.? )(?P<names>{_NAME})"), _name_behind(False)),
-    ("NAME", re.compile(rf"(?P<label>\b(?:dr|dre|docteure?|mme|mlle|mrs|madame|monsieur)\.? ){_LOWER_NAME}"), _name_behind(False)),
-    ("NAME", re.compile(rf"(?P<label>(?<![\w\[])(?i:{_ROLE})(?: ?\d)?\s*[:=]\s*)(?P<names>{_LIST})"), _name_behind(False)),
+    ("NAME", re.compile(rf"(?P<label>\b(?:dr|dre|docteure?|mme|mlle|mrs|madame|monsieur)(?:\.? |\.)){_LOWER_NAME}"), _name_behind(False)),
+    ("NAME", re.compile(rf"(?P<label>(?<![\w\[])(?i:{_ROLE})(?: ?\d)?(?:\s*[:=|;\t]\s*| +- +|(?=[A-ZÀ-Þ][a-zà-ÿ]{{2}})))(?P<names>{_LIST})"), _name_behind(False)),
+    ("NAME", re.compile(rf"(?P<label>(?<![\w\[])(?i:{_STAFF})(?: ?\d)?\s*[:=]\s*){_LOWER_NAME}"), _name_behind(False)),
     ("NAME", re.compile(rf"(?P<label>(?<![\w\[])(?i:name|nom|nom du patient|pr[ée]nom)\s*[:=]\s*){_LOWER_NAME}"), _name_behind(False)),
     ("NAME", re.compile(rf"(?P<label>(?<![\w\[])(?i:{_SIGNED})\s*:?\s*)(?P<names>{_LIST})"), _name_behind(False)),
     ("NAME", re.compile(rf"(?P<label>(?<![\w\[])(?i:{_SIGNED})\s*:\s*){_LOWER_NAME}"), _name_behind(False)),
     ("NAME", re.compile(rf"(?P<label>\b{_NEAR}[.,]? )(?P<names>{_NAME})"), _name_behind(False)),
-    ("NAME", re.compile(rf"(?<![\w\[])(?P<names>{_SHORTEST_NAME})(?P<label>,? (?:M\.?D\.?|FRCPC|FRCSC|FRCP|Ph\.?D|RN|FACC|FSCAI|FESC|MBBS|MRCP|RDCS)\b)"), _name_before),
+    ("NAME", re.compile(rf"(?<![\w\[])(?P<names>{_SHORTEST_NAME})(?P<label>(?:,? |[,.]|(?<=[a-zà-ÿ]))(?:M\.?D\.?|FRCPC|FRCSC|FRCP|Ph\.?D|RN|FACC|FSCAI|FESC|MBBS|MRCP|RDCS)\b)"), _name_before),
     ("NAME", re.compile(r"(?<![\w\[])[A-ZÀ-Þ]{2,}\^[A-ZÀ-Þ][\w'’^-]*"), _put("[NAME]")),
     ("PLACE", re.compile(rf"(?P<label>\b(?:H[ôo]pital|HOPITAL|H[ÔO]PITAL|Clinique|CHU|CHUM|CISSS|CIUSSS|[Cc]entre hospitalier|CENTRE HOSPITALIER|Institut de [Cc]ardiologie)[ -](?:(?:de la|de|du|des|d['’]) ?)?)(?P<names>{_NAME})"), lambda match: _place(match)),
     ("PLACE", re.compile(rf"(?<![\w\[])(?P<names>{_NAME})(?P<label> (?:Hospital|Clinic|Medical Cent(?:er|re)|Heart Institute|Heart Cent(?:er|re))\b)"), lambda match: _place_before(match)),
@@ -363,4 +375,11 @@ def _place_before(match: re.Match[str]) -> str | None:
     return named and named.replace("[NAME]", "[PLACE]", 1)
 
 
-_RULES = [*_NUMERIC, *_NAMES]
+_RULES: list[tuple[re.Pattern[str] | None, list[Rule]]] = [
+    (None, _ADDRESSES),
+    (re.compile(r"\d"), _DATES),
+    (re.compile(rf"{_ANY_MONTH}[ ,./_'-]{{0,4}}\d|\d{_ORDINAL}{_SEP}(?:(?:of|de) )?{_ANY_MONTH}", re.IGNORECASE), _MONTHLY),
+    (re.compile(r"\d"), _NUMBERS),
+    (None, _NAMES),
+]  # fmt: skip
+"""In order, each list with what a text must hold for it to be worth a look."""

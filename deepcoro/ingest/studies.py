@@ -13,7 +13,7 @@ from deepcoro.ingest.filmed import ShownReader
 from deepcoro.ingest.identity import Identity
 from deepcoro.ingest.label_reader import LabelReader
 from deepcoro.ingest.labels import LabelRules
-from deepcoro.ingest.scrub import Scrubber
+from deepcoro.ingest.scrubber import Scrubber
 from deepcoro.ingest.shares import EIGHTY_TEN_TEN, draw_split
 from deepcoro.ingest.table import Cells, Table
 from deepcoro.sample import Scope, canonical_text
@@ -51,6 +51,8 @@ def read_studies(
     labels = labels or LabelReader(table, roles.labels, LabelRules(), scrubber=scrubber)
     shown = ShownReader(table, roles, labels.rules.not_assessed_status)
     reader = _RowReader(roles, folder, identity, scrubber, labels, shown)
+    if roles.report:
+        scrubber.prepare(cells[roles.report] for cells in table.rows if cells is not None)
     rows, rejections = [], []
     for number, cells in enumerate(table.rows, start=1):
         result = reader.read(number, cells)

@@ -6,7 +6,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deepcoro.angiography.grammar import parse, render
-from deepcoro.ingest.scrub import Scrubber, scrub
+from deepcoro.ingest.scrub import scrub
+from deepcoro.ingest.scrubber import Scrubber
 from tests.angiography.test_grammar import side_findings
 
 # Each text and the strings that must be gone.
