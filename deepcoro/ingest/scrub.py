@@ -185,7 +185,7 @@ _MONTHLY: list[Rule] = [
         re.compile(rf"(?<![\w.,]){_DAY}{_ORDINAL}[ ./-]?(?:of )?{_ANY_MONTH},?[ ./-]?'?\d\d(?![\w%]|[.,]\d)(?! ?%)", re.IGNORECASE),
         _put("[DATE]"),
     ),
-    ("DATE", re.compile(rf"\b{_ANY_MONTH}{_SEP}{_DAY}{_ORDINAL} ?,?{_SEP}{_YEAR}(?!\d)", re.IGNORECASE), _put("[DATE]")),
+    ("DATE", re.compile(rf"(?:{_MONTHS}|(?:\b|(?-i:(?<=[a-z_])(?=[A-Z]))){_ANY_MONTH}){_SEP}{_DAY}{_ORDINAL} ?,?{_SEP}{_YEAR}(?!\d)", re.IGNORECASE), _put("[DATE]")),
     ("DATE", re.compile(rf"(?<!\d){_YEAR}{_SEP}{_ANY_MONTH}{_SEP}{_DAY}(?![\d%]| ?%)", re.IGNORECASE), _put("[DATE]")),
     # `OCT 3.0` is a tomography and `may 3` is grammar: without a year only a full month counts, and May with its capital.
     (
@@ -247,7 +247,7 @@ _NUMBERS: list[Rule] = [
     (
         "ID",
         re.compile(
-            rf"(?P<label>\b{_ID_LABEL}\s*(?:(?:no|n°|nr|num[ée]ro|number)\b\.?)?\s*[:#=.]{{0,2}}\s*)(?=[\w./-]*\d[\w./-]*\d[\w./-]*\d)[A-Za-z]{{0,8}}[-/ ]?\d(?:[\w/-]|\.(?=\d))*(?: \d{{2,4}}(?![\w.,/%-]| ans\b){_UNIT})*",
+            rf"(?P<label>\b{_ID_LABEL}\s*(?:(?:no|n°|nr|num[ée]ro|number)\b\.?)?\s*[:#=.]{{0,2}}\s*)(?=[\w./-]*\d[\w./-]*\d[\w./-]*\d)[A-Za-z]{{0,8}}[-/ ]?\d(?:[\w/-]|\.(?=\d))*(?: \d{{2,4}}(?![\w/%-]|[.,]\d| ans\b){_UNIT})*",
             re.IGNORECASE,
         ),
         _behind_label("[ID]"),
@@ -274,7 +274,10 @@ _NUMBERS: list[Rule] = [
 ]  # fmt: skip
 
 # --- names --------------------------------------------------------------------------------------------------------------------
-_WORD = r"(?:[A-ZÀ-Þ]\.(?:-?[A-ZÀ-Þ]\.)*|[A-ZÀ-ÖØ-Þ][\w'’]*(?:[-^][A-Za-zÀ-ÿ][\w'’]*)*)"
+_LETTERS = [chr(code) for code in (*range(0xC0, 0x250), *range(0x370, 0x530), *range(0x1E00, 0x1F00))]
+_UPPER = "A-Z" + "".join(filter(str.isupper, _LETTERS))
+_LOWER = "a-z" + "".join(filter(str.islower, _LETTERS))
+_WORD = rf"(?:[{_UPPER}]\.(?:-?[{_UPPER}]\.)*(?:[{_UPPER}][\w'’-]+)?|[{_UPPER}][\w'’]*(?:[-^][{_UPPER}{_LOWER}][\w'’]*)*)"
 _PARTICLE = r"(?:d['’]|(?:Ste?\.?|de la|de|du|des|la|le|van der|van den|van|von|der|den|di|da|dos|el|al|bin|ben|st\.?|ste\.?) )"
 _NAME = rf"(?:{_PARTICLE})?{_WORD}(?:(?: |\^|, ){_PARTICLE}?{_WORD}){{0,4}}"
 _SHORTEST_NAME = _NAME + "?"  # lazy: a degree is no part of the name before it
@@ -299,9 +302,10 @@ _PARTICLE_START = re.compile(rf"^{_PARTICLE}")
 
 
 def _holds(piece: str, words: frozenset[str]) -> bool:
-    """Whether a piece of a name is one of the words; particles and initials are part of any name."""
+    """Whether all of a piece of a name is among the words; particles and initials are part of any name."""
     parts = re.findall(r"[^\W_]+", re.sub(r"['’]s\b", "", _PARTICLE_START.sub("", piece)))
-    return any(normal_form(part) in words for part in parts if len(part) > 1 or part.islower())
+    told = [normal_form(part) in words for part in parts if len(part) > 1 or part.islower()]
+    return bool(told) and all(told)
 
 
 def _name_behind(first_is_name: bool) -> Replace:
@@ -325,6 +329,12 @@ def _name_before(match: re.Match[str]) -> str | None:
     return None if start is None else f"{match['names'][:start]}[NAME]{match['label']}"
 
 
+def _name_joined(match: re.Match[str]) -> str | None:
+    """What a date or number was joined to by `_` (`ROY_JEAN_19550312`), unless its words are known ones."""
+    is_known = all(len(part) < 3 or _holds(part, KNOWN_WORDS) for part in re.split("[_^]", match["names"]))
+    return None if is_known else f"[NAME]{match['label']}"
+
+
 _TITLE = r"(?:Drs?|DRS?|Dre|DRE|Doctors?|Docteure?s?|Prof|PROF|Professor|Professeure?|Pr|Mr|Mrs|MRS|Ms|Miss|Mister|Mme|MME|Mlle|MLLE|Madame|Monsieur|Me|Sir|Sra?)"
 _SIGNED = (
     r"(?:(?:electronically |[ée]lectroniquement )?(?:signed|sign[ée]e?|dictated|dict[ée]e?|reported|performed|effectu[ée]e?|"
@@ -343,23 +353,25 @@ _STAFF = (
     r"m[ée]decins?(?: traitant| r[ée]f[ée]rent)?|referring|fellow|r[ée]sidente?|resident|dictated|signature|last name|first name|surname)"
 )
 _NEAR = r"(?:[Pp]atiente?|[Ww]ife|[Hh]usband|[Dd]aughter|[Ss]on|[Ss]ister|[Bb]rother|[Mm]other|[Ff]ather|[ÉEée]pouse|[ÉEée]poux|[Cc]onjointe?|[Ff]ille|[Ff]ils|[Mm]ère|[Pp]ère|[Cc]oll[èe]gue|[Cc]olleague|docteure?|doctor|professeure?|professor|madame|monsieur|dr|dre|mme|mlle|mrs)"
-_LOWER_NAME = r"(?P<names>[a-zà-ÿ][\w'’-]*(?: [a-zà-ÿ][\w'’-]*){0,2})"
+_LOWER_NAME = rf"(?P<names>[{_LOWER}][\w'’-]*(?: [{_LOWER}][\w'’-]*){{0,2}})"
 _NAMES: list[Rule] = [
     ("NAME", re.compile(rf"(?P<label>(?<![\w\[]){_TITLE}\.?[ \t]*[:]?[ \t]+)(?P<names>{_LIST})"), _name_behind(True)),
     ("NAME", re.compile(rf"(?P<label>(?<![\w\[]){_TITLE}\.?[ \t]*\r?\n[ \t]*)(?P<names>{_NAME})"), _name_behind(False)),
-    ("NAME", re.compile(rf"(?P<label>(?<![\w\[])(?:(?:Dr|Dre|Drs|Mr|Mrs|Ms|Mme|MME|Mlle|Prof|Pr)\.?|DRE?\.))(?P<names>(?=[A-ZÀ-Þ][\w'’-]{{2}}){_NAME})"), _name_behind(True)),
-    ("NAME", re.compile(rf"(?P<label>(?<![\w.\[])M\.(?: |(?=[A-ZÀ-Þ][a-zà-ÿ]{{2}})))(?P<names>{_NAME})"), _name_behind(True)),
+    ("NAME", re.compile(rf"(?P<label>(?<![\w\[])(?:(?:Dr|Dre|Drs|Mr|Mrs|Ms|Mme|MME|Mlle|Prof|Pr)\.?|DRE?\.))(?P<names>(?=[{_UPPER}][\w'’-]{{2}}){_NAME})"), _name_behind(True)),
+    ("NAME", re.compile(rf"(?P<label>(?<![\w.\[])M\.(?: |(?=[{_UPPER}][{_LOWER}]{{2}})))(?P<names>{_NAME})"), _name_behind(True)),
     # MR is also a regurgitation: in capitals it is a title only where a sentence begins.
     ("NAME", re.compile(rf"(?P<label>(?:^|[.:;\n]\s*)M[RS]\.? )(?P<names>{_NAME})"), _name_behind(False)),
     ("NAME", re.compile(rf"(?P<label>\b(?:dr|dre|docteure?|mme|mlle|mrs|madame|monsieur)(?:\.? |\.)){_LOWER_NAME}"), _name_behind(False)),
-    ("NAME", re.compile(rf"(?P<label>(?<![\w\[])(?i:{_ROLE})(?: ?\d)?(?:\s*[:=|;\t]\s*| +- +|(?=[A-ZÀ-Þ][a-zà-ÿ]{{2}})))(?P<names>{_LIST})"), _name_behind(False)),
+    ("NAME", re.compile(rf"(?P<label>(?<![\w\[])(?i:{_ROLE})(?: ?\d)?(?:\s*[:=|;\t]\s*| +- +|(?=[{_UPPER}][{_LOWER}]{{2}})))(?P<names>{_LIST})"), _name_behind(False)),
     ("NAME", re.compile(rf"(?P<label>(?<![\w\[])(?i:{_STAFF})(?: ?\d)?\s*[:=]\s*){_LOWER_NAME}"), _name_behind(False)),
     ("NAME", re.compile(rf"(?P<label>(?<![\w\[])(?i:name|nom|nom du patient|pr[ée]nom)\s*[:=]\s*){_LOWER_NAME}"), _name_behind(False)),
     ("NAME", re.compile(rf"(?P<label>(?<![\w\[])(?i:{_SIGNED})\s*:?\s*)(?P<names>{_LIST})"), _name_behind(False)),
     ("NAME", re.compile(rf"(?P<label>(?<![\w\[])(?i:{_SIGNED})\s*:\s*){_LOWER_NAME}"), _name_behind(False)),
     ("NAME", re.compile(rf"(?P<label>\b{_NEAR}[.,]? )(?P<names>{_NAME})"), _name_behind(False)),
-    ("NAME", re.compile(rf"(?<![\w\[])(?P<names>{_SHORTEST_NAME})(?P<label>(?:,? |[,.]|(?<=[a-zà-ÿ]))(?:M\.?D\.?|FRCPC|FRCSC|FRCP|Ph\.?D|RN|FACC|FSCAI|FESC|MBBS|MRCP|RDCS)\b)"), _name_before),
-    ("NAME", re.compile(r"(?<![\w\[])[A-ZÀ-Þ]{2,}\^[A-ZÀ-Þ][\w'’^-]*"), _put("[NAME]")),
+    ("NAME", re.compile(rf"(?<![\w\[])(?P<names>{_SHORTEST_NAME})(?P<label>(?:,? |[,.]|(?<=[{_LOWER}]))(?:M\.?D\.?|FRCPC|FRCSC|FRCP|Ph\.?D|RN|FACC|FSCAI|FESC|MBBS|MRCP|RDCS)\b)"), _name_before),
+    ("NAME", re.compile(rf"(?<![\w\[])[{_UPPER}][\w'’-]+\^[{_UPPER}][\w'’^-]*"), _put("[NAME]")),
+    ("NAME", re.compile(rf"(?P<label>\bPATIENTE? )(?P<names>{_WORD}, {_WORD})"), _name_behind(False)),
+    ("NAME", re.compile(r"(?<![\w\[])(?P<names>[^\W\d_]{2,}(?:[_^][^\W\d_]+)*)(?P<label>[_^]\[[A-Z])"), _name_joined),
     ("PLACE", re.compile(rf"(?P<label>\b(?:H[ôo]pital|HOPITAL|H[ÔO]PITAL|Clinique|CHU|CHUM|CISSS|CIUSSS|[Cc]entre hospitalier|CENTRE HOSPITALIER|Institut de [Cc]ardiologie)[ -](?:(?:de la|de|du|des|d['’]) ?)?)(?P<names>{_NAME})"), lambda match: _place(match)),
     ("PLACE", re.compile(rf"(?<![\w\[])(?P<names>{_NAME})(?P<label> (?:Hospital|Clinic|Medical Cent(?:er|re)|Heart Institute|Heart Cent(?:er|re))\b)"), lambda match: _place_before(match)),
 ]  # fmt: skip

@@ -21,6 +21,7 @@ from deepcoro.data.fingerprint import ALIKE, FINGERPRINT_BYTES, Moments, alike
 from deepcoro.data.writer import write_dataset
 from deepcoro.ingest.open import open_film
 from deepcoro.ingest.table import read_table
+from tests.data.echo_films import echo_film, poor_window
 from tests.data.studies import SMALL, forbid_opening, make_studies
 
 
@@ -71,6 +72,27 @@ def few(tmp_path_factory) -> tuple[list[list[np.ndarray]], np.ndarray]:
     """Some fifty films and their fingerprints."""
     films, _ = generated(tmp_path_factory.mktemp("few"), 12)
     return films, as_array([fingerprint_of(film) for film in films])
+
+
+def likeness_of_all(films: list[list[np.ndarray]]) -> np.ndarray:
+    fingerprints = as_array([fingerprint_of(film) for film in films])
+    one, other = np.triu_indices(len(films), 1)
+    return alike(fingerprints[one], fingerprints[other])
+
+
+def test_the_sector_that_all_echo_films_share_is_no_likeness():
+    hazy = likeness_of_all([poor_window(patient) for patient in range(16)])
+    assert np.median(hazy) < 0.3 and hazy.max() < 0.6  # with the black around it: 0.73 and 0.85
+    hearts = likeness_of_all([echo_film(patient, likeness=0.5) for patient in range(24)])
+    assert hearts.max() < ALIKE - 0.03
+
+
+@pytest.mark.parametrize("change", COPIES.values(), ids=COPIES)
+def test_a_copy_of_an_echo_film_is_found_whatever_was_done_to_it(change):
+    films = [echo_film(patient) for patient in range(8)] + [poor_window(patient) for patient in range(4)]
+    own = as_array([fingerprint_of(film) for film in films])
+    changed = as_array([fingerprint_of(change(film)) for film in films])
+    assert alike(own, changed).min() > ALIKE
 
 
 @pytest.mark.slow

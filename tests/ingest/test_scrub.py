@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 
 from deepcoro.angiography.grammar import parse, render
 from deepcoro.ingest.scrub import scrub
-from deepcoro.ingest.scrubber import Scrubber
 from tests.angiography.test_grammar import side_findings
 
 # Each text and the strings that must be gone.
@@ -176,28 +175,3 @@ def test_a_long_text_takes_no_long_time():
         "1-" * 20_000,
     ):
         scrub(text)
-
-
-def test_the_counts_are_by_kind_and_a_text_counts_once():
-    scrubber = Scrubber()
-    for _ in range(3):
-        assert scrubber.text("Dr Roy, 17/09/2021; Dre Gagné") == "Dr [NAME], [DATE]; Dre [NAME]"
-    assert scrubber.replaced == {"NAME": 2, "DATE": 1}
-    assert Scrubber(on=False).text("Dr Roy") == "Dr Roy" and scrubber.text(None) is None
-
-
-def test_labels_are_scrubbed_too_and_record_numbers_are_left_out_and_counted():
-    scrubber = Scrubber()
-    assert scrubber.label("dominance", "right") == "right" and scrubber.label("cto", 1.0) == 1.0
-    assert scrubber.label("operator", "Dr Roy") == "Dr [NAME]" and scrubber.label("x", None) is None
-    assert scrubber.label("mrn", 7734501.0) is None and scrubber.label("day", 20210917.0) is None
-    assert scrubber.label("calcium", 4999.0) == 4999.0 and scrubber.label("volume", 123456.5) == 123456.5
-    assert scrubber.withheld == {"mrn": 1, "day": 1}
-    assert Scrubber(on=False).label("mrn", 7734501.0) == 7734501.0
-
-
-def test_a_view_is_made_of_words_of_views():
-    scrubber = Scrubber()
-    for name in ("RAO_CAU", "LAO_CRANIAL", "AP", "A4C", "PLAX", "2CH", "RAO_30_CAU_20", "SPIDER", None):
-        assert scrubber.view(name) == name
-    assert scrubber.view("MME_TREMBLAY") is None and scrubber.withheld == {"view": 1}
