@@ -14,6 +14,7 @@ from rich.console import Console
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a checkout that is not installed
 
 from deepcoro.config import ConfigError, DataError, parse  # noqa: E402
+from deepcoro.data.alone import check_free  # noqa: E402
 from deepcoro.data.append import folder_labels  # noqa: E402
 from deepcoro.data.datasheet import write_datasheet  # noqa: E402
 from deepcoro.data.manifest import read_manifest  # noqa: E402
@@ -162,7 +163,7 @@ def _add_scale(parser: argparse.ArgumentParser) -> None:
     one_of.add_argument("--conclude", action="store_true", help=conclude)
     examples = "films shown in OUTPUT/datasheet.html (default: 6; 0 = none)"
     add("--datasheet_examples", type=int, default=6, metavar="N", help=examples)
-    verify = "re-read every byte of OUTPUT and decode every frame; what is damaged goes to OUTPUT/damaged.csv"
+    verify = "re-read every byte of OUTPUT and decode every frame; what is damaged now goes to OUTPUT/damaged.csv (films refused while sharding are in rejected.csv)"
     add("--verify", action="store_true", help=verify)
 
 
@@ -188,6 +189,7 @@ def run(arguments: argparse.Namespace) -> None:
         verify(arguments)
         return
     settings = make_settings(arguments)
+    check_free(arguments.output, settings.part)
     table, folder, label_columns = read_films(arguments)
     given = {role: getattr(arguments, f"{role}_column") for role in NAMES}
     if label_columns is None and arguments.append:
@@ -295,8 +297,9 @@ def verify(arguments: argparse.Namespace) -> None:
         first = damages[0]
         name = first.clip or first.study or first.shard
         raise DataError(
-            f"{len(damages)} damages, first: {name}: {first.reason}; {DAMAGED} in the output folder lists them. Restore the"
-            " shards, or train without those films: they are masked and counted"
+            f"{len(damages)} damages, first: {name}: {first.reason}; {DAMAGED} in the output folder lists them. Restore those"
+            " shards from a copy, or let the command that made them make them anew (with --overwrite; the others are kept), or train"
+            " without those films: they are masked and counted"
         )
 
 

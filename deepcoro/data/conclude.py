@@ -11,7 +11,7 @@ import pyarrow.compute
 from deepcoro.config import DataError
 from deepcoro.data import manifest as schema
 from deepcoro.data.batches import Batch, next_folder, publish_next, refused_rows
-from deepcoro.data.duplicates import check_duplicates
+from deepcoro.data.duplicates import check_duplicates, count_duplicates
 from deepcoro.data.film_table import SCHEMA, joined, write_films
 from deepcoro.data.manifest import Counts, Manifest, SplitCounts, SplitRow
 from deepcoro.data.sharding import Settings
@@ -111,7 +111,9 @@ def _sizes(films: pyarrow.Table) -> dict[str, int]:
     return {"clips": films.num_rows, "studies": distinct["study"], "patients": distinct["patient"]}
 
 
-def totals(films: pyarrow.Table, split_of: dict[str, str], num_refused: int) -> dict[str, Any]:
+def totals(
+    films: pyarrow.Table, split_of: dict[str, str], num_refused: int, with_duplicates: bool
+) -> dict[str, Any]:
     """The entries of the manifest that follow from the films, their splits and the number of refused rows."""
     film_splits = np.array([split_of.get(study, "") for study in films["study"].to_pylist()])
     mean, deviation = _pixel_statistics(films.filter(pyarrow.array(film_splits == "train")))
@@ -120,4 +122,5 @@ def totals(films: pyarrow.Table, split_of: dict[str, str], num_refused: int) -> 
         "pixel_std": deviation,
         "patient_split": "unverifiable" if films["patient"].null_count else "verified",
         "counts": _count(films, film_splits, num_refused),
+        "duplicates": count_duplicates(films, film_splits) if with_duplicates else None,
     }

@@ -74,6 +74,29 @@ def check_duplicates(
     `film_splits` are the splits by row of `films`, empty for a withdrawn study; `rows` tells the row of the source table for
     the films of this run.
     """
+    counts, across = _look(films, film_splits)
+    if across:
+        message = _message(across, rows)
+        if not accept:
+            raise DataError(
+                f"{message}; give their studies the same split (no film is opened again), drop the rows, or pass"
+                " --accept_duplicates"
+            )
+        logger.warning("%s (accepted)", message)
+    if counts.inside_a_split:
+        logger.info("%d films look like an earlier film of their split", counts.inside_a_split)
+    return counts
+
+
+def count_duplicates(films: pyarrow.Table, film_splits: np.ndarray) -> Duplicates:
+    """The counts alone, for films that were checked when they came."""
+    return _look(films, film_splits)[0]
+
+
+def _look(
+    films: pyarrow.Table, film_splits: np.ndarray
+) -> tuple[Duplicates, list[tuple[np.ndarray, np.ndarray]]]:
+    """The counts, and the films and splits of each group that lies in two splits."""
     column = films["fingerprint"].combine_chunks()
     seen = np.flatnonzero(np.asarray(column.is_valid()) & (film_splits != ""))
     group = _groups(find_alike(_as_array(column)[seen]), len(seen))
@@ -81,17 +104,7 @@ def check_duplicates(
     inside = len(seen) - len(np.unique(np.stack([group, _codes(splits)]), axis=1).T)
     across = [members for members in _of_two_or_more(group) if len(set(splits[members])) > 1]
     counts = Duplicates(inside_a_split=inside, across_splits=sum(len(members) for members in across))
-    if across:
-        message = _message([(clips[members], splits[members]) for members in across], rows)
-        if not accept:
-            raise DataError(
-                f"{message}; give their studies the same split (no film is opened again), drop the rows, or pass"
-                " --accept_duplicates"
-            )
-        logger.warning("%s (accepted)", message)
-    if inside:
-        logger.info("%d films look like an earlier film of their split", inside)
-    return counts
+    return counts, [(clips[members], splits[members]) for members in across]
 
 
 def _as_array(column: pyarrow.FixedSizeBinaryArray) -> np.ndarray:

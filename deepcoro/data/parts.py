@@ -7,6 +7,7 @@ from pathlib import Path
 
 from deepcoro import atomic
 from deepcoro.config import ConfigError, DataError
+from deepcoro.data.alone import alone
 from deepcoro.data.engines import Progress, write_shards
 from deepcoro.data.manifest import PROGRESS
 from deepcoro.data.sharding import Settings
@@ -37,8 +38,20 @@ def write_part(
 ) -> list[ShardRecord]:
     """Writes the shards of `settings.part` and touches nothing else in the folder; returns their records.
 
-    DataError when the folder holds a complete data set that this table does not belong to.
+    DataError when the folder holds a complete data set that this table does not belong to, or when another run writes to
+    the whole folder or the same part.
     """
+    with alone(output, settings.part):
+        return _write(studies, output, settings, rejections, on_progress)
+
+
+def _write(
+    studies: Sequence[StudySource],
+    output: Path,
+    settings: Settings,
+    rejections: Sequence[Rejection],
+    on_progress: Progress,
+) -> list[ShardRecord]:
     number, count = settings.part
     work = prepare(studies, output, settings, rejections)
     if work.is_locked:

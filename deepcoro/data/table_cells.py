@@ -12,6 +12,7 @@ from deepcoro.data.film_table import as_words
 from deepcoro.ingest.aliases import canonical_columns
 from deepcoro.ingest.filmed import place_of, reason_against, shown_by
 from deepcoro.ingest.labels import LabelRules, Unreadable, settle
+from deepcoro.ingest.scrubber import Scrubber
 from deepcoro.ingest.table import NONE
 
 logger = logging.getLogger(__name__)
@@ -30,8 +31,8 @@ def canonical_names(table: str, names: Sequence[str]) -> list[str]:
     return [renamed[name] for name in names]
 
 
-def meaning(table: str, column: str, cells: pyarrow.Array, erased: str) -> pyarrow.Array:
-    """Each cell as the built-in rule of its column reads it; a code for not assessed becomes `erased`.
+def meaning(table: str, column: str, cells: pyarrow.Array, erased: str, scrubber: Scrubber) -> pyarrow.Array:
+    """Each cell as the built-in rule of its column reads it, scrubbed; a code for not assessed becomes `erased`.
 
     DataError, by the names of file and column, when a cell does not fit.
     """
@@ -41,15 +42,20 @@ def meaning(table: str, column: str, cells: pyarrow.Array, erased: str) -> pyarr
         column, column, _RULES.rule_of(column), lambda: (cell for cell in written if cell != erased)
     )
     try:
-        meant = [cell if cell == erased else _text(settled.read(cell), cell, erased) for cell in written]
+        values = [None if cell == erased else settled.read(cell) for cell in written]
     except Unreadable as error:
         raise DataError(f"{table}: a cell of '{column}' is {error}; correct the table") from error
+    kept = [scrubber.label(column, value) for value in values]
+    meant = [
+        _text(value, is_withheld=whole is not value and value is None, cell=cell, erased=erased)
+        for cell, whole, value in zip(written, values, kept, strict=True)
+    ]
     return pyarrow.array(meant, pyarrow.string()).take(coded.indices)
 
 
-def _text(value: float | str | None, cell: str, erased: str) -> str | None:
+def _text(value: float | str | None, is_withheld: bool, cell: str, erased: str) -> str | None:
     if value is None:
-        return None if cell.lower() == NONE else erased
+        return None if is_withheld or cell.lower() == NONE else erased
     if isinstance(value, str):
         return value
     short = f"{value:g}"

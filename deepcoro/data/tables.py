@@ -22,6 +22,7 @@ from deepcoro.data.index import StudyTable
 from deepcoro.data.manifest import SPLIT_NAMES
 from deepcoro.data.table_cells import FACTS, Showing, canonical_names, meaning
 from deepcoro.ingest.filmed import place_of
+from deepcoro.ingest.scrubber import Scrubber
 from deepcoro.sample import Report, StudyRecord, text_id
 
 logger = logging.getLogger(__name__)
@@ -88,12 +89,26 @@ def read_label_table(path: Path) -> LabelTable:
             f"{path.name} cannot be read as a table; check that every row has {len(names)} cells"
         ) from error
     _check_columns(path.name, names)
-    columns = {}
+    columns, scrubber = {}, Scrubber()
     for name, canonical in zip(names, canonical_names(path.name, names), strict=True):
         trimmed = pyarrow.compute.utf8_trim_whitespace(cells[name]).combine_chunks()
         is_label = name not in (*IDS, _SPLIT, _REPORT)
-        columns[canonical] = meaning(path.name, canonical, trimmed, ERASED) if is_label else trimmed
+        columns[canonical] = meaning(path.name, canonical, trimmed, ERASED, scrubber) if is_label else trimmed
+    _tell(path.name, "its labels", scrubber)
     return LabelTable(path.name, hashlib.sha256(payload).hexdigest(), pyarrow.table(columns))
+
+
+def _tell(table: str, place: str, scrubber: Scrubber) -> None:
+    """That identifiers were found: whoever shares this table shares them."""
+    found = [f"{count} x {kind}" for kind, count in scrubber.replaced.most_common()]
+    found += [f"{count} numbers of '{column}'" for column, count in scrubber.withheld.items()]
+    if found:
+        logger.warning(
+            "%s: identifiers in %s are not used (%s); tools/relink.py --to_keyed makes a table without them",
+            table,
+            place,
+            ", ".join(found),
+        )
 
 
 def _check_columns(name: str, columns: Sequence[str]) -> None:
@@ -231,7 +246,7 @@ class Overlay:
         ):  # facts first: they decide on findings
             cells = table.cells[name].combine_chunks().take(row_of_film)
             if name == _REPORT:
-                self._lay_texts(cells, is_of_clip=level == "clip")
+                self._lay_texts(table.name, cells, is_of_clip=level == "clip")
                 continue
             if place_of(name) is not None:
                 showing = showing or self._showing()
@@ -252,14 +267,16 @@ class Overlay:
         facts = {name: self.over(name, column) for name, column in own.items()}
         return Showing(facts | {name: self.over(name, None) for name in newer}, self._study_of_film)
 
-    def _lay_texts(self, cells: pyarrow.Array, is_of_clip: bool) -> None:
-        """A study's text replaces all that was known of the study, a clip's that of the clip."""
+    def _lay_texts(self, table: str, cells: pyarrow.Array, is_of_clip: bool) -> None:
+        """A study's text replaces all that was known of the study, a clip's that of the clip. It is scrubbed like those of shards."""
         films = np.flatnonzero(cells.is_valid().to_numpy(zero_copy_only=False))
         coded = cells.take(pyarrow.array(films, pyarrow.int64())).dictionary_encode()
         text = coded.indices.to_numpy() + len(self.texts)
-        self.texts += coded.dictionary.to_pylist()
-        if ERASED in self.texts:
+        written, scrubber = coded.dictionary.to_pylist(), Scrubber()
+        if ERASED in written:
             raise DataError(f"data.tables: '{ERASED}' in Report; it erases labels, not texts")
+        self.texts += map(scrubber.text, written)
+        _tell(table, "its texts", scrubber)
         if is_of_clip:
             self.text_of_film[films] = text
         else:

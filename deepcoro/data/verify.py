@@ -46,6 +46,7 @@ def verify_folder(
 ) -> list[Damage]:
     """Everything that is wrong with a shard folder; also written to `damaged.csv`, which is removed when nothing is.
 
+    A damaged shard does not count as finished any more: the command that made the folder, with --overwrite, makes it anew.
     `on_progress` is called with the number of films read so far. DataError when there is no manifest to verify against.
     """
     manifest = schema.read_manifest(folder)
@@ -58,6 +59,8 @@ def verify_folder(
     damages += _verify_tables(folder, manifest, films)
     if damages:
         _write(folder, damages)
+        for shard in {damage.shard for damage in damages if damage.clip or damage.shard.endswith(".tar")}:
+            (folder / schema.PROGRESS / schema.record_name(shard)).unlink(missing_ok=True)
     else:
         (folder / DAMAGED).unlink(missing_ok=True)
     return damages

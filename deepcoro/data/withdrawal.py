@@ -20,6 +20,7 @@ import pyarrow.compute
 from deepcoro import atomic
 from deepcoro.config import DataError
 from deepcoro.data import manifest as schema
+from deepcoro.data.alone import alone
 from deepcoro.data.batches import Batch, next_folder, publish_next, read_batches, refused_rows
 from deepcoro.data.conclude import totals
 from deepcoro.data.datasheet import DATASHEET
@@ -79,8 +80,20 @@ def withdraw(folder: Path, patient: str, refused_clips: Iterable[str] = ()) -> l
     """Takes a patient (keyed id) out of films, splits, indexes and manifest; returns what `purge` has to do for them.
 
     `refused_clips`: keyed ids of further films of theirs, which are blanked in `rejected.csv`. Nothing changes when the
-    patient is not in the folder. The tars keep their bytes: purge them.
+    patient is not in the folder. The tars keep their bytes: purge them. DataError while another run writes to the folder.
     """
+    _check_is_folder(folder)
+    with alone(folder):
+        return _withdraw(folder, patient, refused_clips)
+
+
+def _check_is_folder(folder: Path) -> None:
+    """A lock would make its place in any folder."""
+    if not (folder / PROGRESS).is_dir():
+        schema.read_manifest(folder)
+
+
+def _withdraw(folder: Path, patient: str, refused_clips: Iterable[str]) -> list[Withdrawn]:
     publish_next(folder)
     manifest, known = schema.read_manifest(folder), read_withdrawn(folder)
     batches = read_batches(folder, manifest)
@@ -111,6 +124,12 @@ def purge(folder: Path) -> list[Withdrawn]:
 
     The other tars stay byte for byte. DataError when a film that stays is damaged: purging would make the damage look whole.
     """
+    _check_is_folder(folder)
+    with alone(folder):
+        return _purge(folder)
+
+
+def _purge(folder: Path) -> list[Withdrawn]:
     publish_next(folder)
     manifest, known = schema.read_manifest(folder), read_withdrawn(folder)
     pending = {each.shard for each in known if not each.is_purged}
@@ -186,7 +205,9 @@ def _write_tables(after: Path, batches: Sequence[Batch], manifest: Manifest) -> 
     shards = [shard for batch in batches for shard in batch.shards]
     schema.write_rejected(after, refused)
     changes = {
-        **totals(films, {row.study: row.split for row in rows}, len(refused)),
+        **totals(
+            films, {row.study: row.split for row in rows}, len(refused), manifest.duplicates is not None
+        ),
         "version": manifest.version + 1,
         "tables": [batch.entry for batch in batches],
         "shards": shards,

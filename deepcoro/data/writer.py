@@ -9,6 +9,7 @@ import numpy as np
 
 from deepcoro.config import DataError
 from deepcoro.data import manifest as schema
+from deepcoro.data.alone import LOCK, alone
 from deepcoro.data.batches import batch_of
 from deepcoro.data.conclude import conclude
 from deepcoro.data.engines import write_shards
@@ -42,8 +43,19 @@ def write_dataset(
 
     `rejections` are rows refused before any film was opened; those refused here are added to `rejected.csv`.
     `on_progress` is called with the number of films settled so far. DataError when nothing is left to write, when a
-    patient is in two splits, or when the folder holds another data set.
+    patient is in two splits, when the folder holds another data set, or when another run writes to it.
     """
+    with alone(output):
+        return _write(studies, output, settings, rejections, on_progress)
+
+
+def _write(
+    studies: Sequence[StudySource],
+    output: Path,
+    settings: Settings,
+    rejections: Sequence[Rejection],
+    on_progress: Progress,
+) -> Manifest:
     work = prepare(studies, output, settings, rejections)
     if settings.conclude_only:
         check_all_there(work)
@@ -97,7 +109,7 @@ def _clear_progress(output: Path, work: Work, pending: set[str]) -> None:
     finished_names = {
         name for shard in shards - pending for name in (schema.record_name(shard), schema.rows_name(shard))
     }
-    kept = finished_names | {schema.spool_name(shard) for shard in pending}
+    kept = finished_names | {schema.spool_name(shard) for shard in pending} | {LOCK}
     for path in (output / PROGRESS).iterdir():
         if path.name not in kept:
             shutil.rmtree(path) if path.is_dir() else path.unlink()

@@ -114,6 +114,24 @@ def test_a_text_of_a_study_replaces_its_texts_and_one_of_a_film_that_film_s(fold
     assert [both.study(2).report_of((clip,)) for clip in range(3)] == ["Of all."] * 3
 
 
+def test_a_table_that_nobody_relinked_is_scrubbed_of_identifiers_and_says_so(folder, tmp_path, caplog):
+    table = write(
+        tmp_path,
+        'clip,Report,operator,volume\ns0-film0,"Dr Tremblay, 1955-03-12inf. LAD 70 %.",Dr Roy,7734501\n'
+        's1-film0,"Dr Tremblay, 1955-03-12inf. LAD 70 %.",none,12.5\n',
+    )
+    collection = collect(folder, table)
+    records = [collection.study(row) for row in (0, 1)]
+    told = "Dr [NAME], [DATE]inf. LAD 70 %."
+    assert [record.report_of((0,)) for record in records] == [told, told]
+    assert labels(collection, "operator")[:3] == ["Dr [NAME]", None, None]
+    assert labels(collection, "volume")[:3] == [None, None, 12.5]
+    assert collection.films.read(["text_id"])["text_id"].to_pylist()[0] == text_id(told)
+    assert "identifiers in its texts are not used (1 x DATE, 1 x NAME)" in caplog.text
+    assert "identifiers in its labels are not used (1 x NAME, 1 numbers of 'volume')" in caplog.text
+    assert not {"Tremblay", "Roy", "1955", "7734501"} & set(caplog.text.replace("'", " ").split())
+
+
 def test_a_split_of_a_table_wins_and_a_withdrawn_study_stays_withdrawn(folder, tmp_path, caplog):
     table = write(tmp_path, "study,Split\ns1,val\ns3,\n")
     collection = collect(folder, table)

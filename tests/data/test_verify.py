@@ -52,6 +52,24 @@ def test_a_flipped_byte_in_any_film_names_that_film_and_no_other(folder):
     assert verify_folder(folder) == [] and not (folder / DAMAGED).exists()
 
 
+def test_a_damaged_shard_is_made_anew_by_the_command_that_made_it_and_no_other_is(tmp_path):
+    studies = make_studies(tmp_path / "films")
+    write_dataset(studies, tmp_path / "out", SMALL)
+    before = contents(tmp_path / "out")
+    overwrite(tmp_path / "out", "shard-000001.tar", 2000, b"damage")
+    assert verify_folder(tmp_path / "out")
+    (tmp_path / "out" / "shard-000000.tar").touch()
+    stamps = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "out").glob("*.tar")}
+    with pytest.raises(DataError, match="are damaged.*--overwrite"):
+        write_dataset(studies, tmp_path / "out", SMALL)
+    write_dataset(studies, tmp_path / "out", SMALL.model_copy(update={"overwrite": True}))
+    changed = {
+        name for name, stamp in stamps.items() if (tmp_path / "out" / name).stat().st_mtime_ns != stamp
+    }
+    assert changed == {"shard-000001.tar"} and verify_folder(tmp_path / "out") == []
+    assert contents(tmp_path / "out") == before
+
+
 def test_a_frame_that_does_not_decode_is_found_even_when_its_checksum_is_right(folder):
     manifest = schema.read_manifest(folder)
     shard = manifest.shards[0]

@@ -138,6 +138,20 @@ def test_the_list_of_withdrawn_knows_the_old_tars_and_forgets_the_ids(folder):
     assert {line.sha256 for line in lines} <= set(old.values()) and len(lines) == 2
 
 
+def test_copies_are_counted_again_without_the_films_that_went(tmp_path):
+    made = make_studies(tmp_path / "films", 4)
+    made = [dataclasses.replace(study, split="train") for study in made]
+    shutil.copyfile(made[0].films[0].path, made[1].films[0].path)
+    before = write_dataset(made, tmp_path / "out", SMALL).duplicates
+    withdraw(tmp_path / "out", made[1].patient)
+    after = schema.read_manifest(tmp_path / "out").duplicates
+    assert (before.inside_a_split, after.inside_a_split) == (1, 0)
+    left = [made[0], *made[2:]]
+    assert after == write_dataset(left, tmp_path / "without", SMALL).duplicates
+    purge(tmp_path / "out")
+    assert schema.read_manifest(tmp_path / "out").duplicates == after
+
+
 def test_doing_it_again_changes_nothing(folder):
     withdraw(folder, GONE)
     once = contents(folder)
