@@ -14,20 +14,19 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
-import jinja2
 import numpy as np
 import pydantic
 import yaml
 
 from deepcoro import atomic, report_figures, report_groups, report_tables
 from deepcoro.metrics import zero_shot
+from deepcoro.page import render_page
 from deepcoro.report_examples import Example
 from deepcoro.report_figures import Curve, Scored
 
 EXAMPLES_FILE = "report_examples.json"
 """Examples of the last evaluation; they hold films, like the report."""
 
-_TEMPLATES = Path(__file__).parent / "templates"
 _EXAMPLES = pydantic.TypeAdapter(list[Example])
 
 
@@ -161,16 +160,10 @@ def _scored(rows: Sequence[Mapping[str, str]], name: str, metric: zero_shot.Zero
 
 def render_report(inputs: ReportInputs) -> str:
     """The page as one HTML text; every string of the run is escaped."""
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_TEMPLATES),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["number"] = report_tables.number
     measures = report_tables.measures(inputs.results, inputs.strata)
-    return environment.get_template("report.html").render(
+    return render_page(
+        "report.html",
+        {"number": report_tables.number},
         inputs=inputs,
         created=inputs.created or datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         warnings=_warnings(inputs),

@@ -16,6 +16,8 @@ LAYERS = [
         "config",
         "atomic",
         "exported",
+        "page",
+        "tool",
         "weights",
         "sample",
         "evaluated",

@@ -25,6 +25,7 @@ from deepcoro.ingest.relink import (  # noqa: E402
 from deepcoro.ingest.scrubber import Scrubber  # noqa: E402
 from deepcoro.ingest.structured_report import write_report  # noqa: E402
 from deepcoro.ingest.table import DELIMITERS, read_table  # noqa: E402
+from deepcoro.tool import exit_code  # noqa: E402
 
 EXAMPLES = """\
 examples:
@@ -148,15 +149,7 @@ def measured(rows: list[Row]) -> dict[str, float]:
 def main() -> int:
     arguments = parse_arguments()
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
-    try:
-        run(arguments)
-    except (ConfigError, DataError, OSError) as error:
-        if arguments.debug:
-            raise
-        told = f"reading or writing failed: {error.strerror}" if isinstance(error, OSError) else error
-        print(f"relink: {told}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_code("relink", lambda: run(arguments), arguments.debug)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from deepcoro.data.withdrawal import Withdrawn  # noqa: E402
 from deepcoro.ingest import review  # noqa: E402
 from deepcoro.ingest.crosswalk import Entry, forget_patient, read_crosswalk  # noqa: E402
 from deepcoro.ingest.identity import load_identity  # noqa: E402
+from deepcoro.tool import exit_code  # noqa: E402
 
 EXAMPLES = """\
 examples:
@@ -123,19 +124,7 @@ def list_checkpoints(runs: list[Path], lines: list[Withdrawn]) -> None:
 def main() -> int:
     arguments = parse_arguments()
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(message)s")
-    try:
-        run(arguments)
-    except (ConfigError, DataError, OSError) as error:
-        if arguments.debug:
-            raise
-        told = (
-            f"reading or writing failed: {error.strerror}; then run again"
-            if isinstance(error, OSError)
-            else error
-        )
-        print(f"remove_patient: {told}", file=sys.stderr)
-        return 2
-    return 0
+    return exit_code("remove_patient", lambda: run(arguments), arguments.debug, "; then run again")
 
 
 if __name__ == "__main__":

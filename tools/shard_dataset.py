@@ -36,6 +36,7 @@ from deepcoro.ingest.scrubber import Scrubber  # noqa: E402
 from deepcoro.ingest.shares import DEFAULT, drawn, shares_of  # noqa: E402
 from deepcoro.ingest.studies import read_studies  # noqa: E402
 from deepcoro.ingest.table import DELIMITERS, Table, read_table  # noqa: E402
+from deepcoro.tool import exit_code  # noqa: E402
 
 CONSOLE = Console(stderr=True)
 EXAMPLES = """\
@@ -322,22 +323,7 @@ def summarise_privacy(scrubber: Scrubber, num_rare: int, arguments: argparse.Nam
 def main() -> int:
     arguments = parse_arguments()
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s", handlers=[BarHandler()])
-    try:
-        run(arguments)
-    except (ConfigError, DataError) as error:
-        if arguments.debug:
-            raise
-        print(f"shard_dataset: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:  # a full or failing disk; the path in the error may be that of a film
-        if arguments.debug:
-            raise
-        print(f"shard_dataset: reading or writing failed: {error.strerror}; then run again", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("shard_dataset: interrupted; run the same command again to go on", file=sys.stderr)
-        return 130
-    return 0
+    return exit_code("shard_dataset", lambda: run(arguments), arguments.debug, "; then run again")
 
 
 class BarHandler(logging.Handler):

@@ -1,6 +1,6 @@
 """How good the classifier is, head by head: accuracy and AUROC with the numbers they rest on, and the table of confusions."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -79,6 +79,21 @@ def flat(head: str, measure: HeadMeasure) -> dict[str, float]:
     return {name: float(value) for name, value in values.items() if value is not None}
 
 
+_WORTH_HAVING = 0.3
+"""Of the errors of always saying the most frequent class, the share that a head must avoid to be believed."""
+
+
+def hardly_sees(head: str, measured: Mapping[str, float]) -> str | None:
+    """A warning when a head is hardly better than no head at all, from the numbers of `flat`."""
+    accuracy, majority = measured.get(f"{head}/accuracy"), measured.get(f"{head}/majority")
+    if accuracy is None or majority is None or 1 - accuracy <= (1 - _WORTH_HAVING) * (1 - majority):
+        return None
+    return (
+        f"{head} is HARDLY SEEN: on val right in {accuracy:.0%}, where the most frequent class alone is right in {majority:.0%};"
+        " do not choose or group films by it"
+    )
+
+
 def as_text(head: str, classes: Sequence[str], measure: HeadMeasure) -> str:
     """What a terminal shows of a head: one line of numbers, then the confusions."""
     area = "no AUROC (one class)" if measure.auroc is None else f"AUROC {measure.auroc:.3f}"
@@ -87,6 +102,13 @@ def as_text(head: str, classes: Sequence[str], measure: HeadMeasure) -> str:
         f"{head}: accuracy {measure.accuracy:.1%} of {measure.num} films (most frequent class {measure.majority:.1%}), {area}, "
         f"confident in {measure.kept:.1%}{right}"
     ]
+    never = [
+        f"{name} ({row.sum()} films)"
+        for name, row, said in zip(classes, measure.confusion, measure.confusion.sum(axis=0), strict=True)
+        if row.sum() and not said
+    ]
+    lines += [f"  never said: {', '.join(never)}"] if never else []
+    lines += [f"  {warning}"] if (warning := hardly_sees(head, flat(head, measure))) else []
     width = max(6, *(len(name) for name in classes)) + 1
     lines.append(" " * (width + 2) + "".join(f"{name[:9]:>10}" for name in classes) + "   <- said")
     for name, row in zip(classes, measure.confusion, strict=True):

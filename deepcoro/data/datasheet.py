@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import jinja2
 import numpy as np
 import pyarrow
 import pyarrow.compute
@@ -22,10 +21,10 @@ from deepcoro.data.manifest import Manifest, RefusedRow
 from deepcoro.data.prevalence import prevalences
 from deepcoro.data.shards import Shards
 from deepcoro.data.summary import outcome, reason_word
+from deepcoro.page import render_page
 from deepcoro.sample import ClipRecord
 
 DATASHEET = "datasheet.html"
-_TEMPLATES = Path(__file__).resolve().parents[1] / "templates"
 _MOST_BARS = 16
 _MOST_POINTS = 2000
 _STRIP_FRAMES, _STRIP_PX = 6, 120
@@ -77,15 +76,9 @@ def render_datasheet(folder: Path, num_examples: int) -> str:
     """The page. The same folder gives the same bytes."""
     manifest, films = schema.read_manifest(folder), read_films(folder)
     split_of = {row.study: row.split for row in schema.read_splits(folder)}
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(_TEMPLATES),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
     refused = schema.read_refused(folder)
-    return environment.get_template(DATASHEET).render(
+    return render_page(
+        DATASHEET,
         manifest=manifest,
         splits=_splits(manifest, films, split_of),
         size_gb=sum(shard.bytes for shard in manifest.shards) / 1e9,

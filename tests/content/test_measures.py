@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from deepcoro.content.measures import as_text, flat, lowest_confidence, measure_head
+from deepcoro.content.measures import as_text, flat, hardly_sees, lowest_confidence, measure_head
 
 CHANCES = np.array([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8], [0.45, 0.55], [0.3, 0.7]])
 
@@ -27,6 +27,25 @@ def test_a_single_class_has_no_auroc_and_says_so():
     measure = measure_head(CHANCES, np.zeros(5, int), 0.5)
     assert measure.auroc is None and "status/auroc" not in flat("status", measure)
     assert "one class" in as_text("status", ["PCI", "diagnostic"], measure)
+
+
+def test_a_head_that_is_no_better_than_the_most_frequent_class_says_so_and_names_what_it_never_says():
+    truth = np.array([0] * 8 + [1] * 2)
+    blind = measure_head(np.tile([0.8, 0.2], (10, 1)), truth, 0.5)
+    told = as_text("stent_presence", ["0", "1"], blind)
+    assert (
+        "never said: 1 (2 films)" in told
+        and "right in 80%, where the most frequent class alone is right in 80%" in told
+    )
+    seeing = measure_head(np.eye(2)[truth] * 0.8 + 0.1, truth, 0.5)
+    assert "HARDLY" not in as_text("stent_presence", ["0", "1"], seeing) and "never" not in as_text(
+        "x", ["0", "1"], seeing
+    )
+    assert hardly_sees("status", {}) is None
+    assert hardly_sees("status", {"status/accuracy": 0.85, "status/majority": 0.73}) is None
+    assert "HARDLY" in hardly_sees(
+        "stent_presence", {"stent_presence/accuracy": 0.85, "stent_presence/majority": 0.84}
+    )
 
 
 def test_many_classes_average_one_against_the_rest():
