@@ -59,9 +59,11 @@ def _held(path: Path, kind: int, output: Path) -> Iterator[None]:
             logger.warning(
                 "%s: no locks here (%s): never start two runs on one folder", output, error.strerror
             )
-        _note(handle, f"process {os.getpid()} on {socket.gethostname()}" if kind == fcntl.LOCK_EX else "")
-        yield
-        _note(handle, "")
+        try:
+            _note(handle, f"process {os.getpid()} on {socket.gethostname()}" if kind == fcntl.LOCK_EX else "")
+            yield
+        finally:
+            _note(handle, "")
     finally:
         os.close(handle)
 
