@@ -7,12 +7,12 @@ from deepcoro.kernels.tiled_attention import tiled_backward, tiled_forward
 from tests.kernels.attention_cases import make_case, relative_error, values_and_gradients
 
 
-@pytest.mark.parametrize("tile", [1, 40 * 33, 1 << 20])
+@pytest.mark.parametrize("tile", [1, 64 * 25 * 4, 1 << 20])
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_tiles_of_any_size_give_the_same(monkeypatch, tile, dtype):
     case = make_case((2, 6, 7), (2, 3, 4)).to(dtype)
     expected = values_and_gradients(case, "flash")
-    monkeypatch.setattr(tiled_attention, "TILE_SCORES", tile)
+    monkeypatch.setattr(tiled_attention, "TILE_BYTES", tile)
     found = values_and_gradients(case, "tiled")
     for name, truth in expected.items():
         assert relative_error(found[name], truth) < 1e-5, name
