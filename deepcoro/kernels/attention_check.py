@@ -33,7 +33,7 @@ def check_kernel(
     """None when result and gradients agree with the oracle, else the reason to refuse the kernel, with figures."""
     # the answer depends on the shape of a head, not on the number of tokens; the check's own keys have a class token
     split = split and dataclasses.replace(split, num_class_tokens=1)
-    return _check(kernel, width, value_width, problem._replace(num_queries=0, num_keys=0), split)
+    return _check(kernel, width, value_width, problem._replace(query_grid=(0, 0, 0)), split)
 
 
 @cache
@@ -74,17 +74,15 @@ def _draw(problem: AttentionProblem) -> _Drawn:
         drawn = torch.randn(NUM_CLIPS, num_tokens, NUM_HEADS, columns, generator=generator)
         return drawn.to(problem.device, problem.dtype)
 
-    sizes = problem.key_grid or (0, 0, 0)
-    num_frames = max(sizes[0], 1)
-    dim, num_keys = problem.dim, 1 + num_frames * KEYS_PER_FRAME
-    q, k = draw(NUM_QUERIES, dim + sum(sizes)), draw(num_keys, dim + sum(sizes))
+    frames, height, width = problem.key_grid
+    dim, num_keys = problem.dim, 1 + frames * KEYS_PER_FRAME
+    columns = dim + (frames + height + width if problem.is_relative else 0)
+    q, k = draw(NUM_QUERIES, columns), draw(num_keys, columns)
     k[..., :dim] *= dim**-0.5
     k[..., dim:] = 0
-    if problem.key_grid is not None:
-        frames, height, width = sizes
+    if problem.is_relative:
         patch = torch.arange(num_keys - 1, device=problem.device)
-        columns = (patch % height, height + patch % width, height + width + patch // KEYS_PER_FRAME)
-        for column in columns:
+        for column in (patch % height, height + patch % width, height + width + patch // KEYS_PER_FRAME):
             k[:, 1 + patch, :, dim + column] = 1
     return _Drawn(q, k, draw(num_keys, dim), draw(NUM_QUERIES, dim))
 

@@ -7,6 +7,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from deepcoro.kernels.attention_layout import Grid
+
 
 class Attended(NamedTuple):
     """The result of a kernel's forward and what its backward wants to see again."""
@@ -23,19 +25,19 @@ class AttentionProblem(NamedTuple):
     """All that the choice of a kernel may depend on; the same on every rank, so that every rank chooses alike."""
 
     dim: int
-    num_queries: int
-    num_keys: int
-    key_grid: tuple[int, int, int] | None
-    """None without relative positions."""
+    query_grid: Grid
+    key_grid: Grid
+    is_relative: bool
+    """Whether heads carry the columns of relative positions."""
     is_sparse: bool
     dtype: torch.dtype
     device: torch.device
 
     def __str__(self) -> str:
-        where = "" if self.key_grid is None else f" on grid {'x'.join(map(str, self.key_grid))}"
-        kind = "sparse" if self.is_sparse else "dense"
+        queries, keys = ("x".join(map(str, grid)) for grid in (self.query_grid, self.key_grid))
+        kind = "visible cells" if self.is_sparse else "all cells"
         dtype = str(self.dtype).removeprefix("torch.")
-        return f"{self.num_queries} queries, {self.num_keys} keys{where}, dim {self.dim}, {kind}, {dtype}, {self.device}"
+        return f"{queries} queries and {keys} keys ({kind}), dim {self.dim}, {dtype}, {self.device}"
 
 
 @dataclass(frozen=True)

@@ -97,12 +97,11 @@ def plan_every(layout: AttentionLayout, tokens: Tensor, dim: int) -> tuple[list[
 
 
 def _problem(layout: AttentionLayout, tokens: Tensor, dim: int, relative: bool) -> AttentionProblem:
-    num_class = int(layout.has_class_token)
     return AttentionProblem(
         dim,
-        num_class + _count(layout.query_grid, layout.query_positions),
-        num_class + _count(layout.key_grid, layout.key_positions),
-        layout.key_grid if relative else None,
+        layout.query_grid,
+        layout.key_grid,
+        relative,
         layout.is_sparse,
         kernel_dtype(tokens),
         tokens.device,
@@ -163,7 +162,7 @@ def plan_kernel(
     kernel: AttentionKernel, problem: AttentionProblem, num_class: int, split_keys: bool | None = None
 ) -> AttentionPlan:
     """Widths, and whether the keys are split: where that and nothing else makes the head fit the fast width."""
-    frames, height, width = problem.key_grid or (0, 0, 0)
+    frames, height, width = problem.key_grid if problem.is_relative else (0, 0, 0)
     columns = problem.dim + height + width
     room = FAST_WIDTH - columns
     split = None
@@ -187,7 +186,3 @@ def _width(kernel: AttentionKernel, columns: int, problem: AttentionProblem) -> 
     if problem.device.type == "cuda" and 96 < columns <= FAST_WIDTH:
         return FAST_WIDTH
     return -(-columns // 8) * 8  # kernels read rows of 16 bytes
-
-
-def _count(grid: tuple[int, int, int], positions: Tensor | None) -> int:
-    return grid[0] * grid[1] * grid[2] if positions is None else positions.shape[1]

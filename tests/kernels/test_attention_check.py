@@ -11,7 +11,7 @@ from deepcoro.kernels.attention_plan import plan_kernel
 from deepcoro.kernels.library_attention import CPU_FLASH
 from deepcoro.kernels.tiled_attention import TILED
 
-NARROW = AttentionProblem(96, 1000, 393, (8, 7, 7), False, torch.float32, torch.device("cpu"))
+NARROW = AttentionProblem(96, (8, 14, 14), (8, 7, 7), True, False, torch.float32, torch.device("cpu"))
 WIDE = NARROW._replace(key_grid=(8, 14, 14))
 
 
@@ -34,10 +34,10 @@ def with_wrong_gradient(which, columns=slice(None), factor=0.9, only=lambda widt
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
 @pytest.mark.parametrize("kernel", [TILED, CPU_FLASH], ids=lambda kernel: kernel.name)
-@pytest.mark.parametrize("problem", [NARROW, WIDE, NARROW._replace(key_grid=None)])
+@pytest.mark.parametrize("problem", [NARROW, WIDE, NARROW._replace(is_relative=False)])
 def test_right_kernels_pass(kernel, problem, dtype):
     assert check(kernel, problem._replace(dtype=dtype)) is None
-    if kernel is CPU_FLASH and problem.key_grid is not None:
+    if kernel is CPU_FLASH and problem.is_relative:
         assert check(kernel, problem._replace(dtype=dtype), split_keys=True) is None
 
 

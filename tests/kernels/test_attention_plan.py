@@ -14,7 +14,7 @@ from deepcoro.kernels.tiled_attention import TILED
 
 NARROW = AttentionLayout((8, 14, 14), (8, 7, 7))
 WIDE = AttentionLayout((8, 14, 14), (8, 14, 14))
-ON_CUDA = AttentionProblem(96, 1569, 393, (8, 7, 7), False, torch.bfloat16, torch.device("cuda"))
+ON_CUDA = AttentionProblem(96, (8, 14, 14), (8, 7, 7), True, False, torch.bfloat16, torch.device("cuda"))
 
 
 def tokens(dtype=torch.float32):
@@ -125,6 +125,16 @@ def test_a_named_backend_that_cannot_serve_is_a_warning_once_a_shape(fresh, capl
     assert levels == [logging.WARNING, logging.INFO]
     assert "cudnn: it runs on CUDA only" in caplog.messages[0]
     assert "4 key frames at a time" in caplog.messages[1]
+
+
+def test_any_number_of_visible_cells_is_one_choice(fresh, caplog):
+    with caplog.at_level(logging.INFO):
+        for count in (3, 4, 5):
+            visible = torch.arange(count).expand(1, -1)
+            layout = AttentionLayout((2, 4, 4), (2, 2, 2), True, visible, visible)
+            plan_attention(layout, tokens(), 96)
+    assert len(caplog.messages) == 1
+    assert "2x4x4 queries and 2x2x2 keys (visible cells)" in caplog.text
 
 
 def test_no_kernel_at_all_is_an_error_with_the_reasons(fresh):

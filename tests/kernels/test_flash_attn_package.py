@@ -13,7 +13,7 @@ from deepcoro.kernels.flash_attn_package import FLASH_ATTN_2, FLASH_ATTN_3, FLAS
 from deepcoro.kernels.library_attention import cpu_flash_backward, cpu_flash_forward
 from deepcoro.kernels.tiled_attention import tiled_forward
 
-PROBLEM = AttentionProblem(96, 1569, 1569, (8, 14, 14), False, torch.bfloat16, torch.device("cpu"))
+PROBLEM = AttentionProblem(96, (8, 14, 14), (8, 14, 14), True, False, torch.bfloat16, torch.device("cpu"))
 
 
 def attend(q, k, v, softmax_scale):

@@ -8,7 +8,7 @@ from deepcoro.kernels.attention_kernels import AttentionProblem
 from deepcoro.kernels.attention_plan import FUSED_ON_CUDA, plan_kernel
 from deepcoro.kernels.library_attention import CPU_FLASH, CUDNN, CUDNN_WIDE, EFFICIENT, FLASH
 
-PROBLEM = AttentionProblem(96, 1569, 1569, (8, 14, 14), False, torch.bfloat16, torch.device("cpu"))
+PROBLEM = AttentionProblem(96, (8, 14, 14), (8, 14, 14), True, False, torch.bfloat16, torch.device("cpu"))
 
 
 @pytest.mark.parametrize("kernel", [FLASH, CUDNN, CUDNN_WIDE, EFFICIENT], ids=lambda kernel: kernel.name)
