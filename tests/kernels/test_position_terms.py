@@ -6,7 +6,7 @@ from deepcoro.kernels.position_terms import query_terms
 
 
 class LargestResult(TorchDispatchMode):
-    """Counts the elements of what each operation makes; views of few elements that repeat count as what they show."""
+    """Counts the elements of what each operation makes or shows: a kernel may copy a view whose elements repeat."""
 
     def __init__(self):
         super().__init__()
@@ -14,7 +14,7 @@ class LargestResult(TorchDispatchMode):
 
     def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
         result = function(*arguments, **(keywords or {}))
-        if isinstance(result, torch.Tensor) and result.is_contiguous():
+        if isinstance(result, torch.Tensor):
             self.num_elements = max(self.num_elements, result.numel())
         return result
 
