@@ -1,4 +1,4 @@
-"""Token-major pooling by 2-D channels-last convolutions: runs on every device, made for CPUs."""
+"""Token-major pooling made for CPUs, run by any device: whole grids as 2-D convolutions, visible tokens (on a CPU) pair by pair."""
 
 from collections.abc import Sequence
 
@@ -7,6 +7,7 @@ from einops import rearrange, reduce, repeat
 from torch import Tensor
 
 from deepcoro.kernels.depthwise import FrameConvolution, SpacedConvolution
+from deepcoro.kernels.pair_convolution import PairConvolution
 from deepcoro.kernels.pool_layout import Grid, PoolFilter, PoolLayout, PoolPlan, num_cells
 from deepcoro.kernels.precision import kernel_dtype
 
@@ -24,8 +25,7 @@ def pool(tokens: Tensor, pool_filter: PoolFilter, plan: PoolPlan) -> tuple[Tenso
     for clip, rows in enumerate(pooled):
         class_token, patches = split_class_token(rows, layout)
         class_token[:], patches_in = split_class_token(tokens[clip], layout)
-        film = to_film(patches_in, layout.positions_in, clip, layout.grid_in)
-        patches[:] = from_film(convolution.forward(film), layout.positions_out, clip, heads)
+        patches[:] = convolution.forward(patches_in, clip)
         out[clip, ..., :dim], moments[0, clip], moments[1, clip] = torch.native_layer_norm(
             rows, (dim,), *norm
         )
@@ -55,19 +55,11 @@ def pool_backward(
         )
         by_norm += torch.stack(of_norm)
         by_class_token, by_patches = split_class_token(by_rows, layout)
-        by_pooled = to_film(by_patches, layout.positions_out, clip, layout.grid_out)
-        film = to_film(split_class_token(tokens[clip], layout)[1], layout.positions_in, clip, layout.grid_in)
-        if into is None:
-            by_weight += convolution.backward(by_pooled, film, None)
-            continue
-        class_token, patches = split_class_token(into[clip], layout)
-        class_token[:] = by_class_token
-        if layout.positions_in is None:
-            by_weight += convolution.backward(by_pooled, film, to_film(patches, None, clip, layout.grid_in))
-        else:
-            by_film = torch.empty_like(film)
-            by_weight += convolution.backward(by_pooled, film, by_film)
-            patches[:] = from_film(by_film, layout.positions_in, clip, heads)
+        patches_in, into_patches = split_class_token(tokens[clip], layout)[1], None
+        if into is not None:
+            class_token, into_patches = split_class_token(into[clip], layout)
+            class_token[:] = by_class_token
+        by_weight += convolution.backward(by_patches, patches_in, clip, into_patches)
     by_weight = reduce(by_weight, "(head dim) 1 t h w -> dim 1 t h w", "sum", dim=dim)
     return by_weight, *(by_norm * plan.scale)
 
@@ -77,9 +69,58 @@ def split_class_token(rows: Tensor, layout: PoolLayout) -> tuple[Tensor, Tensor]
     return rows[: layout.num_class_tokens], rows[layout.num_class_tokens :]
 
 
-def _convolution(weight: Tensor, layout: PoolLayout, heads: int) -> FrameConvolution | SpacedConvolution:
-    form = SpacedConvolution if layout.stride > 2 else FrameConvolution
-    return form(repeat(weight, "dim one t h w -> (head dim) one t h w", head=heads), layout.stride)
+def _convolution(weight: Tensor, layout: PoolLayout, heads: int) -> "_OverFilms | _OverPairs":
+    weight = repeat(weight, "dim one t h w -> (head dim) one t h w", head=heads)
+    # pairs are counted on the host
+    return (
+        _OverPairs(weight, layout) if layout.is_sparse and not weight.is_cuda else _OverFilms(weight, layout)
+    )
+
+
+class _OverFilms:
+    """The convolution of one clip's patches [patch, head, dim] on whole films, where hidden cells are zeros."""
+
+    def __init__(self, weight: Tensor, layout: PoolLayout) -> None:
+        form = SpacedConvolution if layout.stride > 2 else FrameConvolution
+        self.convolution, self.layout = form(weight, layout.stride), layout
+
+    def forward(self, patches: Tensor, clip: int) -> Tensor:
+        film = to_film(patches, self.layout.positions_in, clip, self.layout.grid_in)
+        return from_film(self.convolution.forward(film), self.layout.positions_out, clip, patches.shape[1])
+
+    def backward(self, by_pooled: Tensor, patches: Tensor, clip: int, into: Tensor | None) -> Tensor:
+        """Gradient by weight; that by the patches is written to `into`, unless None."""
+        layout = self.layout
+        by_film = to_film(by_pooled, layout.positions_out, clip, layout.grid_out)
+        film = to_film(patches, layout.positions_in, clip, layout.grid_in)
+        if into is None or layout.positions_in is None:
+            target = None if into is None else to_film(into, None, clip, layout.grid_in)
+            return self.convolution.backward(by_film, film, target)
+        target = torch.empty_like(film)
+        by_weight = self.convolution.backward(by_film, film, target)
+        into[:] = from_film(target, layout.positions_in, clip, into.shape[1])
+        return by_weight
+
+
+class _OverPairs:
+    """The same for visible cells alone."""
+
+    def __init__(self, weight: Tensor, layout: PoolLayout) -> None:
+        self.convolution, self.layout = PairConvolution(weight), layout
+
+    def forward(self, patches: Tensor, clip: int) -> Tensor:
+        rows = rearrange(patches, "p n c -> p (n c)")
+        pooled = self.convolution.forward(rows, self.layout.pairs[clip], self.layout.num_patches_out)
+        return rearrange(pooled, "p (n c) -> p n c", n=patches.shape[1])
+
+    def backward(self, by_pooled: Tensor, patches: Tensor, clip: int, into: Tensor | None) -> Tensor:
+        rows, by_rows = (rearrange(each, "p n c -> p (n c)") for each in (patches, by_pooled))
+        by_patches, by_weight = self.convolution.backward(
+            by_rows, rows, self.layout.pairs[clip], into is not None
+        )
+        if into is not None:
+            into[:] = rearrange(by_patches, "p (n c) -> p n c", n=into.shape[1])
+        return by_weight
 
 
 def to_film(patches: Tensor, positions: Tensor | None, clip: int, grid: Grid) -> Tensor:

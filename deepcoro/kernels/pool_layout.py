@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from deepcoro.kernels.pair_convolution import TapPairs, tap_pairs
+
 Grid = tuple[int, int, int]
 """Frames, height and width in tokens."""
 
@@ -74,6 +76,11 @@ class PoolLayout:
         if self.positions_in is None or self.positions_out is None:
             return None
         return neighbours(self.positions_in, self.positions_out, self.grid_in, self.grid_out, self.stride)
+
+    @functools.cached_property
+    def pairs(self) -> list[list[TapPairs]]:
+        """For each clip of a sparse layout and each tap the rows it joins; made on the host."""
+        return tap_pairs(self.neighbours)
 
     @functools.cached_property
     def readers(self) -> Int[Tensor, "batch patch 27"] | None:
