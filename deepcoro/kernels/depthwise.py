@@ -65,7 +65,7 @@ class SpacedConvolution:
         if into is not None:
             into.zero_()
             gradient = gradient.to(self.filters.dtype)
-            for (tap_h, tap_w), cells, outputs in _touched(into, gradient.shape, self.stride):
+            for (tap_h, tap_w), cells, outputs in touched(into, gradient.shape, self.stride):
                 before, here, after = self.filters[tap_h, tap_w]
                 by_cells = gradient * here
                 by_cells[:-1].addcmul_(gradient[1:], before)
@@ -78,12 +78,12 @@ class SpacedConvolution:
         frames, height, width, channels = film.shape
         size = (frames, (height - 1) // self.stride + 1, (width - 1) // self.stride + 1)
         moved = self.taps[0].new_zeros(size[0], size[1], 3, size[2], 3, channels)
-        for (tap_h, tap_w), cells, outputs in _touched(film, size, self.stride):
+        for (tap_h, tap_w), cells, outputs in touched(film, size, self.stride):
             moved[:, :, tap_h, :, tap_w][outputs] = cells
         return rearrange(moved, "t h three_h w three_w c -> t c (h three_h) (w three_w)")
 
 
-def _touched(
+def touched(
     film: Tensor, size: tuple[int, ...], stride: int
 ) -> Iterator[tuple[tuple[int, int], Tensor, tuple]]:
     """For each spatial tap the cells it reads and the outputs that read one; at the rim some read padding."""

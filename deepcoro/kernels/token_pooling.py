@@ -173,29 +173,3 @@ def triton_imports() -> bool:
     except ImportError:
         return False
     return True
-
-
-def max_pool_tokens(
-    tokens: Float[Tensor, "batch token channel"], layout: PoolLayout
-) -> Float[Tensor, "batch token_out channel"]:
-    """Spatial 3x3 maximum, frame by frame, of what is visible: the skip path of a block that halves its grid.
-
-    The class token passes unchanged.
-    """
-    class_token, patches = tokens.split((layout.num_class_tokens, layout.num_patches_in), dim=1)
-    if layout.neighbours is None:
-        return torch.cat((class_token, _max_pool_dense(patches, layout)), dim=1)
-    batch, _, channels = patches.shape
-    hidden = patches.new_full((batch, 1, channels), -torch.inf)
-    rows = torch.cat((hidden, patches), dim=1)
-    same_frame = layout.neighbours[:, :, 9:18].long() + 1
-    first_row = torch.arange(batch, device=rows.device)[:, None, None] * rows.shape[1]
-    windows = rearrange(rows, "b p c -> (b p) c")[same_frame + first_row]
-    return torch.cat((class_token, windows.max(dim=2).values), dim=1)
-
-
-def _max_pool_dense(patches: Tensor, layout: PoolLayout) -> Tensor:
-    _, height, width = layout.grid_in
-    pictures = rearrange(patches, "b (t h w) c -> (b t) c h w", h=height, w=width)
-    pooled = F.max_pool2d(pictures, kernel_size=3, stride=layout.stride, padding=1)
-    return rearrange(pooled, "(b t) c h w -> b (t h w) c", b=len(patches))

@@ -5,9 +5,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from deepcoro.config import ConfigError
+from deepcoro.kernels.max_pooling import max_pool_tokens
 from deepcoro.kernels.norm_linear import NormLinear, ReadNorm
 from deepcoro.kernels.norm_mlp import NormMlp
-from deepcoro.kernels.token_pooling import max_pool_tokens
 from deepcoro.mvit.attention import NORM_EPS, MultiscaleAttention
 from deepcoro.mvit.checkpointing import CHEAP_DIM, CHECKPOINTING, remade
 from deepcoro.mvit.layout import BlockLayout, fill_outside

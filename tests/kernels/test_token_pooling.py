@@ -3,8 +3,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from deepcoro.kernels.max_pooling import max_pool_tokens
 from deepcoro.kernels.pool_layout import PoolLayout
-from deepcoro.kernels.token_pooling import PoolFilter, PoolPart, max_pool_tokens, pool_projection, pool_tokens
+from deepcoro.kernels.token_pooling import PoolFilter, PoolPart, pool_projection, pool_tokens
 from tests.kernels.pooling_cases import Case, make_tokens, random_positions
 
 
@@ -196,6 +197,23 @@ def test_the_skip_pooling_is_the_spatial_maximum_of_what_is_visible(class_token,
     torch.testing.assert_close(got, expected)
     gradients = [torch.autograd.grad(each.sin().sum(), tokens)[0] for each in (got, expected)]
     torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
+def test_of_equal_maxima_the_first_gets_the_gradient_as_in_torch(dtype):
+    layout = PoolLayout((2, 9, 8), 2, has_class_token=False)
+    tokens = torch.randint(0, 3, (2, 144, 4), generator=torch.Generator().manual_seed(0)).to(dtype)
+    tokens.requires_grad_()
+    pictures = tokens.unflatten(1, (2, 9, 8)).flatten(0, 1).permute(0, 3, 1, 2)
+    expected = torch.nn.functional.max_pool2d(pictures, 3, stride=2, padding=1)
+    expected = expected.permute(0, 2, 3, 1).reshape(2, 40, 4)
+    everywhere = [torch.arange(count).expand(2, -1) for count in (144, 40)]
+    gradient = torch.arange(320).view(2, 40, 4).to(dtype)
+    (wanted,) = torch.autograd.grad(expected, tokens, gradient)
+    for each in (layout, PoolLayout((2, 9, 8), 2, False, *everywhere)):
+        got = max_pool_tokens(tokens, each)
+        assert torch.equal(got, expected)
+        torch.testing.assert_close(torch.autograd.grad(got, tokens, gradient)[0], wanted)
 
 
 def test_what_does_not_fit_is_refused_by_name():

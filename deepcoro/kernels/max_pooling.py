@@ -1,0 +1,100 @@
+"""The skip path of a block that halves its grid: the spatial 3x3 maximum of token-major patches, dense or visible only."""
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor
+
+from deepcoro.kernels.depthwise import touched
+from deepcoro.kernels.pool_layout import PoolLayout
+
+SAME_FRAME = slice(9, 18)
+"""Of the 27 taps of a layout's tables those of the output's own frame."""
+ORDER = (4, 3, 2, 1, 0, 5, 6, 7, 8)
+"""Of equal maxima the first in raster order wins, as in torch's max_pool2d: from the centre, which is always there, back
+over the taps that beat it when equal, then on over those that do not. A winner is noted as its place in this order, so
+that a later winner has the larger number: masked assignments take six times as long as a maximum."""
+CENTRE = 4
+
+
+def max_pool_tokens(
+    tokens: Float[Tensor, "batch token channel"], layout: PoolLayout
+) -> Float[Tensor, "batch token_out channel"]:
+    """Maximum over the 3x3 cells around each output, frame by frame, of what is visible; the class token passes unchanged.
+
+    The cell at an output's own place must be visible (it is: a mask unit is hidden on all grids or on none).
+    """
+    return _MaxPool.apply(tokens, layout)
+
+
+class _MaxPool(torch.autograd.Function):
+    """Keeps which tap won, a byte an output, where max_pool2d keeps its input and eight bytes; goes clip by clip, in cache."""
+
+    @staticmethod
+    def forward(ctx, tokens, layout):
+        first = layout.num_class_tokens
+        out = tokens.new_empty(len(tokens), layout.num_tokens_out, tokens.shape[2])
+        out[:, :first] = tokens[:, :first]
+        winner = torch.zeros_like(out[:, first:], dtype=torch.uint8, memory_format=torch.contiguous_format)
+        for clip, rows in enumerate(tokens[:, first:]):
+            by_tap = _read(rows, out[clip, first:], winner[clip], layout, clip)
+            out[clip, first:] = _flat(by_tap[CENTRE][0])
+            for place, tap in enumerate(ORDER[1:], start=1):
+                values, best, won_by = by_tap[tap]
+                wins = values >= best if tap < CENTRE else values > best
+                torch.maximum(won_by, wins.view(torch.uint8) * place, out=won_by)
+                torch.maximum(best, values, out=best)
+        ctx.save_for_backward(winner)
+        ctx.layout, ctx.num_tokens = layout, tokens.shape[1]
+        return out
+
+    @staticmethod
+    def backward(ctx, gradient):
+        (winner,) = ctx.saved_tensors
+        layout, first = ctx.layout, ctx.layout.num_class_tokens
+        by_tokens = gradient.new_zeros(len(gradient), ctx.num_tokens, gradient.shape[2])
+        by_tokens[:, :first] = gradient[:, :first]
+        for clip, by_rows in enumerate(by_tokens[:, first:]):
+            _give_back(gradient[clip, first:], winner[clip], by_rows, layout, clip)
+        return by_tokens, None
+
+
+def _read(
+    rows: Tensor, best: Tensor, winner: Tensor, layout: PoolLayout, clip: int
+) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """For each tap what it reads, and the places of `best` and `winner` that read it."""
+    if layout.neighbours is None:
+        film, size = _on_grid(rows, layout.grid_in), layout.grid_out
+        best, winner = _on_grid(best, size), _on_grid(winner, size)
+        return [
+            (cells, best[outputs], winner[outputs])
+            for _, cells, outputs in touched(film, size, layout.stride)
+        ]
+    rows = torch.cat((rows, rows.new_full((1, rows.shape[1]), -torch.inf)))
+    table = layout.neighbours[clip, :, SAME_FRAME] % len(rows)  # -1, hidden, is the row added last
+    return [(rows.index_select(0, column), best, winner) for column in table.unbind(1)]
+
+
+def _give_back(by_best: Tensor, winner: Tensor, into: Tensor, layout: PoolLayout, clip: int) -> None:
+    """Adds each output's gradient to the row that won it."""
+    if layout.readers is None:
+        film, size = _on_grid(into, layout.grid_in), layout.grid_out
+        by_best, winner = _on_grid(by_best, size), _on_grid(winner, size)
+        for tap, (_, cells, outputs) in enumerate(touched(film, size, layout.stride)):
+            won = winner[outputs] == ORDER.index(tap)
+            cells.addcmul_(by_best[outputs], won.to(cells.dtype))
+        return
+    table = layout.readers[clip, :, SAME_FRAME] % (len(by_best) + 1)
+    for tap, column in enumerate(table.unbind(1)):
+        by_row = F.pad(by_best * (winner == ORDER.index(tap)).to(by_best.dtype), (0, 0, 0, 1))
+        into += by_row.index_select(0, column)
+
+
+def _flat(cells: Tensor) -> Tensor:
+    """Rows of a grid; rows stay rows."""
+    return cells.flatten(0, -2)
+
+
+def _on_grid(rows: Tensor, grid: tuple[int, ...]) -> Tensor:
+    return rearrange(rows, "(t h w) c -> t h w c", h=grid[1], w=grid[2])
