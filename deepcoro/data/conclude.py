@@ -1,5 +1,6 @@
 """The end of sharding: tables and manifest over all shards of the folder, of this run and of earlier ones, and the checks that need them all."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from deepcoro.data import manifest as schema
 from deepcoro.data.batches import Batch, next_folder, publish_next, refused_rows
 from deepcoro.data.duplicates import check_duplicates, count_duplicates
 from deepcoro.data.film_table import SCHEMA, joined, write_films
-from deepcoro.data.manifest import Counts, Manifest, SplitCounts, SplitRow
+from deepcoro.data.manifest import Counts, Manifest, RefusedRow, SplitCounts, SplitRow
 from deepcoro.data.sharding import Settings
 
 
@@ -29,7 +30,7 @@ def conclude(
     if not films.num_rows:
         schema.write_rejected(output, refused)
         raise DataError(
-            f"no film could be used ({len(refused)} rows refused); see {schema.REJECTED} in the output folder"
+            f"no film could be used ({_counted(refused)}); see {schema.REJECTED} in the output folder"
         )
     rows = [row for batch in batches for row in batch.split_rows()]
     check_splits(rows)
@@ -60,6 +61,14 @@ def conclude(
     schema.write_block(folder / schema.MANIFEST, manifest, indent=2)
     publish_next(output)
     return manifest
+
+
+def _counted(refused: Sequence[RefusedRow]) -> str:
+    """Reasons and how often; a hint where it is the paths of the table that are wrong."""
+    words = Counter(row.reason.split(":")[0] for row in refused)
+    counts = ", ".join(f"{count} x {word}" for word, count in words.most_common())
+    hint = "; paths are relative to the table's folder, or absolute on this machine"
+    return counts + hint if set(words) == {"missing_file"} else counts
 
 
 def check_splits(rows: Sequence[SplitRow]) -> None:

@@ -79,7 +79,7 @@ NAMES: dict[str, tuple[str, ...]] = {
     "contrast": ("contrast_agent", "contrast_agent_class"),
     "dominance": ("dominance", "coronary_dominance", "dominance_name", "dominance_class"),
 }
-"""Names looked for when a column is not given, first found first taken."""
+"""Names looked for when a column is not given, first found first taken; then the same without regard to case, spaces and `_`."""
 
 
 def find_roles(columns: Sequence[str], given: dict[str, str | None], labels: Sequence[str] | None) -> Roles:
@@ -103,7 +103,14 @@ def _find(role: str, names: Sequence[str], columns: Sequence[str], given: str | 
         if given not in columns:
             raise ConfigError(f"--{role}_column '{given}' is not in the table; it has {_shown(columns)}")
         return given
-    return next((name for name in names if name in columns), None)
+    plain = {_plain(column): column for column in reversed(columns)}
+    exact = next((name for name in names if name in columns), None)
+    return exact or next((plain[_plain(name)] for name in names if _plain(name) in plain), None)
+
+
+def _plain(name: str) -> str:
+    """`File Name`, `file_name` and `FileName` are one name."""
+    return re.sub(r"[\s_-]", "", name).casefold()
 
 
 def _find_labels(

@@ -1,5 +1,6 @@
 """Which reader opens which file."""
 
+import errno
 from pathlib import Path
 
 from deepcoro.ingest.array_file import open_array
@@ -13,8 +14,20 @@ VIDEO_SUFFIXES = (".avi", ".mp4", ".mkv", ".mov", ".m4v", ".webm", ".mpg", ".mpe
 def open_film(path: Path, accept_burned_in: bool = False) -> Film:
     """Opens a film of any kind; its frames are decoded when iterated. RejectedFilm with a reason otherwise.
 
-    DICOM is known by its preamble, whatever the name: exports carry `.dcm`, `.IMA` or a bare UID.
+    DICOM is known by its preamble, whatever the name: exports carry `.dcm`, `.IMA` or a bare UID. A disk that fails is no
+    fault of the film: other errors of it are raised.
     """
+    try:
+        return _open(path, accept_burned_in)
+    except PermissionError as error:
+        raise RejectedFilm("unreadable: no permission to read it") from error
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        raise RejectedFilm("missing_file: its name is longer than a disk can hold") from error
+
+
+def _open(path: Path, accept_burned_in: bool) -> Film:
     if path.is_dir():
         from deepcoro.ingest.frame_folder import open_folder
 

@@ -13,7 +13,7 @@ from deepcoro.ingest.columns import DEFAULT_LABELS, NAMES, number_of_cell
 from deepcoro.ingest.crosswalk import Entry
 from deepcoro.ingest.identity import Identity
 from deepcoro.ingest.scrubber import Scrubber
-from deepcoro.ingest.studies import original_clip
+from deepcoro.ingest.studies import film_path, original_clip
 from deepcoro.ingest.table import Table
 
 logger = logging.getLogger(__name__)
@@ -92,7 +92,7 @@ def _keyed_row(
         if column := roles[role]:
             original = cells[column]
             if original is not None and kind == "clip":
-                original = original_clip(folder / original, folder)
+                original = original_clip(film_path(folder, original), folder)
             row[kind] = "" if original is None else identity.keyed(kind, original)
     for label in labels:
         row[label] = _label(label, cells[label], scrubber)

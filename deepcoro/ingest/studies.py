@@ -120,7 +120,7 @@ class _RowReader:
 
     def _locate(self, cell: str) -> tuple[Path, str]:
         """The file and its keyed id. A path below the table's folder has the same id wherever that folder lies."""
-        path = self._folder / cell
+        path = film_path(self._folder, cell)
         return path, self._identity.keyed("clip", original_clip(path, self._folder))
 
     def _split(self, number: int, cells: Cells) -> str | None:
@@ -149,6 +149,11 @@ class _RowReader:
             frame_rate_fps=number_of_cell(cell(roles.frame_rate)),
             labels=self._labels.read(number, cells, shown),
         )
+
+
+def film_path(folder: Path, cell: str) -> Path:
+    """Where the film of a row lies. Backslashes of a table that was written under Windows mean folders everywhere."""
+    return folder / cell.replace("\\", "/")
 
 
 def original_clip(path: Path, folder: Path) -> str:

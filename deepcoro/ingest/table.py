@@ -1,5 +1,6 @@
 """The table of films: comma, tab, semicolon or `α` between the columns, as its users write it."""
 
+import codecs
 import csv
 import io
 import operator
@@ -14,6 +15,10 @@ _MISSING = frozenset(("", "nan", "null", "na", "n/a", "<na>", "nat"))
 NONE = "none"
 """A cell that says `None`: an empty field of a program, or a grade of calcification. Only a label column's rule can tell."""
 _LONGEST_CELL = 10_000_000
+_WORKBOOKS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")
+"""First bytes of .xlsx and .ods, and of .xls."""
+_END = "\x1eend of table\x1e"
+"""A row behind the last one: the rest of a table is not lost in a cell unnoticed."""
 
 Cells = Mapping[str, str | None]
 
@@ -76,30 +81,42 @@ def with_column(table: Table, name: str, cells: Sequence[str | None]) -> Table:
 
 
 def read_table(path: Path, delimiter: str = "auto") -> Table:
-    """Reads a UTF-8 table; `auto` takes the delimiter that the header uses most. Cells that say missing become None.
+    """Reads a table in UTF-8, or in UTF-16 with its mark; `auto` takes the delimiter that the header uses most. Cells that say missing become None.
 
-    ConfigError when the file is absent or a column name occurs twice; DataError when it is not UTF-8 or holds no row.
+    ConfigError when the file is absent or a column name occurs twice; DataError when it is in another code, holds no row, or
+    a quote swallows its end.
     """
     if not path.is_file():
         raise ConfigError(f"table {path} does not exist; give --csv FILE")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 (byte {error.start}); save it again as 'CSV UTF-8'") from error
+    text = _read_text(path)
     if not text.strip():
         raise DataError(f"{path} is empty; a header and one row a film are expected")
     csv.field_size_limit(_LONGEST_CELL)
     separator = DELIMITERS.get(delimiter) or _sniff(text.split("\n", 1)[0])
-    lines = (line for line in csv.reader(io.StringIO(text, newline=""), delimiter=separator) if line)
+    reader = csv.reader(io.StringIO(f"{text}\n{_END}", newline=""), delimiter=separator)
+    lines = (line for line in reader if line)
     try:
         columns = tuple(name.strip() for name in next(lines))
         _check_names(columns, path)
-        rows = tuple(_rows(columns, lines))
+        rows = tuple(_rows(columns, lines, path))
     except csv.Error as error:
         raise DataError(f"{path} cannot be read as a table ({error}); check its quotes") from error
     if not rows:
         raise DataError(f"{path} holds a header and no row; one row a film is expected")
     return Table(columns, rows)
+
+
+def _read_text(path: Path) -> str:
+    with path.open("rb") as file:
+        mark = file.read(4)
+    if mark.startswith(_WORKBOOKS):
+        raise DataError(f"{path} is a workbook; save its sheet as 'CSV UTF-8'")
+    encoding = "utf-16" if mark.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
+    try:
+        return path.read_text(encoding)
+    except UnicodeError as error:
+        where = f" (byte {error.start})" if isinstance(error, UnicodeDecodeError) else ""
+        raise DataError(f"{path} is not UTF-8{where}; save it again as 'CSV UTF-8'") from error
 
 
 def _check_names(columns: Sequence[str], path: Path) -> None:
@@ -112,10 +129,16 @@ def _sniff(header: str) -> str:
     return max(DELIMITERS.values(), key=header.count)
 
 
-def _rows(columns: Sequence[str], lines: Iterator[list[str]]) -> Iterator[Row | None]:
+def _rows(columns: Sequence[str], lines: Iterator[list[str]], path: Path) -> Iterator[Row | None]:
     places = {name: number for number, name in enumerate(columns)}
     width, cleaned = len(columns), _Cleaned()
-    for line in lines:
+    for number, line in enumerate(lines, start=1):
+        if line == [_END]:
+            return
+        if line[-1].endswith(_END):
+            raise DataError(
+                f"{path}: a quote is opened in row {number} and never closed; close it, or double it"
+            )
         yield Row(places, [cleaned[cell] for cell in line]) if len(line) == width else None
 
 

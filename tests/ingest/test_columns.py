@@ -15,6 +15,14 @@ def test_usual_names_are_found_and_labels_are_an_allow_list():
     assert roles.labels == ("cto", "mid_lad_stenosis")
 
 
+def test_usual_names_are_known_in_any_spelling_and_the_exact_one_wins():
+    roles = find_roles(["File Name", "studyinstanceuid", "patient-id", "SPLIT", "report"], {}, None)
+    assert (roles.path, roles.study, roles.patient) == ("File Name", "studyinstanceuid", "patient-id")
+    assert (roles.split, roles.report) == ("SPLIT", "report")
+    both = find_roles(["file_name", "FileName", "study id", "study_id"], {}, None)
+    assert (both.path, both.study) == ("FileName", "study_id")
+
+
 def test_the_predecessors_names_are_found():
     roles = find_roles(("DICOMPath", "ss_patient_id", "ss_event_cath_id", "main_structure"), {}, None)
     assert (roles.path, roles.patient, roles.study, roles.side) == (

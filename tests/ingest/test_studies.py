@@ -58,6 +58,12 @@ def test_the_id_of_a_film_does_not_move_with_its_folder(tmp_path):
     assert absolute.films[0].path == tmp_path / "x/1.npy"
 
 
+def test_backslashes_of_a_table_from_windows_lead_to_the_same_film(tmp_path):
+    windows, _ = read(tmp_path, {"FileName": "x\\1.npy"})
+    usual, _ = read(tmp_path, {"FileName": "x/1.npy"})
+    assert windows == usual and windows[0].films[0].path == tmp_path / "x" / "1.npy"
+
+
 def test_a_given_split_wins_unchanged_in_any_case_of_letters(tmp_path):
     studies, _ = read(
         tmp_path, {"Split": "Inference"}, {"Split": "TEST", "StudyInstanceUID": "2", "PatientID": "P2"}

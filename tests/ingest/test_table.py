@@ -34,6 +34,13 @@ def test_a_byte_order_mark_blank_lines_and_accents_do_no_harm(tmp_path):
     assert read_table(path).rows == ({"FileName": "a.npy", "Report": "Sténose modérée\u2028fin"},)
 
 
+def test_a_table_in_the_unicode_of_a_spreadsheet_is_read(tmp_path):
+    path = tmp_path / "films.csv"
+    for encoding in ("utf-16", "utf-8-sig", "utf-8"):
+        path.write_bytes("FileName\tReport\r\na.npy\tSténose\r\n".encode(encoding))
+        assert read_table(path).rows == ({"FileName": "a.npy", "Report": "Sténose"},)
+
+
 def test_a_row_of_the_wrong_length_is_kept_as_malformed(tmp_path):
     """An unquoted comma in a report shifts every label behind it: such a row may not be read."""
     path = tmp_path / "films.csv"
@@ -48,6 +55,13 @@ def test_a_row_of_the_wrong_length_is_kept_as_malformed(tmp_path):
         (b"FileName,Report\n", DataError, "no row"),
         (b"FileName,Report,Report\na,b,c\n", ConfigError, "twice"),
         ("FileName,Report\na.npy,modérée\n".encode("latin-1"), DataError, "UTF-8"),
+        ("FileName,Report\na.npy,b\n".encode("utf-16")[:-1], DataError, "UTF-8"),
+        (b"PK\x03\x04 and so on", DataError, "is a workbook; save its sheet"),
+        (
+            b'FileName,Report\na.npy,b\nb.npy,"c\nc.npy,d\n',
+            DataError,
+            "quote is opened in row 2 and never closed",
+        ),
     ],
 )
 def test_what_cannot_be_read_says_why_in_one_line(tmp_path, content, error, message):
