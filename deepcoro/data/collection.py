@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -147,8 +148,13 @@ class Collection(CachedStudies):
 
     def _training_pixels(self) -> np.ndarray:
         """Of each source that knows its statistics."""
-        table = self.films.read(["num_frames", "height", "width"])
-        pixels = np.prod([column.to_numpy().astype(np.float64) for column in table.columns], axis=0)
+        tables = self.films.batches(["num_frames", "height", "width"])
+        pixels = np.concatenate(
+            [
+                np.prod([each.to_numpy().astype(np.float64) for each in table.columns], axis=0)
+                for table in tables
+            ]
+        )
         study = self.studies.study_of_film()
         is_training = self.studies.split[study] == split_code("train")
         per_source = np.bincount(
@@ -172,14 +178,19 @@ class Collection(CachedStudies):
 
     def _filtered(self, where: str) -> np.ndarray:
         condition = parse_where(where)
-        kept = condition.apply(self.films.read(condition.columns))
+        parts, unknown = [], Counter[str]()
+        for films in self.films.batches(condition.columns):
+            kept = condition.apply(films)
+            parts.append(kept.films)
+            unknown.update(kept.unknown)
+        whole = np.concatenate(parts)
         films_of_split = np.repeat(self.studies.split, self.studies.num_clips)
         for split in self.studies.splits:
-            mine = kept.films[films_of_split == split_code(split)]
+            mine = whole[films_of_split == split_code(split)]
             logger.info("data.where keeps %d of %d films of split %s", mine.sum(), len(mine), split)
-        for term, count in kept.unknown.items():
+        for term, count in unknown.items():
             logger.warning("data.where drops %d films whose '%s' is not known", count, term)
-        return kept.films
+        return whole
 
     def _fingerprint(self) -> str:
         """That of the folder, where there is one and nothing beside it. Names of sources do not count, their order does."""

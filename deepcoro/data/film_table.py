@@ -2,7 +2,7 @@
 
 import hashlib
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
@@ -16,6 +16,7 @@ from deepcoro.data.storage import LocalFolder, Where, open_folder
 from deepcoro.sample import StudyRecord, text_id
 
 FILMS = "films.parquet"
+_ROWS_AT_A_TIME = 1 << 17
 _DAMAGED = f"{FILMS} is damaged; copy the folder again or run tools/shard_dataset.py again"
 SCHEMA = pyarrow.schema(
     [
@@ -151,11 +152,24 @@ def read_films(
         )
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(_DAMAGED) from error
-    if num_films not in (None, len(table)):
-        raise DataError(
-            f"{FILMS} has {len(table)} rows, the indexes have {num_films} films; copy the folder again"
-        )
+    _check_rows(len(table), num_films)
     return table
+
+
+def film_batches(file: BinaryIO, columns: Sequence[str], num_films: int) -> Iterator[pyarrow.Table]:
+    """Columns of an open table, some rows at a time: a rank never holds a column of words of millions of films. DataError as `read_films`."""
+    try:
+        parquet = pyarrow.parquet.ParquetFile(file, pre_buffer=False)
+        _check_rows(parquet.metadata.num_rows, num_films)
+        for batch in parquet.iter_batches(_ROWS_AT_A_TIME, columns=list(columns), use_threads=False):
+            yield pyarrow.Table.from_batches([batch]).select(list(columns))
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise DataError(_DAMAGED) from error
+
+
+def _check_rows(rows: int, num_films: int | None) -> None:
+    if num_films not in (None, rows):
+        raise DataError(f"{FILMS} has {rows} rows, the indexes have {num_films} films; copy the folder again")
 
 
 def missing_films() -> DataError:

@@ -5,7 +5,7 @@ goes by the index, is checked by size and CRC-32, and an error names the shard a
 """
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property, lru_cache
 from typing import BinaryIO
 
@@ -15,7 +15,7 @@ import pydantic
 from deepcoro.config import DataError
 from deepcoro.data.cache import Cache
 from deepcoro.data.fetched import digest_of, open_fetched
-from deepcoro.data.film_table import FILMS, missing_films, read_film_schema, read_films
+from deepcoro.data.film_table import FILMS, film_batches, missing_films, read_film_schema, read_films
 from deepcoro.data.index import Members, Place, StudyTable, read_studies, split_code
 from deepcoro.data.manifest import SPLITS, Manifest, read_manifest, sha256
 from deepcoro.data.order import SHARDS_PER_WINDOW
@@ -102,6 +102,10 @@ class Shards(CachedStudies):
     def films(self, columns: Sequence[str]) -> pyarrow.Table:
         """Columns of films.parquet, one row a film in the order of the indexes. DataError when it is not of this folder."""
         return read_films(self._film_file, columns, self.studies.num_films)
+
+    def film_batches(self, columns: Sequence[str]) -> Iterator[pyarrow.Table]:
+        """The same, some rows at a time."""
+        return film_batches(self._film_file, columns, self.studies.num_films)
 
     @cached_property
     def _film_file(self) -> BinaryIO:

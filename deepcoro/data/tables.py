@@ -173,13 +173,18 @@ class Overlay:
             self._typed[name] = _numbers_or_words(self._cells[name])
         return self._given[name], self._typed[name]
 
-    def over(self, name: str, stored: pyarrow.Array | None) -> pyarrow.Array:
-        """A column of films.parquet, or None where it has none of this name, with what the tables say in its place."""
+    def over(
+        self,
+        name: str,
+        stored: pyarrow.Array | None,
+        rows: slice = slice(None),  # noqa: B008 - cannot change
+    ) -> pyarrow.Array:
+        """A column of films.parquet, or None where it has none of this name, with what the tables say in its place; or some rows of it."""
         if name == "text_id":
-            return self._text_ids(stored)
+            return self._text_ids(stored, rows)
         if name not in self.labels:
             return stored
-        given, values = self.column(name)
+        given, values = (column[rows] for column in self.column(name))
         if stored is None:
             return values
         if stored.type != values.type:
@@ -207,9 +212,10 @@ class Overlay:
         newer = {name: values[film].as_py() for name, (given, values) in columns.items() if given[film]}
         return dict.fromkeys(columns) | known | newer
 
-    def _text_ids(self, stored: pyarrow.Array) -> pyarrow.Array:
+    def _text_ids(self, stored: pyarrow.Array, rows: slice) -> pyarrow.Array:
         ids = np.array([*map(text_id, self.texts), -1])
-        text = np.where(self.text_of_film >= 0, self.text_of_film, self.text_of_study[self._study_of_film])
+        own = self.text_of_film[rows]
+        text = np.where(own >= 0, own, self.text_of_study[self._study_of_film[rows]])
         return pyarrow.array(np.where(text >= 0, ids[text], stored.to_numpy()))
 
     def split_codes(self, known: np.ndarray) -> np.ndarray:

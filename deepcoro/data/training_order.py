@@ -1,8 +1,10 @@
 """The order that a run's configuration asks for, over the films that it has."""
 
 import logging
+from collections.abc import Iterable
 
 import numpy as np
+import pyarrow
 
 from deepcoro.data.balance import Rule, Samples, mixed, order_of
 from deepcoro.data.collection import Collection
@@ -47,17 +49,26 @@ def classes_of_units(shards: Collection, units: Units, data: Data) -> tuple[list
 
     A study has the class that its films agree on; where they disagree it is not assessed.
     """
-    column = shards.films.read([data.balance_by])[data.balance_by].combine_chunks().dictionary_encode()
-    words = as_words(column.dictionary).to_pylist()
+    words, of_film = _numbered_words(shards.films.batches([data.balance_by]))
     names = sorted(words)
     place = {name: number for number, name in enumerate(names)}
-    rank = np.array([place[word] for word in words] + [-1], np.int32)
-    of_film = rank[column.indices.fill_null(len(words)).to_numpy()]
-    of_unit = _of_units(of_film, units)
+    of_unit = np.array([*(place[word] for word in words), -1], np.int32)[_of_units(of_film, units)]
     if data.balance_not_assessed == "own_class":
         of_unit = np.where(of_unit < 0, len(names), of_unit).astype(np.int32)
         names.append("not_assessed")
     return names, of_unit
+
+
+def _numbered_words(tables: Iterable[pyarrow.Table]) -> tuple[list[str], np.ndarray]:
+    """The values of a column as words, and the number of each film's among them; -1 = null."""
+    numbers: dict[str, int] = {}
+    parts = []
+    for table in tables:
+        column = table.column(0).combine_chunks().dictionary_encode()
+        words = as_words(column.dictionary).to_pylist()
+        own = np.array([*(numbers.setdefault(word, len(numbers)) for word in words), -1], np.int32)
+        parts.append(own[column.indices.fill_null(len(words)).to_numpy()])
+    return list(numbers), np.concatenate(parts)
 
 
 def _of_units(of_film: np.ndarray, units: Units) -> np.ndarray:
