@@ -1,6 +1,8 @@
 """Millions of films: what a rank needs to start, what a join takes, how well windows mix. Figures: docs/benchmarks/2026-11-24-data-scale.md."""
 
 import hashlib
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,17 +13,48 @@ from deepcoro.data.shuffle_quality import quality_of_windows, shuffle_quality
 from deepcoro.data.simulate import Size, cost_of, join_table, simulate_folder, start_rank, write_label_table
 from tools.benchmark_data_plan import main
 
-# The measured figures lie at a third to three quarters of these; a shared machine is slower, so CPU time is asserted, not wall time.
+# The measured figures lie at a third (CPU time) and at 65 to 83 % (memory) of these.
 MOST_CPU_S, MOST_MB = 5.0, 200.0
+SORT_CPU_S = 0.3
+"""What sorting two million numbers takes where the figures were taken, at most."""
+
+
+def most_cpu_s() -> float:
+    """The aim, on a machine that is slower by as much as it sorts more slowly. Shared machines: CPU time, not wall time."""
+    numbers, began = np.random.default_rng(0).random(2_000_000), time.process_time()
+    np.argsort(numbers, kind="stable")
+    return MOST_CPU_S * max(1.0, (time.process_time() - began) / SORT_CPU_S)
+
+
+@pytest.fixture(scope="module")
+def large(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("large")
+    simulate_folder(folder, Size(films=2_000_000))
+    return folder
+
+
+WORDS = "side == 'left' and view in ['RAO_CAU', 'LAO_CAU'] and num_frames >= 10"
+ORDERS = {
+    "each film once": ({}, 1_600_000),
+    "by study": ({"balance": "study"}, 1_600_000),
+    "by label": ({"balance": "label", "balance_by": "cto"}, 1_600_000),
+    "filtered by a number": ({"where": "cto == 1 and num_frames >= 10"}, 759_742),
+    "filtered by words": ({"where": WORDS}, 1_600_000),
+}
 
 
 @pytest.mark.slow
-def test_a_rank_of_1024_starts_on_two_million_films_within_seconds_and_little_memory(tmp_path):
-    simulate_folder(tmp_path / "large", Size(films=2_000_000), with_films=False)
-    costs = [cost_of(start_rank, tmp_path / "large", rank, 1024, {}) for rank in (0, 1023)]
-    for cost in costs:
-        assert cost.cpu_s < MOST_CPU_S and cost.memory_mb < MOST_MB
-        assert cost.result["units"] == 1_600_000
+@pytest.mark.parametrize("order", ORDERS)
+def test_a_rank_of_1024_starts_on_two_million_films_within_seconds_and_little_memory(large, order):
+    keys, films = ORDERS[order]
+    cost = cost_of(start_rank, large, 1023, 1024, keys)
+    assert cost.cpu_s < most_cpu_s() and cost.memory_mb < MOST_MB
+    assert cost.result["units"] == films
+
+
+@pytest.mark.slow
+def test_all_ranks_take_as_many_steps_and_no_film_twice(large):
+    costs = [cost_of(start_rank, large, rank, 1024, {}) for rank in (0, 1023)]
     first, last = (cost.result for cost in costs)
     assert first["steps_per_epoch"] == last["steps_per_epoch"] == 1_600_000 / (16 * 1024)
     assert not set(first["rows"]) & set(last["rows"])
