@@ -14,17 +14,20 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from deepcoro.config import ConfigError
+from deepcoro.kernels.attention_layout import AttentionLayout
 from deepcoro.kernels.attention_plan import AttentionPlan, plan_attention
 from deepcoro.kernels.norm_linear import NormLinear, ReadNorm
 from deepcoro.kernels.pool_layout import PoolLayout
-from deepcoro.kernels.position_terms import Tables
 from deepcoro.kernels.rel_pos_attention import rel_pos_attention
+from deepcoro.kernels.rotary import rotary_attention
 from deepcoro.kernels.token_pooling import PoolFilter, PoolPart, pool_projection
 from deepcoro.mvit.checkpointing import remade
 from deepcoro.mvit.layout import BlockLayout, dense_layout, fill_outside
 from deepcoro.mvit.shapes import BlockShape
 
 NORM_EPS = 1e-6
+POSITIONS = ("relative", "rope3d", "none")
 
 
 class Way(NamedTuple):
@@ -97,16 +100,23 @@ class TokenPool(nn.Module):
 class MultiscaleAttention(nn.Module):
     """Queries, keys and values are pooled after their projection; pooled queries are added to the result."""
 
-    def __init__(self, shape: BlockShape, backend: str, class_token: bool = True) -> None:
+    def __init__(
+        self, shape: BlockShape, backend: str, class_token: bool = True, positions: str = "relative"
+    ) -> None:
         super().__init__()
-        self.shape, self.backend = shape, backend
+        if positions not in POSITIONS:
+            raise ConfigError(f"positions is '{positions}'; allowed: {POSITIONS}")
+        self.shape, self.backend, self.positions = shape, backend, positions
         self.dense_layout = dense_layout(shape, class_token)
         self.qkv = NormLinear(shape.dim_in, 3 * shape.dim_out)
         self.project = nn.Sequential(nn.Linear(shape.dim_out, shape.dim_out))
         self.pool_q, self.pool_k, self.pool_v = (TokenPool(shape.head_dim) for _ in range(3))
-        for axis, queries, keys in zip("thw", shape.query_grid, shape.key_grid, strict=True):
-            table = torch.empty(2 * max(queries, keys) - 1, shape.head_dim)
-            self.register_parameter(f"rel_pos_{axis}", nn.Parameter(nn.init.trunc_normal_(table, std=0.02)))
+        if positions == "relative":
+            for axis, queries, keys in zip("thw", shape.query_grid, shape.key_grid, strict=True):
+                table = torch.empty(2 * max(queries, keys) - 1, shape.head_dim)
+                self.register_parameter(
+                    f"rel_pos_{axis}", nn.Parameter(nn.init.trunc_normal_(table, std=0.02))
+                )
 
     def forward(
         self,
@@ -120,17 +130,16 @@ class MultiscaleAttention(nn.Module):
         `remakes_projection`: the projection and its pooling are made again in backward; queries, keys and values are kept.
         """
         layout = layout or self.dense_layout
-        places = layout.attention
-        plan = plan_attention(places, tokens, self.shape.head_dim, self.backend)
+        dim, is_relative = self.shape.head_dim, self.positions == "relative"
+        plan = plan_attention(layout.attention, tokens, dim, self.backend, relative=is_relative)
         if remakes_projection:
             q, k, v = remade(self._heads, tokens, norm, layout, plan)
         else:
             q, k, v = self._heads(tokens, norm, layout, plan)
-        tables = (self.rel_pos_t, self.rel_pos_h, self.rel_pos_w)
         if layout.edges is None or layout.edges.keys is None:
-            attended = rel_pos_attention(q, k, v, tables, places, plan, add_queries=True)
+            attended = self._attend((q, k, v), layout.attention, plan)
         else:
-            attended = _attend_clip_by_clip((q, k, v), tables, layout, plan)
+            attended = self._attend_clip_by_clip((q, k, v), layout, plan)
         return self.project(rearrange(attended, "b l n c -> b l (n c)"))
 
     def _heads(
@@ -148,26 +157,31 @@ class MultiscaleAttention(nn.Module):
         )
         return PoolChain((self.pool_q, self.pool_k, self.pool_v), ways).enter(projected)
 
+    def _attend(self, heads: tuple[Tensor, ...], places: AttentionLayout, plan: AttentionPlan) -> Tensor:
+        """The result of each head with its queries added."""
+        if self.positions == "rope3d":
+            return rotary_attention(*heads, places, plan, add_queries=True)
+        is_relative = self.positions == "relative"
+        tables = (self.rel_pos_t, self.rel_pos_h, self.rel_pos_w) if is_relative else None
+        return rel_pos_attention(*heads, tables, places, plan, add_queries=True)
 
-def _attend_clip_by_clip(
-    heads: tuple[Tensor, Tensor, Tensor], tables: Tables, layout: BlockLayout, plan: AttentionPlan
-) -> Tensor:
-    """For grids that are no whole number of mask units: clips differ in how many of their keys lie in the picture.
+    def _attend_clip_by_clip(
+        self, heads: tuple[Tensor, ...], layout: BlockLayout, plan: AttentionPlan
+    ) -> Tensor:
+        """For grids that are no whole number of mask units: clips differ in how many of their keys lie in the picture.
 
-    Counting them waits for the device; only blocks that halve such a grid come here.
-    """
-    attended, places = [], layout.attention
-    for clip, inside in enumerate(layout.edges.keys):
-        (rows,) = inside.nonzero(as_tuple=True)
-        key_rows = F.pad(rows + 1, (1, 0)) if places.has_class_token else rows
-        # attention completes its queries in place
-        q, k, v = (part[clip : clip + 1] for part in heads)
-        own = replace(
-            places,
-            query_positions=places.query_positions[clip : clip + 1],
-            key_positions=places.key_positions[clip : clip + 1, rows],
-        )
-        attended.append(
-            rel_pos_attention(q.clone(), k[:, key_rows], v[:, key_rows], tables, own, plan, add_queries=True)
-        )
-    return torch.cat(attended)
+        Counting them waits for the device; only blocks that halve such a grid come here.
+        """
+        attended, places = [], layout.attention
+        for clip, inside in enumerate(layout.edges.keys):
+            (rows,) = inside.nonzero(as_tuple=True)
+            key_rows = F.pad(rows + 1, (1, 0)) if places.has_class_token else rows
+            q, k, v = (part[clip : clip + 1] for part in heads)
+            own = replace(
+                places,
+                query_positions=places.query_positions[clip : clip + 1],
+                key_positions=places.key_positions[clip : clip + 1, rows],
+            )
+            # attention completes its queries in place
+            attended.append(self._attend((q.clone(), k[:, key_rows], v[:, key_rows]), own, plan))
+        return torch.cat(attended)

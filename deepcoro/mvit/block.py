@@ -39,6 +39,7 @@ class MultiscaleBlock(nn.Module):
         backend: str,
         checkpointing: str = "none",
         class_token: bool = True,
+        positions: str = "relative",
     ) -> None:
         super().__init__()
         if checkpointing not in CHECKPOINTING:
@@ -46,7 +47,7 @@ class MultiscaleBlock(nn.Module):
         self.checkpointing = checkpointing
         self.shape = shape
         self.norm1 = ReadNorm(shape.dim_in, eps=NORM_EPS)
-        self.attn = MultiscaleAttention(shape, backend, class_token)
+        self.attn = MultiscaleAttention(shape, backend, class_token, positions)
         self.norm2 = ReadNorm(shape.dim_out, eps=NORM_EPS)
         self.mlp = NormMlp(shape.dim_out, 4 * shape.dim_out)
         self.drop_path = StochasticDepth(drop_path_rate)

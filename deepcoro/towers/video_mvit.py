@@ -49,6 +49,9 @@ class Config(Block):
     """How attention is computed: fused runs scaled_dot_product_attention, plain holds the whole map (slow, for checks), flash_attn uses that package on CUDA where it imports."""
     class_token: bool = True
     """Whether a learned token stands before the patches and speaks for the clip, as in the public weights; without one the mean of the clip's tokens does."""
+    positions: Literal["relative", "rope3d", "none"] = "relative"
+    """How attention knows where tokens stand: learned relative positions (relative, as in the public weights), rotary positions in time,
+    height and width without parameters (rope3d), or only through the 3x3x3 pooling (none)."""
 
     @field_validator("activation_checkpointing", mode="before")
     @classmethod
@@ -65,6 +68,7 @@ class Config(Block):
             residual=self.residual,
             kv_grid=self.kv_grid,
             class_token=self.class_token,
+            positions=self.positions,
         )
         tower = VideoMViT.from_variant(self.variant, frames=frames, size_px=size_px, settings=settings)
         if self.weights is not None:
@@ -85,6 +89,7 @@ class EncoderSettings:
     residual: str = "fp32"
     kv_grid: str = "full"
     class_token: bool = True
+    positions: str = "relative"
 
 
 class VideoMViT(nn.Module):
@@ -105,7 +110,12 @@ class VideoMViT(nn.Module):
         self.pos_encoding = ClassToken(variant.dim) if settings.class_token else nn.Identity()
         self.blocks = nn.ModuleList(
             MultiscaleBlock(
-                shape, rate, settings.attention, settings.activation_checkpointing, settings.class_token
+                shape,
+                rate,
+                settings.attention,
+                settings.activation_checkpointing,
+                settings.class_token,
+                settings.positions,
             )
             for shape, rate in zip(shapes, rates, strict=True)
         )

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from deepcoro.towers.video_mvit import EncoderSettings, VideoMViT
+from deepcoro.config import ConfigError
+from deepcoro.towers.video_mvit import Config, EncoderSettings, VideoMViT
 from tests.mvit import sparse_oracle
 
 
@@ -84,6 +85,28 @@ def test_it_equals_the_dense_encoder_with_hidden_tokens_struck_out(frames, size_
     got = values_and_gradients(tower, lambda film: tower.encode(film, visible), video)
     oracle = values_and_gradients(tower, lambda film: sparse_oracle.encode(tower, film, visible), video)
     assert_same(got, oracle)
+
+
+@pytest.mark.parametrize("positions", ["rope3d", "none"])
+@pytest.mark.parametrize(("frames", "size_px"), [(4, 64), (3, 52)])
+def test_without_tables_of_positions_visible_units_are_the_dense_encoder_too(frames, size_px, positions):
+    tower = make_tower(frames, size_px, positions=positions)
+    assert not [name for name, _ in tower.named_parameters() if "rel_pos" in name]
+    video = film(2, 3, frames, size_px, size_px)
+    every = torch.arange(num_units_of(tower)).expand(2, -1)
+    got = values_and_gradients(tower, lambda film: tower.encode(film, every), video)
+    assert_same(got, values_and_gradients(tower, tower.encode, video))
+
+
+def test_rotary_positions_change_what_attention_sees():
+    video = film(1, 3, 4, 64, 64)
+    tokens = {name: make_tower(positions=name).encode(video) for name in ("rope3d", "none")}
+    assert (tokens["rope3d"] - tokens["none"]).norm() > 1e-3 * tokens["none"].norm()
+
+
+def test_unknown_positions_are_refused():
+    with pytest.raises(ConfigError, match="positions is 'absolute'; allowed"):
+        make_tower(positions="absolute")
 
 
 def test_the_oracle_with_every_unit_visible_is_the_dense_encoder():
@@ -181,3 +204,10 @@ def test_bfloat16_autocast_stays_near_fp32():
 def test_units_of_another_number_of_clips_are_refused():
     with pytest.raises(ValueError, match="visible lists units of 3 clips, video holds 2"):
         make_tower().encode(film(2, 3, 4, 64, 64), random_visible(3, 9, 32))
+
+
+def test_the_config_hands_on_class_token_and_positions():
+    tower = Config(variant="tiny", class_token=False, positions="rope3d").build(frames=4, size_px=32)
+    assert not tower.has_class_token
+    assert tower.encode(film(1, 3, 4, 32, 32)).shape == (1, 2 * 2 * 2, 64)
+    assert tower.blocks[0].attn.positions == "rope3d"
