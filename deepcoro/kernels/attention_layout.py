@@ -72,7 +72,10 @@ def write_one_hots(keys: Float[Tensor, "batch key head axes"], layout: Attention
 def _cells(grid: Grid, positions: Tensor | None, device: torch.device) -> Tensor:
     if positions is None:
         return _all_cells(grid, device)
-    return torch.stack(torch.unravel_index(positions.to(device), grid), dim=-1)
+    _, height, width = grid
+    # torch.unravel_index copies its factors to the device in every call
+    row = positions.to(device) // width
+    return torch.stack((row // height, row % height, positions.to(device) % width), dim=-1)
 
 
 @cache

@@ -33,8 +33,7 @@ def rotary_attention(
 
     The class token stands at the origin and is not turned. `add_queries` adds the queries as they were before rotation.
     """
-    angles_q, angles_k = rotary_angles(layout, plan.dim, q.device)
-    turned = rotate(q, angles_q, layout), rotate(k, angles_k, layout)
+    turned = rotate(q, layout, plan.dim, of_keys=False), rotate(k, layout, plan.dim, of_keys=True)
     out = rel_pos_attention(*turned, v, None, layout, plan)
     if not add_queries:
         return out
@@ -42,77 +41,72 @@ def rotary_attention(
     return torch.cat((out[:, :first], out[:, first:] + q[:, first:, :, : plan.dim]), dim=1)
 
 
-def rotary_angles(
-    layout: AttentionLayout, dim: int, device: torch.device
-) -> tuple[Float[Tensor, "any patch pair"], Float[Tensor, "any key_patch pair"]]:
-    """The angle of each pair of channels, for queries and for keys, in radians."""
-    finer = tuple(max(pair) for pair in zip(layout.query_grid, layout.key_grid, strict=True))
-    cells = (layout.query_cells(device), layout.key_cells(device))
-    grids = (layout.query_grid, layout.key_grid)
-    return tuple(
-        _angles(cell, _steps(grid, finer), dim, device) for cell, grid in zip(cells, grids, strict=True)
-    )
-
-
 def rotate(
-    tokens: Float[Tensor, "batch token head width"],
-    angles: Float[Tensor, "any patch pair"],
-    layout: AttentionLayout,
+    tokens: Float[Tensor, "batch token head width"], layout: AttentionLayout, dim: int, *, of_keys: bool
 ) -> Float[Tensor, "batch token head width"]:
-    """Channels i and i + pairs of each patch turned by angle i; other columns and the class token stay."""
-    return _Rotate.apply(tokens, angles, int(layout.has_class_token))
+    """Channels i and i + dim / 2 of each patch turned by its angle i; other columns and the class token stay."""
+    return _Rotate.apply(tokens, layout, dim, of_keys)
 
 
 class _Rotate(torch.autograd.Function):
-    """Keeps the angles alone: the gradient is turned back."""
+    """Keeps nothing: the gradient is turned back by the same tables."""
 
     @staticmethod
-    def forward(ctx, tokens: Tensor, angles: Tensor, first: int) -> Tensor:
-        ctx.save_for_backward(angles)
-        ctx.first = first
-        return _turned(tokens, angles, first)
+    def forward(ctx, tokens: Tensor, layout: AttentionLayout, dim: int, of_keys: bool) -> Tensor:
+        ctx.where = (layout, dim, of_keys)
+        return _turned(tokens, 1.0, *ctx.where)
 
     @staticmethod
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None]:
-        (angles,) = ctx.saved_tensors
-        return _turned(gradient, -angles, ctx.first), None, None
+    def backward(ctx, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+        return _turned(gradient, -1.0, *ctx.where), None, None, None
 
 
-def _turned(tokens: Tensor, angles: Tensor, first: int) -> Tensor:
+def _turned(tokens: Tensor, direction: float, layout: AttentionLayout, dim: int, of_keys: bool) -> Tensor:
     dtype = torch.promote_types(tokens.dtype, torch.float32)
-    angles = rearrange(angles, "b p pair -> b p 1 pair")
-    cos, sin = angles.cos().to(dtype), angles.sin().to(dtype)
-    num_pairs = angles.shape[-1]
+    cos, sin = _turns_of_patches(layout, dim, of_keys, dtype, tokens.device)
     turned = tokens.clone()
-    left, right = tokens[:, first:, :, : 2 * num_pairs].to(dtype).chunk(2, dim=-1)
-    turned[:, first:, :, :num_pairs] = left * cos - right * sin
-    turned[:, first:, :, num_pairs : 2 * num_pairs] = left * sin + right * cos
+    patches, num_pairs = tokens[:, int(layout.has_class_token) :], dim // 2
+    left, right = patches[..., : 2 * num_pairs].to(dtype).chunk(2, dim=-1)
+    into = turned[:, int(layout.has_class_token) :]
+    into[..., :num_pairs] = left * cos - direction * right * sin
+    into[..., num_pairs : 2 * num_pairs] = right * cos + direction * left * sin
     return turned
 
 
-def _steps(grid: Grid, finer: Grid) -> tuple[float, ...]:
-    """How far apart neighbouring cells stand, in cells of the finer grid."""
-    return tuple(fine / size for fine, size in zip(finer, grid, strict=True))
-
-
-def _angles(cells: Tensor, steps: tuple[float, ...], dim: int, device: torch.device) -> Tensor:
-    coordinates = cells * torch.tensor(steps, dtype=torch.float64, device=device)
-    parts = [
-        coordinates[..., axis, None] * frequencies
-        for axis, frequencies in enumerate(_frequencies(dim, device))
-    ]
-    return torch.cat(parts, dim=-1)
+def _turns_of_patches(
+    layout: AttentionLayout, dim: int, of_keys: bool, dtype: torch.dtype, device: torch.device
+) -> list[Tensor]:
+    """Cosine and sine of each patch's angles, [1 or batch, patch, 1, pair]."""
+    finer = tuple(max(pair) for pair in zip(layout.query_grid, layout.key_grid, strict=True))
+    grid = layout.key_grid if of_keys else layout.query_grid
+    positions = layout.key_positions if of_keys else layout.query_positions
+    turns = _turns_of_grid(grid, finer, dim, dtype, device)
+    rows = (turn[None] if positions is None else turn[positions] for turn in turns)
+    return [rearrange(each, "b p pair -> b p 1 pair") for each in rows]
 
 
 @cache
-def _frequencies(dim: int, device: torch.device) -> list[Tensor]:
+def _turns_of_grid(
+    grid: Grid, finer: Grid, dim: int, dtype: torch.dtype, device: torch.device
+) -> tuple[Float[Tensor, "cell pair"], Float[Tensor, "cell pair"]]:
+    """Made once for each grid of an encoder: coordinates count cells of the finer grid."""
+    with torch.inference_mode(False), torch.no_grad():
+        axes = [
+            torch.arange(size, dtype=torch.float64) * fine / size
+            for size, fine in zip(grid, finer, strict=True)
+        ]
+        coordinates = torch.cartesian_prod(*axes)
+        angles = [
+            coordinates[:, axis, None] * frequencies for axis, frequencies in enumerate(_frequencies(dim))
+        ]
+        angle = torch.cat(angles, dim=-1)
+        return angle.cos().to(device, dtype), angle.sin().to(device, dtype)
+
+
+def _frequencies(dim: int) -> list[Float[Tensor, " pair"]]:
     """Per axis, radians a cell: from 1 down to about 1 / BASE; height and width share what time leaves over."""
     num_pairs = dim // 2
     time = num_pairs // 3
     height = (num_pairs - time) // 2
     counts = (time, height, num_pairs - time - height)
-    with torch.inference_mode(False):
-        return [
-            BASE ** -(torch.arange(count, dtype=torch.float64, device=device) / max(count, 1))
-            for count in counts
-        ]
+    return [BASE ** -(torch.arange(count, dtype=torch.float64) / max(count, 1)) for count in counts]

@@ -151,6 +151,20 @@ def test_queries_keys_and_values_are_what_stays_for_backward(backend):
     assert len(large - own) == (0 if backend == "tiled" else 1)
 
 
+@pytest.mark.parametrize("is_sparse", [False, True], ids=["dense", "sparse"])
+def test_a_compiled_caller_gets_the_same(is_sparse):
+    """The kernel itself is left as it is: it writes in place and is chosen in Python."""
+    case = make_case((2, 4, 6), (2, 2, 3), is_sparse=is_sparse)
+    plan = plan_attention(case.layout, case.q, 16, "auto")
+    compiled = torch.compile(lambda each: attend(each, plan).sin(), backend="eager")
+    torch.testing.assert_close(compiled(case), attend(case, plan).sin())
+    gradients = [
+        torch.autograd.grad(out.sum(), case.tables) for out in (compiled(case), attend(case, plan).sin())
+    ]
+    for got, expected in zip(*gradients, strict=True):
+        torch.testing.assert_close(got, expected)
+
+
 def test_relative_index_counts_from_the_far_end_and_stretches_the_coarser_axis():
     assert relative_index(3, 3).tolist() == [[2, 1, 0], [3, 2, 1], [4, 3, 2]]
     assert relative_index(4, 2).tolist() == [[2, 0], [3, 1], [4, 2], [5, 3]]

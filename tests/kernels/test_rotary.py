@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from deepcoro.kernels.attention_layout import AttentionLayout
 from deepcoro.kernels.attention_plan import plan_attention
 from deepcoro.kernels.plain_attention import plain_attention
-from deepcoro.kernels.rotary import rotary_angles, rotary_attention, rotate
+from deepcoro.kernels.rotary import rotary_attention, rotate
 
 DIM = 24
 
@@ -34,8 +34,7 @@ def test_rotation_is_a_product_of_complex_numbers_token_by_token():
     grid = (2, 3, 4)
     layout = AttentionLayout(grid, grid)
     tokens = draw(1, 25, 1, DIM)
-    angles, _ = rotary_angles(layout, DIM, tokens.device)
-    found = rotate(tokens, angles, layout)
+    found = rotate(tokens, layout, DIM, of_keys=False)
     per_axis = [[100.0 ** -(i / 4) for i in range(4)]] * 3
     for number, cell in enumerate(torch.cartesian_prod(*(torch.arange(n) for n in grid)).tolist()):
         turns = [at * frequency for at, each in zip(cell, per_axis, strict=True) for frequency in each]
@@ -45,7 +44,7 @@ def test_rotation_is_a_product_of_complex_numbers_token_by_token():
         )
         torch.testing.assert_close(found[0, 1 + number, 0], torch.cat((expected.real, expected.imag)))
     assert torch.equal(found[:, 0], tokens[:, 0])
-    assert torch.autograd.gradcheck(lambda each: rotate(each, angles, layout), tokens)
+    assert torch.autograd.gradcheck(lambda each: rotate(each, layout, DIM, of_keys=True), tokens)
 
 
 @pytest.mark.parametrize("backend", ["flash", "tiled"])
@@ -73,8 +72,7 @@ def test_what_is_attended_depends_on_differences_of_place_alone(backend):
 def test_fast_kernels_equal_the_oracle_over_rotated_heads(backend, add_queries):
     layout = AttentionLayout((3, 4, 5), (3, 2, 3))
     q, k, v = heads = make_heads(61, 19)
-    angles_q, angles_k = rotary_angles(layout, DIM, q.device)
-    turned = rotate(q, angles_q, layout), rotate(k * DIM**-0.5, angles_k, layout)
+    turned = rotate(q, layout, DIM, of_keys=False), rotate(k * DIM**-0.5, layout, DIM, of_keys=True)
     expected = plain_attention(*turned, v, None, layout)
     if add_queries:
         expected = expected + torch.cat((torch.zeros_like(q[:, :1]), q[:, 1:]), dim=1)
@@ -102,7 +100,18 @@ def test_heads_keep_their_native_width():
 
 
 @pytest.mark.parametrize("dim", [8, 16, 72, 96])
-def test_every_pair_of_channels_has_an_axis(dim):
-    angles, _ = rotary_angles(AttentionLayout((2, 2, 2), (2, 2, 2)), dim, torch.device("cpu"))
-    assert angles.shape == (1, 8, dim // 2)
-    assert (angles[0, -1] > 0).all()
+def test_every_channel_of_a_patch_away_from_the_origin_is_turned(dim):
+    layout = AttentionLayout((2, 2, 2), (2, 2, 2), False)
+    tokens = torch.ones(1, 8, 1, dim, dtype=torch.float64)
+    turned = rotate(tokens, layout, dim, of_keys=False)
+    assert torch.equal(turned[:, 0], tokens[:, 0])
+    assert (turned[:, -1] != 1).all()
+    torch.testing.assert_close(turned.norm(dim=-1), tokens.norm(dim=-1))
+
+
+def test_nothing_is_kept_for_backward_but_what_attention_keeps():
+    layout = AttentionLayout((2, 3, 4), (2, 3, 4))
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda each: kept.append(each) or each, lambda each: each):
+        rotate(draw(1, 25, 1, DIM), layout, DIM, of_keys=False)
+    assert not kept
