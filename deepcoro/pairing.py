@@ -177,7 +177,7 @@ def shared_hits(
 ) -> Float[Tensor, "1"]:
     """Mean of hits / ties over this rank's videos that have a positive."""
     queries = pairs.video_totals > 0
-    shares = torch.where(queries, hits / ties, 0)
+    shares = torch.where(queries, hits.float() / ties.float(), 0)
     return (shares.sum() / queries.sum().clamp(min=1)).reshape(1)
 
 

@@ -1,4 +1,3 @@
-import copy
 import math
 
 import pydantic
@@ -10,6 +9,8 @@ from deepcoro.losses import clip, siglip
 from deepcoro.losses.clip import clip_loss
 from deepcoro.losses.siglip import siglip_loss
 from deepcoro.objectives.contrastive import Config
+from deepcoro.optim import parameter_groups
+from deepcoro.run_config import Optim
 from tests.gloo import run_on_ranks
 
 VIDEO_DIM, TEXT_DIM = 5, 3
@@ -17,6 +18,7 @@ CONFIGS = {
     "clip": Config(embed_dim=4, loss=clip.Config(init_logit_scale=6)),
     "siglip": Config(embed_dim=4, loss=siglip.Config(init_logit_scale=6, init_logit_bias=-2)),
 }
+FORMS = ("dense", "gather", "ring")
 # Report of each row of four global batches of six rows: None = no report, a minus sign = a sample that could not be read.
 WINDOW = [[1, 2, 1, 3, 2, 1], [4, None, 5, 5, -4, 4], [-1, None, None, -2, None, -1], [1, 2, 3, 4, 5, 6]]
 
@@ -47,14 +49,16 @@ def micro_batch(reports: list[int | None], first_position: int) -> tuple[dict, d
     return features, batch
 
 
-def build(name: str) -> torch.nn.Module:
+def build(name: str, form: str = "dense") -> torch.nn.Module:
     torch.manual_seed(0)
-    return CONFIGS[name].build(VIDEO_DIM, TEXT_DIM).double()
+    # tiles of two rows, so that even these batches take several
+    config = CONFIGS[name].model_copy(update={"form": form, "tile": 2})
+    return config.build(VIDEO_DIM, TEXT_DIM).double()
 
 
-def train_window(rank: int, world_size: int, name: str, window: list[list]) -> dict:
+def train_window(rank: int, world_size: int, name: str, form: str, window: list[list]) -> dict:
     """One optimiser step's gradients as the training loop takes them: sum * world size / count of the whole window."""
-    objective = build(name)
+    objective = build(name, form)
     micro_batches = []
     for number, reports in enumerate(window):
         rows = len(reports) // world_size
@@ -75,8 +79,9 @@ def train_window(rank: int, world_size: int, name: str, window: list[list]) -> d
 
 def train_all(rank: int, world_size: int) -> dict:
     return {
-        (name, length): train_window(rank, world_size, name, WINDOW[:length])
+        (name, form, length): train_window(rank, world_size, name, form, WINDOW[:length])
         for name in CONFIGS
+        for form in FORMS
         for length in (1, 4)
     }
 
@@ -108,20 +113,21 @@ def by_definition(name: str, window: list[list]) -> dict:
 class TextAndObjective(torch.nn.Module):
     """A learning text tower under the objective, as data-parallel training wraps them: one module, one forward."""
 
-    def __init__(self):
+    def __init__(self, form: str):
         super().__init__()
         self.text = torch.nn.Sequential(torch.nn.Embedding(9, 8), torch.nn.Linear(8, 8), torch.nn.Tanh())
-        self.objective = CONFIGS["clip"].build(VIDEO_DIM, text_dim=8)
+        config = CONFIGS["clip"].model_copy(update={"form": form, "tile": 2})
+        self.objective = config.build(VIDEO_DIM, text_dim=8)
 
     def forward(self, features: dict, batch: dict) -> dict:
         reports, index = batch["report_id"].unique(return_inverse=True)
         return self.objective(features | {"text": self.text(reports)}, batch | {"report": {"index": index}})
 
 
-def train_data_parallel(rank: int, world_size: int) -> dict:
+def train_data_parallel(rank: int, world_size: int, form: str) -> dict:
     """Three steps; every parameter at the end."""
     torch.manual_seed(0)
-    model = TextAndObjective().double()
+    model = TextAndObjective(form).double()
     # small buckets, so that their reductions run among those of the gathers
     wrapped = DistributedDataParallel(model, bucket_cap_mb=0.001) if world_size > 1 else model
     optimiser = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -137,16 +143,18 @@ def train_data_parallel(rank: int, world_size: int) -> dict:
 
 
 def everything(rank: int, world_size: int) -> dict:
-    return train_all(rank, world_size) | (
-        {"data_parallel": train_data_parallel(rank, world_size)} if world_size < 3 else {}
-    )
+    steps = {}
+    if world_size < 3:
+        steps = {("data_parallel", form): train_data_parallel(rank, world_size, form) for form in FORMS}
+    return train_all(rank, world_size) | steps
 
 
-def test_data_parallel_steps_of_tower_projections_and_scale_are_those_of_one_process(trained):
+@pytest.mark.parametrize("form", FORMS)
+def test_data_parallel_steps_of_tower_projections_and_scale_are_those_of_one_process(trained, form):
     torch.manual_seed(0)
-    started = TextAndObjective().double()
-    for key, wanted in trained[1]["data_parallel"].items():
-        torch.testing.assert_close(trained[2]["data_parallel"][key], wanted, rtol=1e-10, atol=1e-10)
+    started = TextAndObjective("dense").double()
+    for key, wanted in trained[1]["data_parallel", "dense"].items():
+        torch.testing.assert_close(trained[2]["data_parallel", form][key], wanted, rtol=1e-10, atol=1e-10)
         assert not torch.equal(wanted, started.get_parameter(key))
 
 
@@ -158,10 +166,11 @@ def trained() -> dict[int, dict]:
 
 @pytest.mark.parametrize("name", CONFIGS)
 @pytest.mark.parametrize("world_size", [1, 2, 3])
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("length", [1, 4])
-def test_a_window_is_normalised_by_all_its_valid_videos(trained, name, world_size, length):
+def test_a_window_is_normalised_by_all_its_valid_videos(trained, name, world_size, form, length):
     expected = by_definition(name, WINDOW[:length])
-    got = trained[world_size][name, length]
+    got = trained[world_size][name, form, length]
     assert got.keys() == expected.keys()
     for key, wanted in expected.items():
         torch.testing.assert_close(
@@ -169,9 +178,10 @@ def test_a_window_is_normalised_by_all_its_valid_videos(trained, name, world_siz
         )
 
 
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("name", CONFIGS)
-def test_a_batch_without_reports_is_a_zero_that_moves_nothing(name):
-    objective = build(name)
+def test_a_batch_without_reports_is_a_zero_that_moves_nothing(name, form):
+    objective = build(name, form)
     features, batch = micro_batch(WINDOW[2], 0)
     features = {key: value.requires_grad_() for key, value in features.items()}
     result = objective(features, batch)
@@ -220,20 +230,37 @@ def test_in_batch_accuracy_counts_the_nearest_text_and_shares_ties():
     assert result["in_batch_accuracy"].item() == pytest.approx(1.5 / 3)
 
 
-def test_the_multiplier_stops_at_its_bound_and_can_come_back():
-    objective = build("clip")
-    with torch.no_grad():
-        objective.logit_scale.fill_(math.log(1000))
-    result = objective(*micro_batch(WINDOW[0], 0))
-    assert result["logit_scale"].item() == pytest.approx(100)
-    result["sum"].backward()
-    assert objective.logit_scale.grad.abs().item() > 0
-    at_bound = copy.deepcopy(objective)
-    at_bound.zero_grad()
-    with torch.no_grad():
-        at_bound.logit_scale.fill_(math.log(100))
-    at_bound(*micro_batch(WINDOW[0], 0))["sum"].backward()
-    torch.testing.assert_close(objective.logit_scale.grad, at_bound.logit_scale.grad)
+BOUNDS = [
+    ("logit_scale", math.log(1000), math.log(100), 100),
+    ("logit_scale", math.log(0.01), math.log(1), 1),
+    ("logit_bias", 120.0, 100.0, 100),
+    ("logit_bias", -120.0, -100.0, -100),
+]
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize(("name", "beyond", "bound", "shown"), BOUNDS)
+def test_scale_and_bias_stop_at_their_bounds_and_can_come_back(form, name, beyond, bound, shown):
+    """Past the bound the value is the bound's, and so is the gradient."""
+    gradients = []
+    for value in (beyond, bound):
+        objective = build("siglip", form)
+        with torch.no_grad():
+            objective.get_parameter(name).fill_(value)
+        result = objective(*micro_batch(WINDOW[0], 0))
+        assert result[name].item() == pytest.approx(shown)
+        result["sum"].backward()
+        gradients.append(objective.get_parameter(name).grad)
+    assert gradients[0].abs().item() > 0
+    torch.testing.assert_close(*gradients)
+
+
+def test_scale_and_bias_are_in_the_optimiser_and_never_decay():
+    objective = build("siglip")
+    groups = parameter_groups(objective, Optim(weight_decay=0.1))
+    decays = {id(each): group["weight_decay"] for group in groups for each in group["params"]}
+    assert [decays[id(each)] for each in (objective.logit_scale, objective.logit_bias)] == [0, 0]
+    assert {"logit_scale", "logit_bias"} <= objective.state_dict().keys()
 
 
 def test_under_bf16_autocast_embeddings_are_fp32_unit_vectors():
@@ -260,6 +287,27 @@ def test_scalars_have_shape_one_and_projections_no_bias():
     }
 
 
-def test_a_start_above_the_bound_is_refused():
-    with pytest.raises(pydantic.ValidationError, match="is above max_logit_scale"):
-        Config(max_logit_scale=10)
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"max_logit_scale": 10}, "is above max_logit_scale"),
+        ({"min_logit_scale": 50}, "is below min_logit_scale"),
+        ({"loss": siglip.Config(), "max_logit_bias": 5}, "is farther from 0 than max_logit_bias"),
+        ({"form": "circle"}, "'auto', 'dense', 'gather' or 'ring'"),
+        ({"tile": 0}, "greater than or equal to 1"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(settings, message):
+    with pytest.raises(pydantic.ValidationError, match=message):
+        Config(**settings)
+
+
+def test_by_itself_a_small_batch_is_dense_and_a_large_one_goes_in_tiles():
+    """Told apart by the second derivative, which tiles do not have."""
+    for tile, is_dense in ((5, True), (2, False)):
+        config = CONFIGS["clip"].model_copy(update={"tile": tile})
+        objective = config.build(VIDEO_DIM, TEXT_DIM).double()
+        total = objective(*micro_batch(WINDOW[0], 0))["sum"]
+        (gradient,) = torch.autograd.grad(total, [objective.video_projection.weight], create_graph=True)
+        (again,) = torch.autograd.grad(gradient.sum(), [objective.logit_scale], allow_unused=True)
+        assert (again is not None) == is_dense
