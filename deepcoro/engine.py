@@ -92,6 +92,7 @@ class Engine:
         self.uses_deepspeed = accelerator.state.deepspeed_plugin is not None
         self._assert_agreement()
         self.zero_stage = self.wrapped.zero_optimization_stage() if self.uses_deepspeed else 0
+        _refuse_compiled_pieces(config, self.zero_stage)
         self._adamw = _innermost_optimizer(self.optimizer)
         self._create_moments()
 
@@ -245,6 +246,14 @@ class Engine:
             value.flatten(), (0, size * distributed.world_size() - value.numel())
         )
         safe_set_local_optimizer_state(parameter, padded[rank * size : (rank + 1) * size], key)
+
+
+def _refuse_compiled_pieces(config: RunConfig, zero_stage: int) -> None:
+    if zero_stage == 3 and getattr(config.towers.video, "compile", False):
+        raise ConfigError(
+            "towers.video.compile=true is not for ZeRO-3, which gathers parameters between the modules of a block; "
+            "set it to false, or use ZeRO-2"
+        )
 
 
 def _innermost_optimizer(optimizer: Any) -> torch.optim.Optimizer:

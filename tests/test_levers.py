@@ -4,6 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from deepcoro.config import ConfigError, find_config
+from deepcoro.engine import _refuse_compiled_pieces
+from deepcoro.mvit import compilation
+from deepcoro.run_config import load_run_config
 from tests.launch import SILENT, STEADY, losses, main_on_this_rank, tiny
 
 # What each lever may do to the training curve of three steps.
@@ -14,6 +18,9 @@ SAME = {
 OTHER = {
     "drop_path_rate": "0.9",
     "kv_grid": "fast",
+    "positions": "rope3d",
+    "class_token": "false",
+    "patch_dropout": "0.5",
 }
 
 
@@ -36,6 +43,16 @@ def test_a_lever_of_speed_or_memory_leaves_the_curve(
     assert got == pytest.approx(plain, rel=1e-5)
 
 
+@pytest.mark.slow
+def test_compiled_blocks_leave_the_curve(
+    tiny_shards: Path, tmp_path: Path, plain: dict[int, float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # the C++ of torch.compile takes minutes on a CPU: here its graphs run as they are
+    monkeypatch.setattr(compilation, "BACKEND", "eager")
+    got = curve(tiny_shards, tmp_path, "towers.video.compile=true")
+    assert got == pytest.approx(plain, rel=1e-5)
+
+
 @pytest.mark.parametrize(("key", "value"), OTHER.items())
 def test_a_lever_of_the_model_changes_the_curve(
     tiny_shards: Path, tmp_path: Path, plain: dict[int, float], key: str, value: str
@@ -50,3 +67,11 @@ def test_a_bf16_stream_stays_near_the_fp32_one(tiny_shards: Path, tmp_path: Path
     rounded = curve(tiny_shards, tmp_path / "bf16", "precision=bf16", "towers.video.residual=bf16")
     assert rounded != exact
     assert rounded == pytest.approx(exact, rel=0.02)
+
+
+def test_compiled_blocks_under_zero_3_are_refused() -> None:
+    config = load_run_config(find_config("demo/tiny"), ["towers.video.compile=true"])
+    for stage in (0, 1, 2):
+        _refuse_compiled_pieces(config, stage)
+    with pytest.raises(ConfigError, match="towers.video.compile=true is not for ZeRO-3.*ZeRO-2"):
+        _refuse_compiled_pieces(config, 3)

@@ -6,17 +6,20 @@ from typing import Any, Literal
 
 from einops import rearrange
 from jaxtyping import Bool, Float, Int
-from pydantic import field_validator
+from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from deepcoro.config import Block, ConfigError
 from deepcoro.exported import check_card
 from deepcoro.features import VideoFeatures, encode_clips, flatten_studies
+from deepcoro.kernels.attention_plan import ATTENTION_BACKENDS
 from deepcoro.mvit.attention import NORM_EPS
 from deepcoro.mvit.block import MultiscaleBlock
 from deepcoro.mvit.checkpointing import residual_stream
+from deepcoro.mvit.compilation import compile_blocks
 from deepcoro.mvit.embedding import ClassToken, PatchEmbedding
 from deepcoro.mvit.layout import BlockLayout, VisibleUnits, sparse_layouts, visible_units
+from deepcoro.mvit.patch_dropout import draw_units
 from deepcoro.mvit.shapes import VARIANTS, Grid, Variant, strided
 from deepcoro.mvit.state_dicts import adapt
 from deepcoro.weights import read_weights
@@ -45,13 +48,21 @@ class Config(Block):
     kv_grid: Literal["full", "fast"] = "full"
     """fast: the three blocks that halve the grid pool keys and values as far as all others (7x7 in place of 14x14 at 224 px): a third
     less attention, 8 % less in all. Another function: public weights load and want fine-tuning."""
-    attention: Literal["auto", "fused", "plain", "flash_attn"] = "auto"
-    """How attention is computed: fused runs scaled_dot_product_attention, plain holds the whole map (slow, for checks), flash_attn uses that package on CUDA where it imports."""
+    compile: bool = False
+    """Run each block through torch.compile. What is not already one kernel is fused; the first steps of training and of evaluation
+    wait for the compiler (half a minute to minutes, a C++ compiler is needed on CPU). Not under ZeRO-3."""
+    attention: Literal[ATTENTION_BACKENDS] = "auto"
+    """Kernel of attention; they agree to rounding. auto and fused choose by shape and device, plain holds the whole map (slow, for
+    checks); the others are named in docs/video_encoder.md. What was chosen is logged."""
+    positions: Literal["relative", "rope3d", "none"] = "relative"
+    """How attention knows where tokens stand: learned relative tables, as in the public weights; rope3d turns queries and keys by
+    frame, row and column, without tables and with narrower heads; none leaves it to the pooling filters. Public weights load under
+    all three; other than relative they want fine-tuning."""
     class_token: bool = True
     """Whether a learned token stands before the patches and speaks for the clip, as in the public weights; without one the mean of the clip's tokens does."""
-    positions: Literal["relative", "rope3d", "none"] = "relative"
-    """How attention knows where tokens stand: learned relative positions (relative, as in the public weights), rotary positions in time,
-    height and width without parameters (rope3d), or only through the 3x3x3 pooling (none)."""
+    patch_dropout: float = Field(default=0.0, ge=0, lt=1)
+    """Fraction of the mask units (2 frames x 32x32 px) that each clip hides in training, drawn anew each step: 0.5 saves about half of the
+    time and memory of the encoder; evaluation sees all. Finish a run without it (FLIP, arXiv:2212.00794)."""
 
     @field_validator("activation_checkpointing", mode="before")
     @classmethod
@@ -69,6 +80,8 @@ class Config(Block):
             kv_grid=self.kv_grid,
             class_token=self.class_token,
             positions=self.positions,
+            patch_dropout=self.patch_dropout,
+            compile=self.compile,
         )
         tower = VideoMViT.from_variant(self.variant, frames=frames, size_px=size_px, settings=settings)
         if self.weights is not None:
@@ -90,6 +103,8 @@ class EncoderSettings:
     kv_grid: str = "full"
     class_token: bool = True
     positions: str = "relative"
+    patch_dropout: float = 0.0
+    compile: bool = False
 
 
 class VideoMViT(nn.Module):
@@ -125,6 +140,8 @@ class VideoMViT(nn.Module):
             self.head = nn.Sequential(nn.Dropout(settings.head_dropout), nn.Linear(self.dim, num_classes))
         self.apply(_initialise)
         self.frozen = self._freeze(settings.video_freeze_ratio)
+        if settings.compile:
+            compile_blocks(self.blocks)
 
     @classmethod
     def from_variant(
@@ -150,6 +167,8 @@ class VideoMViT(nn.Module):
             "frames": frames,
             "size_px": size_px,
             "kv_grid": settings.kv_grid,
+            "positions": settings.positions,
+            "class_token": settings.class_token,
         }
         return tower
 
@@ -184,7 +203,12 @@ class VideoMViT(nn.Module):
         clips_per_chunk: int | None = None,
         visible: Int[Tensor, "clip unit"] | None = None,
     ) -> VideoFeatures:
-        """Tokens of the flat axis of real clips, laid out by study; of their `visible` units alone when given."""
+        """Tokens of the flat axis of real clips, laid out by study; of their `visible` units alone when given. In training, patch
+        dropout draws the visible units where none are given.
+        """
+        if visible is None and self.training and self.settings.patch_dropout:
+            num_units = math.prod(self.blocks[-1].shape.query_grid)
+            visible = draw_units(len(video), num_units, self.settings.patch_dropout, video.device)
         return encode_clips(self.encode, video, clip_mask, self.has_class_token, clips_per_chunk, visible)
 
     def encode(

@@ -285,25 +285,6 @@ def test_layers_are_counted_from_the_embedding_to_the_last_norm():
     }
 
 
-def test_fast_keys_and_values_have_the_smallest_grid_in_every_block_and_public_weights_load():
-    fast, full = tiny(kv_grid="fast", size_px=64), tiny(size_px=64)
-    assert {block.shape.key_grid for block in fast.blocks} == {(2, 4, 4)}
-    assert [block.shape.key_grid for block in full.blocks] == [(2, 4, 4), (2, 8, 8), (2, 8, 8)]
-    fast.load_weights(full.state_dict(), "full")
-    video = film(1, 3, 4, 64, 64)
-    assert fast.eval()(video).shape == full(video).shape
-    assert not torch.allclose(fast(video), full.eval()(video), atol=1e-3)
-
-
 def test_an_unknown_variant_is_refused():
     with pytest.raises(ConfigError, match="'mvit_v3'.*mvit_v2_s"):
         VideoMViT.from_variant("mvit_v3")
-
-
-@pytest.mark.parametrize(
-    ("given", "mode"), [(True, "blocks"), (False, "none"), ("selective", "selective"), ("blocks", "blocks")]
-)
-def test_checkpointing_is_a_mode_or_a_switch(given, mode):
-    tower = Config(variant="tiny", activation_checkpointing=given, residual="bf16").build(4, 32)
-    assert {block.checkpointing for block in tower.blocks} == {mode}
-    assert tower.settings.residual == "bf16"
