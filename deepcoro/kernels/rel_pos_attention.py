@@ -98,7 +98,8 @@ class _Attention(torch.autograd.Function):
         q, by_frame, k, v, out, logsumexp, *tables = ctx.saved_tensors
         plan, layout = ctx.plan, ctx.layout
         attended = Attended(out, logsumexp, ctx.extras)
-        wide = F.pad(by_out, (0, v.shape[-1] - plan.dim))
+        missing = v.shape[-1] - plan.dim
+        wide = F.pad(by_out, (0, missing)) if missing else by_out  # padding by nothing is a copy
         if plan.split is None:
             by_q, by_k, by_v = plan.kernel.backward(wide, q, k, v, attended)
             gradients = SplitInputs(by_q, None, by_k, by_v)
