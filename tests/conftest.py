@@ -6,11 +6,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from deepcoro.data.manifest import Encoding
 from tests.data.folder import moving_film, study_with, write_folder
 from tests.launch import ROOT
 from tests.ranks import Ranks
+
+# An example has no deadline and their making no health check, since both judge the speed of the machine; and a run draws the examples
+# that the last one drew. `--hypothesis-profile=default` draws others.
+settings.register_profile(
+    "any machine", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("any machine")
 
 
 @pytest.fixture(scope="session")

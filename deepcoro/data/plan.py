@@ -74,14 +74,8 @@ class Plan:
         return Row(position, *self.order.at(position))
 
 
-def training_rows(plan: Plan, step: int, micro_step: int, rank: int) -> list[Row]:
-    """Rows of one rank in micro-step `micro_step` of optimiser step `step`."""
-    start = step * plan.rows_per_step + micro_step * plan.rows_per_micro_step + rank * plan.batch_size
-    return [plan.row(position) for position in range(start, start + plan.batch_size)]
-
-
 def rows_from(plan: Plan, start_position: int, micro_step: int) -> list[Row]:
-    """Rows of the plan's own rank, `micro_step` micro-steps after a start (how a resumed run goes on)."""
+    """Rows of the plan's own rank, `micro_step` micro-steps after a start (0, or where a resumed run goes on)."""
     start = start_position + micro_step * plan.rows_per_micro_step + plan.rank * plan.batch_size
     return [plan.row(position) for position in range(start, start + plan.batch_size)]
 

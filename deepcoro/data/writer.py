@@ -2,10 +2,8 @@
 
 import logging
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-
-import numpy as np
 
 from deepcoro.config import DataError
 from deepcoro.data import manifest as schema
@@ -13,8 +11,7 @@ from deepcoro.data.alone import LOCK, alone
 from deepcoro.data.batches import batch_of
 from deepcoro.data.conclude import conclude
 from deepcoro.data.engines import write_shards
-from deepcoro.data.manifest import PROGRESS, Encoding, Manifest
-from deepcoro.data.member import encode
+from deepcoro.data.manifest import PROGRESS, Manifest
 from deepcoro.data.parts import check_all_there
 from deepcoro.data.sharding import Settings
 from deepcoro.data.tar import ShardRecord
@@ -24,12 +21,6 @@ from deepcoro.ingest.film import Rejection, StudySource
 logger = logging.getLogger(__name__)
 
 Progress = Callable[[int], None]
-
-
-def encode_film(frames: Iterable[np.ndarray], encoding: Encoding) -> tuple[bytes, list[int]]:
-    """Payload of a film's member and its frame offsets (num_frames + 1); frames are uint8 [height width] or [height width 3]."""
-    member = encode(frames, encoding)
-    return member.payload, member.frame_offsets
 
 
 def write_dataset(

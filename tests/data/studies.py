@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
+from deepcoro.data.manifest import Encoding
+from deepcoro.data.member import encode
 from deepcoro.data.sharding import Settings
 from deepcoro.ingest.film import FilmSource, StudySource
 from deepcoro.sample import StudyRecord
@@ -34,6 +36,12 @@ def make_studies(
         split = "train" if study % 2 == 0 else "val"
         studies.append(StudySource(f"{study * 7919:016x}", split, tuple(sources), f"{study:016x}"))
     return studies
+
+
+def encoded(film: np.ndarray, encoding: Encoding) -> tuple[bytes, list[int]]:
+    """Payload of a film's member, and its frame offsets."""
+    member = encode(film, encoding)
+    return member.payload, member.frame_offsets
 
 
 def contents(folder: Path) -> dict[str, bytes]:

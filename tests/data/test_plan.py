@@ -1,4 +1,5 @@
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +14,6 @@ from deepcoro.data.plan import (
     chosen_clips,
     evaluation_rows,
     rows_from,
-    training_rows,
 )
 
 counts = st.integers(1, 60)
@@ -44,7 +44,7 @@ def test_ranks_and_micro_steps_share_out_consecutive_positions(
         for step in range(num_steps)
         for micro_step in range(accumulation)
         for rank in range(world_size)
-        for row in training_rows(plan, step, micro_step, rank)
+        for row in rows_from(replace(plan, rank=rank), step * plan.rows_per_step, micro_step)
     ]
     assert [row.position for row in rows] == list(range(num_steps * plan.rows_per_step))
     for epoch in range(len(rows) // len(shards)):
@@ -89,7 +89,8 @@ def test_a_rank_going_on_from_a_position_takes_the_rows_of_that_step(
     plan = Plan(Shuffled(shards, 1), batch_size, accumulation, world - 1, world)
     micro %= accumulation
     on = rows_from(plan, step * plan.rows_per_step, micro)
-    assert on == training_rows(plan, step, micro, world - 1)
+    first = ((step * accumulation + micro) * world + world - 1) * batch_size
+    assert on == [plan.row(position) for position in range(first, first + batch_size)]
 
 
 @given(st.integers(0, 200), st.integers(1, 9), st.integers(1, 6))

@@ -19,10 +19,10 @@ from deepcoro.data import manifest as schema
 from deepcoro.data.film_table import read_films
 from deepcoro.data.shards import Shards
 from deepcoro.data.withdrawal import purge, read_withdrawn, refuse_withdrawn, withdraw
-from deepcoro.data.writer import encode_film, write_dataset
+from deepcoro.data.writer import write_dataset
 from deepcoro.ingest.film import Rejection
 from deepcoro.sample import patient_digest
-from tests.data.studies import SMALL, contents, make_studies
+from tests.data.studies import SMALL, contents, encoded, make_studies
 
 ROOT = Path(__file__).resolve().parents[2]
 GONE = f"{2:016x}"
@@ -90,7 +90,7 @@ def test_after_a_purge_no_byte_of_the_patient_is_left_and_other_tars_are_the_sam
     before = tars(folder)
     withdraw(folder, GONE, refused_clips=["00000063deadbeef"])
     purge(folder)
-    frames = [encode_film(np.load(film.path), SMALL.encoding)[0] for study in (studies[2], studies[5]) for film in study.films]  # fmt: skip
+    frames = [encoded(np.load(film.path), SMALL.encoding)[0] for study in (studies[2], studies[5]) for film in study.films]  # fmt: skip
     ids = [GONE, studies[2].study, studies[5].study, "00000063deadbeef", *(film.clip for study in (studies[2], studies[5]) for film in study.films)]  # fmt: skip
     needles = [each.encode() for each in ids] + [payload[300:600] for payload in frames] + [b"Text 2.", b"Text 5."]  # fmt: skip
     assert all(simplejpeg.is_jpeg(payload) for payload in frames)

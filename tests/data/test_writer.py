@@ -18,10 +18,18 @@ from deepcoro.data.film_table import FILMS, SCHEMA, Measured, film_table, read_f
 from deepcoro.data.manifest import Encoding
 from deepcoro.data.sharding import Settings, plan_shards
 from deepcoro.data.summary import SKIPPED
-from deepcoro.data.writer import encode_film, write_dataset
+from deepcoro.data.writer import write_dataset
 from deepcoro.ingest.film import FilmSource, Rejection, StudySource
 from deepcoro.sample import ClipRecord, StudyRecord
-from tests.data.studies import SMALL, archive_members, contents, forbid_opening, make_studies, records_of
+from tests.data.studies import (
+    SMALL,
+    archive_members,
+    contents,
+    encoded,
+    forbid_opening,
+    make_studies,
+    records_of,
+)
 from tests.ingest import films
 from tests.ingest.films import moving_bar, write_dicom
 
@@ -41,7 +49,7 @@ def test_webdataset_finds_every_study_with_its_films(tmp_path, studies):
         record = StudyRecord.model_validate_json(sample["json"])
         assert [clip.clip for clip in record.clips] == [film.clip for film in study.films]
         for film, clip in zip(study.films, record.clips, strict=True):
-            payload, offsets = encode_film(np.load(film.path), Encoding())
+            payload, offsets = encoded(np.load(film.path), Encoding())
             assert sample[clip.member] == payload and clip.frame_offsets == offsets
 
 
@@ -282,7 +290,7 @@ def test_progress_counts_every_film_once(tmp_path, studies):
 
 def test_the_stored_jpeg_is_close_to_the_film(tmp_path):
     film = np.linspace(0, 255, 64).astype(np.uint8)[None, None, :].repeat(64, 1).repeat(3, 0)
-    payload, offsets = encode_film(film, Encoding())
+    payload, offsets = encoded(film, Encoding())
     decoded = simplejpeg.decode_jpeg(payload[offsets[1] : offsets[2]], "GRAY")[:, :, 0]
     assert np.abs(decoded.astype(int) - film[1]).max() <= 3
 
@@ -297,7 +305,7 @@ def test_the_readers_example_in_the_readme_reads_a_film(tmp_path, studies):
     )
     scope: dict = {}
     exec(code, scope)
-    payload, offsets = encode_film(np.load(studies[0].films[0].path), Encoding())
+    payload, offsets = encoded(np.load(studies[0].films[0].path), Encoding())
     assert scope["first_frame"] == payload[: offsets[1]]
 
 
