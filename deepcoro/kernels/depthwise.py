@@ -29,15 +29,20 @@ class FrameConvolution:
 
     def backward(self, gradient: Tensor, film: Tensor, into: Tensor | None) -> Tensor:
         """Gradient by weight; that by film is written to `into`, unless None."""
-        by_pictures = _as_pictures(gradient, self.taps)
-        by_weight = _gradient_by_weight(by_pictures, _as_pictures(film, self.taps), self.taps, self.stride)
-        if into is not None:
+        by_pictures, pictures = _as_pictures(gradient, self.taps), _as_pictures(film, self.taps)
+        half = by_pictures.dtype.itemsize == 2
+        transposed = into is not None and self.stride > 1 and not half
+        by_weight, by_film = _gradients(by_pictures, pictures, self.taps, (self.stride, 1), transposed)
+        if into is None:
+            return by_weight
+        if not transposed:
             if self.stride > 1:
                 # zeros between: oneDNN has no fast transposed strided convolution in bfloat16 (20 times slower)
                 spread = gradient.new_zeros(film.shape, dtype=by_pictures.dtype)
                 spread[:, :: self.stride, :: self.stride] = gradient
                 by_pictures = _as_pictures(spread, self.taps)
-            into.copy_(_as_film(_convolve(by_pictures, self.mirrored)))
+            by_film = _convolve(by_pictures, self.mirrored)
+        into.copy_(_as_film(by_film))
         return by_weight
 
 
@@ -61,7 +66,7 @@ class SpacedConvolution:
     def backward(self, gradient: Tensor, film: Tensor, into: Tensor | None) -> Tensor:
         """Gradient by weight; that by film is written to `into`, unless None."""
         by_pictures = _as_pictures(gradient, self.taps)
-        by_weight = _gradient_by_weight(by_pictures, self._together(film), self.taps, stride=3, padding=0)
+        by_weight, _ = _gradients(by_pictures, self._together(film), self.taps, (3, 0), needs_pictures=False)
         if into is not None:
             into.zero_()
             gradient = gradient.to(self.filters.dtype)
@@ -125,18 +130,26 @@ def _add_convolution(total: Tensor, pictures: Tensor, tap: Tensor, steps: tuple[
         total += F.conv2d(pictures, tap, stride=stride, padding=padding, groups=len(tap))
 
 
-def _gradient_by_weight(
-    by_pictures: Tensor, pictures: Tensor, taps: list[Tensor], stride: int, padding: int = 1
-) -> Tensor:
-    by_weight = pictures.new_zeros(len(taps[0]), 1, 3, 3, 3)
-    for number, tap in enumerate(taps):
+def _gradients(
+    by_pictures: Tensor, pictures: Tensor, taps: list[Tensor], steps: tuple[int, int], needs_pictures: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Gradient by weight, and by the pictures if asked for."""
+    stride, padding = steps
+    by_weight, by_inputs = pictures.new_zeros(len(taps[0]), 1, 3, 3, 3), None
+    for number in (1, 0, 2):  # the middle tap reads every frame
         inputs, outputs = _frames_under(TEMPORAL_TAPS[number], len(pictures))
-        if len(pictures[inputs]):
-            _, by_weight[:, :, number], _ = torch.ops.aten.convolution_backward(
-                *(by_pictures[outputs], pictures[inputs], tap, None, [stride] * 2, [padding] * 2, [1, 1]),
-                *(False, [0, 0], len(tap), [False, True, False]),
-            )
-    return by_weight
+        if not len(pictures[inputs]):
+            continue
+        of_inputs, by_weight[:, :, number], _ = torch.ops.aten.convolution_backward(
+            *(by_pictures[outputs], pictures[inputs], taps[number], None),
+            *([stride] * 2, [padding] * 2, [1, 1], False, [0, 0], len(taps[number])),
+            [needs_pictures, True, False],
+        )
+        if by_inputs is None:
+            by_inputs = of_inputs
+        elif needs_pictures:
+            by_inputs[inputs] += of_inputs
+    return by_weight, by_inputs
 
 
 def _frames_under(shift: int, frames: int) -> tuple[slice, slice]:
