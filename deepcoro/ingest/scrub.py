@@ -357,7 +357,7 @@ _LOWER_NAME = rf"(?P<names>[{_LOWER}][\w'’-]*(?: [{_LOWER}][\w'’-]*){{0,2}})
 _NAMES: list[Rule] = [
     ("NAME", re.compile(rf"(?P<label>(?<![\w\[]){_TITLE}\.?[ \t]*[:]?[ \t]+)(?P<names>{_LIST})"), _name_behind(True)),
     ("NAME", re.compile(rf"(?P<label>(?<![\w\[]){_TITLE}\.?[ \t]*\r?\n[ \t]*)(?P<names>{_NAME})"), _name_behind(False)),
-    ("NAME", re.compile(rf"(?P<label>(?<![\w\[])(?:(?:Dr|Dre|Drs|Mr|Mrs|Ms|Mme|MME|Mlle|Prof|Pr)\.?|DRE?\.))(?P<names>(?=[{_UPPER}][\w'’-]{{2}}){_NAME})"), _name_behind(True)),
+    ("NAME", re.compile(rf"(?P<label>(?<![\w\[])(?:(?:Dr|Dre|Drs|Mr|Mrs|Ms|Mme|MME|Mlle|Prof|Pr)\.?|DRE?\.))(?P<names>(?=(?:(?<=\.){_PARTICLE})?[{_UPPER}][\w'’-]{{2}}){_NAME})"), _name_behind(True)),
     ("NAME", re.compile(rf"(?P<label>(?<![\w.\[])M\.(?: |(?=[{_UPPER}][{_LOWER}]{{2}})))(?P<names>{_NAME})"), _name_behind(True)),
     # MR is also a regurgitation: in capitals it is a title only where a sentence begins.
     ("NAME", re.compile(rf"(?P<label>(?:^|[.:;\n]\s*)M[RS]\.? )(?P<names>{_NAME})"), _name_behind(False)),

@@ -128,6 +128,7 @@ def test_letters_glued_to_a_number_hide_nothing(planted, before, after):
         ("tel514-555-0199, 514-555-0199inf", "tel[PHONE], [PHONE]inf"),
         ("Roy,7734501 no.123456 7734501nguyen", "Roy,[ID] no.[ID] [ID]nguyen"),
         ("DrTremblay; Dr.Tremblay; dr.tremblay; MmeRoy; M.Roy", "Dr[NAME]; Dr.[NAME]; dr.[NAME]; Mme[NAME]; M.[NAME]"),
+        ("Dr.de la Durantaye", "Dr.[NAME]"),
         ("TremblayMD; Tremblay,MD", "[NAME]MD; [NAME],MD"),
         ("Dr\u00a0Tremblay, Ope\u0301rateur\u00a0: Roy", "Dr [NAME], Opérateur : [NAME]"),
         ("PATIENT GAGNON, MARIE; Roy^Jean; ROY_JEAN_19550312_XA", "PATIENT [NAME]; [NAME]; [NAME]_[DATE]_XA"),
