@@ -25,6 +25,8 @@ OF_SLOWFAST = [
     (r"^(blocks\.\d+)\.proj\.", r"\1.project."),
 ]
 
+OF_THE_FIRST_MVIT = {"pos_encoding.spatial_pos", "pos_embed_spatial"}
+
 
 def adapt(state: dict[str, Tensor], own: dict[str, Tensor], source: str) -> dict[str, Tensor]:
     """The tensors of `own`'s names out of `state`: renamed, checked and, for positions, stretched to this grid.
@@ -65,6 +67,11 @@ def rename_slowfast(state: dict[str, Tensor], source: str) -> dict[str, Tensor]:
 
 def _check_architecture(state: dict[str, Tensor], own: dict[str, Tensor], source: str) -> None:
     """One line that says which encoder the weights are of, before the first tensor that does not fit says less."""
+    if OF_THE_FIRST_MVIT & state.keys():
+        raise ConfigError(
+            f"weights {source} are of the first MViT (mvit_v1_b), which is not built: its positions are absolute, its queries not "
+            "pooled, its width grows in the MLP; start from MViTv2 (mvit_v2_s)"
+        )
     theirs, ours = architecture(state), architecture(own)
     differ = [key for key in ours if key in theirs and theirs[key] != ours[key]]
     if differ:

@@ -59,3 +59,12 @@ def test_slowfast_models_that_are_no_mvit_v2_of_ours_are_refused_by_name() -> No
         ours(LIKE_L).load_weights(in_mlp, "x.pyth")
     with pytest.raises(ConfigError, match="depth 4, this encoder 5"):
         ours(replace(LIKE_L, depth=5)).load_weights(state, "x.pyth")
+
+
+def test_weights_of_the_first_mvit_are_told_by_their_absolute_positions() -> None:
+    from torchvision.models.video import mvit_v1_b
+
+    with torch.device("meta"):
+        state = mvit_v1_b().state_dict()
+    with pytest.raises(ConfigError, match="first MViT .mvit_v1_b., which is not built.*mvit_v2_s"):
+        ours(LIKE_L).load_weights(state, "mvit_v1_b.pth")
