@@ -18,6 +18,7 @@ that a later winner has the larger number: masked assignments take six times as 
 CENTRE = 4
 
 
+@torch.compiler.disable
 def max_pool_tokens(
     tokens: Float[Tensor, "batch token channel"], layout: PoolLayout
 ) -> Float[Tensor, "batch token_out channel"]:

@@ -58,6 +58,7 @@ class PoolPart(NamedTuple):
     scale: float = 1.0
 
 
+@torch.compiler.disable  # kernels already: traced, every clip would be compiled by itself
 def pool_projection(
     projected: Float[Tensor, "batch token part head dim"],
     parts: Sequence[PoolPart],

@@ -216,6 +216,25 @@ def test_of_equal_maxima_the_first_gets_the_gradient_as_in_torch(dtype):
         torch.testing.assert_close(torch.autograd.grad(got, tokens, gradient)[0], wanted)
 
 
+def test_pooling_stays_itself_inside_a_compiled_function():
+    case = Case((2, 6, 6), 2)
+    layout = case.layout()
+    tokens, pool_filter = make_tokens(case, layout)
+
+    def pool(tokens):
+        return pool_tokens(tokens * 2, pool_filter, layout).sin(), max_pool_tokens(
+            tokens[:, :, 0] * 2, layout
+        )
+
+    compiled = torch.compile(pool, backend="eager")
+    results = [
+        [*pooled, *torch.autograd.grad(sum(each.sum() for each in pooled), [tokens, *pool_filter])]
+        for pooled in (compiled(tokens), pool(tokens))
+    ]
+    for got, wanted in zip(*results, strict=True):
+        torch.testing.assert_close(got, wanted)
+
+
 def test_what_does_not_fit_is_refused_by_name():
     case = Case((2, 4, 4), 1)
     layout = case.layout()
