@@ -137,10 +137,13 @@ def test_what_stands_in_hidden_pixels_changes_no_bit_of_values_and_gradients(fra
     assert by_pixel[~hidden.expand_as(by_pixel)].count_nonzero() > 0.9 * (~hidden.expand_as(by_pixel)).sum()
 
 
-def test_every_variant_is_encoded_and_has_one_token_a_visible_unit():
+def test_the_published_variant_too_has_one_token_a_visible_unit_and_equals_the_oracle():
     tower = make_tower(4, 64, variant="mvit_v2_s")
-    visible = random_visible(1, 3, 8)
-    assert tower.encode(film(1, 1, 4, 64, 64), visible).shape == (1, 1 + 3, 768)
+    video, visible = film(1, 3, 4, 64, 64), random_visible(1, 3, 8)
+    with torch.no_grad():
+        got, expected = tower.encode(video, visible), sparse_oracle.encode(tower, video, visible)
+    assert got.shape == (1, 1 + 3, 768)
+    torch.testing.assert_close(got / expected.norm(), expected / expected.norm(), rtol=0, atol=1e-5)
 
 
 def test_clips_that_show_different_units_do_not_touch_each_other():
