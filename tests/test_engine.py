@@ -86,6 +86,17 @@ def test_two_ranks_train_as_one_process_with_the_whole_batch(
 
 
 @pytest.mark.parametrize("engine", ["zero2", "zero3_whole"])
+def test_the_contrastive_loss_in_a_ring_trains_as_the_dense_one(
+    tiny_shards: Path, two_ranks: Ranks, tmp_path: Path, engine: str
+) -> None:
+    for name, form in (("ddp", "dense"), (engine, "ring")):
+        words = (f"objectives.contrastive.form={form}", "objectives.contrastive.tile=2", "max_steps=3")
+        words = tiny(tiny_shards, tmp_path / form, *STEADY, *SILENT, *words)
+        assert two_ranks.run(main_on_rank, name, *words) == [0, 0]
+    assert losses(tmp_path / "ring") == pytest.approx(losses(tmp_path / "dense"), rel=1e-5)
+
+
+@pytest.mark.parametrize("engine", ["zero2", "zero3_whole"])
 def test_every_zero_stage_accumulates_as_ddp_does(runs: Path, engine: str) -> None:
     assert losses(runs / f"{engine}_2") == pytest.approx(losses(runs / "ddp_2"), rel=1e-5)
 
