@@ -11,6 +11,7 @@ import pyarrow.parquet
 
 from deepcoro import atomic
 from deepcoro.config import ConfigError, DataError
+from deepcoro.data.arrow_memory import reader_of
 from deepcoro.data.fingerprint import FINGERPRINT_BYTES
 from deepcoro.data.storage import LocalFolder, Where, open_folder
 from deepcoro.sample import StudyRecord, text_id
@@ -147,9 +148,9 @@ def read_films(
         unknown = sorted(set(columns or ()) - set(there))
         if unknown:
             raise DataError(f"{FILMS} has no column {unknown}; it has {there}")
-        table = pyarrow.parquet.read_table(
-            source, columns=None if columns is None else list(columns), use_threads=False, pre_buffer=False
-        )
+        chosen = there if columns is None else list(columns)
+        with pyarrow.parquet.ParquetFile(source, pre_buffer=False) as parquet:
+            table = parquet.read(chosen, use_threads=False).select(chosen)
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DataError(_DAMAGED) from error
     _check_rows(len(table), num_films)
@@ -183,6 +184,6 @@ def _source(folder: Where | BinaryIO, name: str) -> Path | BinaryIO | pyarrow.Bu
     if isinstance(folder, LocalFolder) and (folder.path / name).is_file():
         return folder.path / name
     try:
-        return pyarrow.BufferReader(folder.read(name))
+        return reader_of(folder.read(name))
     except FileNotFoundError as error:
         raise missing_films() from error

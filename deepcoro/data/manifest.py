@@ -13,6 +13,7 @@ import pydantic
 
 from deepcoro import atomic
 from deepcoro.config import Block, DataError
+from deepcoro.data.arrow_memory import reader_of
 from deepcoro.data.storage import Where, open_folder
 
 SCHEMA_VERSION = 1
@@ -352,7 +353,7 @@ def read_split_table(folder: Where) -> pyarrow.Table:
         ) from error
     text = pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(SplitRow._fields, pyarrow.string()))
     try:
-        table = pyarrow.csv.read_csv(pyarrow.BufferReader(payload), convert_options=text)
+        table = pyarrow.csv.read_csv(reader_of(payload), convert_options=text)
     except pyarrow.ArrowInvalid:
         table = None
     if table is None or tuple(table.column_names) != SplitRow._fields:

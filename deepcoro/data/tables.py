@@ -5,7 +5,6 @@ table narrower rows over wider ones. An empty cell leaves what was known; `!` ma
 """
 
 import hashlib
-import io
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ import pyarrow.compute
 import pyarrow.csv
 
 from deepcoro.config import ConfigError, DataError
+from deepcoro.data.arrow_memory import reader_of
 from deepcoro.data.film_table import SCHEMA, as_words
 from deepcoro.data.index import StudyTable
 from deepcoro.data.manifest import SPLIT_NAMES
@@ -75,7 +75,7 @@ def read_label_table(path: Path) -> LabelTable:
     names = [name.strip().strip('"') for name in header.split(separator)]
     try:
         cells = pyarrow.csv.read_csv(
-            io.BytesIO(payload),
+            reader_of(payload),
             read_options=pyarrow.csv.ReadOptions(column_names=names, skip_rows=1),
             parse_options=pyarrow.csv.ParseOptions(delimiter=separator, newlines_in_values=True),
             convert_options=pyarrow.csv.ConvertOptions(
