@@ -6,10 +6,11 @@ from collections import Counter
 import torch
 from torch import nn
 
+from deepcoro.mvit.attention import DepthwiseFilter
 from deepcoro.run_config import Optim
 
 # Kernels and matrices shrink under weight decay; norms, biases, scalars, class tokens and tables of positions or words do not.
-DECAYED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+DECAYED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, DepthwiseFilter)
 
 
 def build_optimizer(model: nn.Module, optim: Optim) -> torch.optim.AdamW:

@@ -6,6 +6,7 @@ from torch import nn
 
 from deepcoro.optim import build_optimizer, lr_factor, lr_of_groups, parameter_groups
 from deepcoro.run_config import Optim
+from deepcoro.towers.video_mvit import VideoMViT
 
 
 class Towers(nn.Module):
@@ -115,3 +116,19 @@ def test_without_warm_up_steps_a_fraction_of_the_run_warms_up() -> None:
     assert lr_factor(0, 100, Optim(warmup_fraction=0.1)) == pytest.approx(0.1)
     assert lr_factor(9, 100, Optim(warmup_fraction=0.1)) == 1.0
     assert lr_factor(0, 100, Optim(warmup_fraction=0.0)) == 1.0
+
+
+def test_the_video_encoder_decays_its_matrices_and_filters_and_no_table_norm_bias_or_token() -> None:
+    groups = names_by_group(VideoMViT.from_variant("tiny", frames=4, size_px=32), Optim())
+    kept = {name for name in groups["default_no_decay"] if not name.endswith("bias")}
+    assert {name.rpartition(".")[2] for name in kept} == {
+        "rel_pos_t",
+        "rel_pos_h",
+        "rel_pos_w",
+        "weight",
+        "class_token",
+    }
+    assert all("norm" in name for name in kept if name.endswith("weight"))
+    assert {"blocks.0.attn.pool_q.pool.weight", "blocks.0.mlp.0.weight", "blocks.0.mlp.3.weight"} <= groups[
+        "default"
+    ]
