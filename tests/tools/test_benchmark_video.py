@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from deepcoro.config import ConfigError
+from deepcoro.mvit import compilation
 from deepcoro.video_benchmark import BASES, CONTENDERS, Contender, DevicePeaks, Result, Task, activation_mb
 from tools.benchmark_video import main, parse_arguments
 
@@ -43,9 +44,13 @@ def test_every_contender_makes_its_step(name):
 
 
 @pytest.mark.slow
-def test_compiled_contenders_make_their_step():
-    for base in BASES:
-        assert Contender.named(f"{base}+compiled").step(SMALL).run("fp32") > 0
+@pytest.mark.parametrize("base", BASES)
+def test_a_compiled_contender_makes_its_step(monkeypatch, base):
+    # the C++ of torch.compile takes minutes on a CPU: here its graphs run as they are
+    monkeypatch.setattr(compilation, "BACKEND", "eager")
+    step = Contender.named(f"{base}+compiled").step(SMALL)
+    assert any(module._compiled_call_impl is not None for module in step.model.modules())
+    assert step.run("fp32") > 0
 
 
 def test_options_are_joined_and_unknown_ones_refused():
