@@ -9,7 +9,7 @@ from tests.ingest.test_scrub import IDENTIFYING, MEDICAL
 
 
 def test_two_processes_give_the_words_and_counts_of_one(monkeypatch):
-    texts = [f"{text} Film {number}." for number in range(30) for text, _ in IDENTIFYING] + MEDICAL
+    texts = [f"{text} Film {number}." for number in range(8) for text, _ in IDENTIFYING] + MEDICAL
     alone, together = Scrubber(), Scrubber(workers=2)
     alone.prepare([*texts, None])
     monkeypatch.setattr(module, "_WORTH_A_POOL", 0)
