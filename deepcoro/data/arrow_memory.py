@@ -9,7 +9,8 @@ import pyarrow
 
 def reader_of(payload: bytes) -> pyarrow.BufferReader:
     """A reader of a copy of `payload`."""
-    buffer = pyarrow.allocate_buffer(len(payload))
+    # plain malloc: Arrow's own pool reserves a gigabyte of addresses for the first byte, which a limited process may not have
+    buffer = pyarrow.allocate_buffer(len(payload), pyarrow.system_memory_pool())
     with pyarrow.FixedSizeBufferWriter(buffer) as writer:
         writer.write(payload)
     return pyarrow.BufferReader(buffer)
