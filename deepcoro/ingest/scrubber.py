@@ -1,5 +1,6 @@
 """What one table gives to the shards, scrubbed: each distinct text once, over several processes when there are many."""
 
+import itertools
 import logging
 import re
 from collections import Counter
@@ -51,9 +52,9 @@ class Scrubber:
         chunks = [distinct[start : start + _CHUNK] for start in range(0, len(distinct), _CHUNK)]
         with worker_pool(min(self.workers, len(chunks))) as pool:
             try:
-                for chunk, results in zip(chunks, pool.map(_scrub_all, chunks), strict=True):
-                    for text, scrubbed in zip(chunk, results, strict=True):
-                        self._keep(text, scrubbed)
+                results = itertools.chain.from_iterable(pool.map(_scrub_all, chunks))
+                for text, scrubbed in zip(distinct, results, strict=True):
+                    self._keep(text, scrubbed)
             except BrokenProcessPool as error:
                 raise DataError(
                     "a process that scrubs reports died (out of memory?); give fewer --workers"
