@@ -44,18 +44,24 @@ def _refusal(name: str, problem: AttentionProblem) -> str | None:
     return None if installed(name) is not None else f"{MODULES[name]} does not import"
 
 
+_PLAIN_2 = {
+    "dropout_p": 0.0,
+    "softmax_scale": 1.0,
+    "causal": False,
+    "window_size_left": -1,
+    "window_size_right": -1,
+    "softcap": 0.0,
+    "alibi_slopes": None,
+}
+"""Every switch that these calls of flash-attn 2 ask for, off; the scale is in the keys."""
+
+
 def forward_2(q: Tensor, k: Tensor, v: Tensor) -> Attended:
     out, logsumexp, *_ = installed("flash_attn_2")._flash_attn_forward(
         q,
         k,
         v,
-        dropout_p=0.0,
-        softmax_scale=1.0,
-        causal=False,
-        window_size_left=-1,
-        window_size_right=-1,
-        softcap=0.0,
-        alibi_slopes=None,
+        **_PLAIN_2,
         return_softmax=False,
     )
     return Attended(out, logsumexp)
@@ -71,13 +77,7 @@ def backward_2(by_out: Tensor, q: Tensor, k: Tensor, v: Tensor, attended: Attend
         attended.out,
         attended.logsumexp,
         *gradients,
-        dropout_p=0.0,
-        softmax_scale=1.0,
-        causal=False,
-        window_size_left=-1,
-        window_size_right=-1,
-        softcap=0.0,
-        alibi_slopes=None,
+        **_PLAIN_2,
         deterministic=torch.are_deterministic_algorithms_enabled(),
     )
     return gradients
