@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from deepcoro.config import ConfigError
+from deepcoro.kernels.grid import Grid, strided
 from deepcoro.mvit import compilation
-from deepcoro.mvit.shapes import VARIANTS, BlockShape, Grid, strided
+from deepcoro.mvit.shapes import VARIANTS, BlockShape
 from deepcoro.mvit.work import Work, clip_work
 from deepcoro.towers.video_mvit import EncoderSettings, VideoMViT
 

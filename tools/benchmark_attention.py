@@ -9,7 +9,6 @@ keys a few frames at a time, `wide` all at once; `*` is the choice of `auto`. Sp
 
 import argparse
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
@@ -21,10 +20,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from deepcoro.kernels.attention_layout import AttentionLayout
 from deepcoro.kernels.attention_plan import AttentionPlan, plan_attention, plan_every
+from deepcoro.kernels.grid import strided
 from deepcoro.kernels.rel_pos_attention import rel_pos_attention
-from deepcoro.mvit.shapes import VARIANTS, BlockShape, strided
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+from deepcoro.mvit.shapes import VARIANTS, BlockShape
+from deepcoro.video_benchmark import CLOCKS, DTYPES
 
 
 def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
@@ -39,7 +38,7 @@ def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--visible", type=float, default=1.0, help="share of the cells that is there")
     parser.add_argument("--plain", action="store_true", help="also the oracle, which holds the whole map")
-    parser.add_argument("--clock", choices=("wall", "process"), default="wall")
+    parser.add_argument("--clock", choices=CLOCKS, default="wall")
     return parser.parse_args(words)
 
 
@@ -101,7 +100,7 @@ def make_step(
 
 def time_steps(steps: dict[str, Callable[[], None]], options: argparse.Namespace) -> dict[str, float]:
     """Median milliseconds of each, taking turns so that another load on the machine meets all alike."""
-    clock = time.perf_counter if options.clock == "wall" else time.process_time
+    clock = CLOCKS[options.clock]
     milliseconds = {name: [] for name in steps}
     for repeat in range(options.repeats + 1):
         for name, step in steps.items():

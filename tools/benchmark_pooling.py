@@ -9,7 +9,6 @@ pools all tokens also where --visible masks ours. Prints one Markdown row a shap
 
 import argparse
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,13 +19,12 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from deepcoro.kernels.grid import strided
 from deepcoro.kernels.pool_layout import PoolFilter, PoolLayout
 from deepcoro.kernels.token_pooling import PoolPart, pool_projection
 from deepcoro.mvit.layout import BlockLayout, dense_layout, sparse_layouts, visible_units
-from deepcoro.mvit.shapes import VARIANTS, BlockShape, strided
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-CLOCKS = {"wall": time.perf_counter, "process": time.process_time}
+from deepcoro.mvit.shapes import VARIANTS, BlockShape
+from deepcoro.video_benchmark import CLOCKS, DTYPES
 
 
 def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:

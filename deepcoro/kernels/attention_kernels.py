@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from deepcoro.kernels.attention_layout import Grid
+from deepcoro.kernels.grid import Grid
 
 
 class Attended(NamedTuple):

@@ -8,8 +8,7 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 
-Grid = tuple[int, int, int]
-"""Frames, height and width in tokens."""
+from deepcoro.kernels.grid import Grid
 
 
 @dataclass(frozen=True, eq=False)

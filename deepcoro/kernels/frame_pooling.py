@@ -7,8 +7,9 @@ from einops import rearrange, reduce, repeat
 from torch import Tensor
 
 from deepcoro.kernels.depthwise import FrameConvolution, SpacedConvolution
+from deepcoro.kernels.grid import Grid, num_cells
 from deepcoro.kernels.pair_convolution import PairConvolution
-from deepcoro.kernels.pool_layout import Grid, PoolFilter, PoolLayout, PoolPlan, num_cells
+from deepcoro.kernels.pool_layout import PoolFilter, PoolLayout, PoolPlan
 from deepcoro.kernels.precision import kernel_dtype
 
 

@@ -8,10 +8,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from deepcoro.kernels.grid import Grid, num_cells, strided
 from deepcoro.kernels.pair_convolution import TapPairs, tap_pairs
-
-Grid = tuple[int, int, int]
-"""Frames, height and width in tokens."""
 
 TAPS = 27
 """Cells under a 3x3x3 filter, in (t, h, w) raster order."""
@@ -105,16 +103,6 @@ class PoolPlan(NamedTuple):
     width: int
     scale: float
     eps: float
-
-
-def strided(grid: Grid, stride: int) -> Grid:
-    """Frames, height and width after a spatial stride with half-kernel padding."""
-    frames, height, width = grid
-    return frames, (height - 1) // stride + 1, (width - 1) // stride + 1
-
-
-def num_cells(grid: Grid) -> int:
-    return grid[0] * grid[1] * grid[2]
 
 
 def neighbours(

@@ -13,8 +13,9 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from deepcoro.kernels.attention_layout import AttentionLayout, Grid
+from deepcoro.kernels.attention_layout import AttentionLayout
 from deepcoro.kernels.attention_plan import AttentionPlan
+from deepcoro.kernels.grid import Grid
 from deepcoro.kernels.rel_pos_attention import rel_pos_attention
 
 BASE = 100.0

@@ -6,9 +6,9 @@ from einops import rearrange, repeat
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from deepcoro.kernels.grid import Grid, strided
 from deepcoro.kernels.precision import kernel_dtype
 from deepcoro.mvit.layout import VisibleUnits
-from deepcoro.mvit.shapes import Grid, strided
 
 KERNEL, STRIDE, PADDING = (3, 7, 7), (2, 4, 4), (1, 3, 3)
 

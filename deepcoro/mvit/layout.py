@@ -17,8 +17,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from deepcoro.kernels.attention_layout import AttentionLayout
+from deepcoro.kernels.grid import Grid
 from deepcoro.kernels.pool_layout import PoolLayout
-from deepcoro.mvit.shapes import BlockShape, Grid
+from deepcoro.mvit.shapes import BlockShape
 
 
 @dataclass(frozen=True, eq=False)

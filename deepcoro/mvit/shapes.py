@@ -2,14 +2,7 @@
 
 from dataclasses import dataclass
 
-Grid = tuple[int, int, int]
-"""Frames, height and width in tokens."""
-
-
-def strided(grid: Grid, stride: int) -> Grid:
-    """Frames, height and width after a spatial stride with half-kernel padding."""
-    frames, height, width = grid
-    return frames, (height - 1) // stride + 1, (width - 1) // stride + 1
+from deepcoro.kernels.grid import Grid, strided
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from deepcoro.config import Block, ConfigError
 from deepcoro.exported import check_card
 from deepcoro.features import VideoFeatures, encode_clips, flatten_studies
 from deepcoro.kernels.attention_plan import ATTENTION_BACKENDS
+from deepcoro.kernels.grid import Grid, strided
 from deepcoro.mvit.attention import NORM_EPS
 from deepcoro.mvit.block import MultiscaleBlock
 from deepcoro.mvit.checkpointing import residual_stream
@@ -20,7 +21,7 @@ from deepcoro.mvit.compilation import compile_blocks
 from deepcoro.mvit.embedding import ClassToken, PatchEmbedding
 from deepcoro.mvit.layout import BlockLayout, VisibleUnits, sparse_layouts, visible_units
 from deepcoro.mvit.patch_dropout import draw_units
-from deepcoro.mvit.shapes import VARIANTS, Grid, Variant, strided
+from deepcoro.mvit.shapes import VARIANTS, Variant
 from deepcoro.mvit.state_dicts import adapt
 from deepcoro.weights import read_weights
 

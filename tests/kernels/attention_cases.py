@@ -8,8 +8,9 @@ from torch import Tensor
 
 from deepcoro.kernels.attention_layout import AttentionLayout
 from deepcoro.kernels.attention_plan import AttentionPlan, plan_attention
+from deepcoro.kernels.grid import Grid
 from deepcoro.kernels.rel_pos_attention import rel_pos_attention
-from deepcoro.mvit.shapes import VARIANTS, Grid
+from deepcoro.mvit.shapes import VARIANTS
 
 # films: 4 frames of 64 px, 12 of 48 (as 12 of 192 at a quarter), 1 frame, an odd number of frames of odd height and width
 EMBEDDED = [(2, 16, 16), (6, 12, 12), (1, 8, 8), (3, 7, 9)]

@@ -5,7 +5,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from deepcoro.kernels.pool_layout import Grid, PoolLayout, num_cells, strided
+from deepcoro.kernels.grid import Grid, num_cells, strided
+from deepcoro.kernels.pool_layout import PoolLayout
 from deepcoro.kernels.token_pooling import PoolFilter
 
 

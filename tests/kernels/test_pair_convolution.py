@@ -2,8 +2,9 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 
+from deepcoro.kernels.grid import num_cells
 from deepcoro.kernels.pair_convolution import PairConvolution, tap_pairs
-from deepcoro.kernels.pool_layout import PoolLayout, num_cells
+from deepcoro.kernels.pool_layout import PoolLayout
 
 
 def make_layout(stride):

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from deepcoro.kernels.pool_layout import num_cells
+from deepcoro.kernels.grid import num_cells
 from deepcoro.mvit.layout import dense_layout, sparse_layouts, unit_sides, visible_units
 from deepcoro.mvit.shapes import VARIANTS, BlockShape
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from deepcoro.config import ConfigError
-from deepcoro.mvit.shapes import VARIANTS, Variant, strided
+from deepcoro.kernels.grid import strided
+from deepcoro.mvit.shapes import VARIANTS, Variant
 from deepcoro.towers.video_mvit import EncoderSettings, VideoMViT
 from tests.mvit.slowfast import FRAMES, SIZE, SlowFast, random_slowfast
 
