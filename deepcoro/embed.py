@@ -30,7 +30,7 @@ def embed_split(
     """The whole split; the same on every rank. Collective. Leaves the model in evaluation mode."""
     model.eval()
     units = parts.shards.units(split, config.data.multi_video, config.data.num_videos)
-    seen, films, unreadable = _embed_films(model, config, parts, units)
+    seen, rows, unreadable = _embed_films(model, config, parts, units)
     facts = _facts(parts.shards, units, seen) if distributed.rank() == 0 else None
     facts = distributed.broadcast_object(facts)
     prompts = list(prompts)
@@ -42,7 +42,8 @@ def embed_split(
         clips=[units.name(unit) for unit in numbers],
         studies=[units.study_id(unit) for unit in numbers],
         patients=[units.patient(unit) for unit in numbers],
-        films=films,
+        films=rows.pop("video"),
+        rows=rows,
         texts=facts.texts,
         text_embeddings=embedded[:num_texts],
         text_of_film=facts.text_of_film,
@@ -54,25 +55,26 @@ def embed_split(
 
 def _embed_films(
     model: nn.Module, config: RunConfig, parts: Parts, units: Units
-) -> tuple[np.ndarray, np.ndarray, dict[str, str]]:
-    """Units in ascending order and their embeddings, without padding; those that could not be read apart, and why."""
+) -> tuple[np.ndarray, dict[str, np.ndarray], dict[str, str]]:
+    """Units in ascending order and what the model says of each, without padding; those that could not be read apart, and why."""
     device = next(model.parameters()).device
     fields = {name: field for name, field in parts.fields.items() if name != "report"}
     rank, world_size = distributed.rank(), distributed.world_size()
     batches = EvaluationStream(
         parts.shards, units, fields, config.evaluation_batch_size, rank, world_size, config.data.workers
     )
-    seen, embedded = [], []
+    seen: list[Tensor] = []
+    said: dict[str, list[Tensor]] = {}
     for batch in _progress(batches, f"embed {units.split}", len(batches)):
-        features = model(to_device(batch, device), task="features")["video"]
         seen.append(torch.where(batch["valid"], batch["unit"], -1))
-        embedded.append(features.float())
+        for name, rows in model(to_device(batch, device), task="evaluate").items():
+            said.setdefault(name, []).append(rows.float() if rows.is_floating_point() else rows)
     unreadable = unreadable_of_split(batches.bad, len(units), config.data.max_bad_fraction)
     unit_of_row = distributed.gather_rows(torch.cat(seen).to(device)).cpu().numpy()
-    rows = distributed.gather_rows(torch.cat(embedded)).cpu().numpy()
+    gathered = {name: distributed.gather_rows(torch.cat(each)).cpu().numpy() for name, each in said.items()}
     order = np.argsort(unit_of_row, kind="stable")
     order = order[unit_of_row[order] >= 0]
-    return unit_of_row[order], rows[order], unreadable
+    return unit_of_row[order], {name: rows[order] for name, rows in gathered.items()}, unreadable
 
 
 def _embed_texts(model: nn.Module, config: RunConfig, tokenizer: Any, texts: list[str]) -> np.ndarray:

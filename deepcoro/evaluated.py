@@ -31,6 +31,8 @@ class Evaluated:
     """Label column -> value of each film; None = not assessed."""
     prompts: Mapping[str, np.ndarray]
     """L2-normalised embedding [dim] of every sentence that a metric asked for."""
+    rows: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """What objectives say of each film, by `objective/number`: [film, ...]."""
     unreadable: Mapping[str, str] = field(default_factory=dict)
     """Key of each sample of the split that could not be read -> shard and reason."""
 
@@ -51,6 +53,7 @@ class Evaluated:
             texts=[self.texts[row] for row in kept],
             text_embeddings=self.text_embeddings[kept],
             text_of_film=text_of_film,
+            rows={name: values[rows] for name, values in self.rows.items()},
             labels={name: [values[row] for row in rows] for name, values in self.labels.items()},
         )
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from einops import rearrange, reduce, repeat
@@ -32,6 +33,40 @@ class VideoFeatures:
     def patches(self) -> Float[Tensor, "study patch dim"]:
         """All tokens of all clips in one row (class tokens included); tokens of padded clips are zero."""
         return rearrange(self.tokens, "study clip token dim -> study (clip token) dim")
+
+
+@dataclass(frozen=True)
+class Features:
+    """What one forward of the model gives its objectives; None where no objective of the run reads it."""
+
+    study: Float[Tensor, "row dim"] | None = None
+    """The pooled clips of each row."""
+    clips: VideoFeatures | None = None
+    """Tokens of every clip, not pooled."""
+    text: Float[Tensor, "text text_dim"] | None = None
+    """A row a distinct text of this rank's batch."""
+    video: Float[Tensor, "real channel frame height width"] | None = None
+    """The normalised (and in training augmented) films that were encoded, on the flat axis of real clips."""
+    shown: Int[Tensor, "real unit"] | None = None
+    """Mask units that the sparse pass saw of each film of `video`."""
+    visible: VideoFeatures | None = None
+    """Tokens of these units alone."""
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What an objective is built beside."""
+
+    video_dim: int
+    """Width of the video tower's tokens and of the pooled study."""
+    text_dim: int
+    """Width of the text tower's features."""
+    tokenizer: Any
+    """The text tower's, with the Hugging Face call convention."""
+    frames: int
+    """Frames of a clip."""
+    size_px: int
+    """Height and width of a frame."""
 
 
 Encoder = Callable[..., Tensor]

@@ -1,12 +1,14 @@
 """VideoTextModel: the one module accelerate wraps. It runs each tower once and hands the features to every objective."""
 
 import contextlib
+from collections.abc import Collection, Mapping
 from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from deepcoro.features import Features, Surroundings, VideoFeatures
 from deepcoro.fields.report import buckets_of
 from deepcoro.normalisation import PixelNormalisation
 from deepcoro.run_config import RunConfig
@@ -31,30 +33,72 @@ class VideoTextModel(nn.Module):
             }
         )
         self.pooler = config.pooler.build(self.towers["video"].dim)
+        beside = Surroundings(
+            video_dim=self.towers["video"].dim,
+            text_dim=self.towers["text"].dim,
+            tokenizer=tokenizer,
+            frames=video.frames,
+            size_px=video.size_px,
+        )
         self.objectives = nn.ModuleDict(
-            {
-                name: objective.build(self.towers["video"].dim, self.towers["text"].dim)
-                for name, objective in config.objectives.items()
-            }
+            {name: objective.build(beside) for name, objective in config.objectives.items()}
         )
 
-    def forward(self, batch: Batch, task: Literal["losses", "features"] = "losses") -> dict[str, Any]:
-        """`losses`: {objective: {"sum": this rank's share, ...metrics}}; `features`: what embeds `video` rows and `text` rows.
+    def forward(
+        self,
+        batch: Batch,
+        task: Literal["losses", "features", "evaluate"] = "losses",
+        active: Collection[str] | None = None,
+    ) -> dict[str, Any]:
+        """`losses`: {objective: {"sum": this rank's share, ...metrics}} of the `active` objectives (None = all); `features`: what
+        embeds `video` rows and `text` rows; `evaluate`: `features` of the films, and what the objectives that have an
+        `evaluate` say of each row, as `objective/number`.
 
         In training mode films are augmented first. A batch without `video` or without `report` gives the features of the other
-        alone (prompts have no film).
+        alone (prompts have no film). One decode, one dense pass and one sparse pass serve all objectives.
         """
         if self.training and "video" in batch:
             batch = batch | {"video": self.augment(batch["video"], batch["clip_mask"], batch["position"])}
-        features = {}
+        if task == "features":
+            return self._joint_embeddings(self._features(batch, {"study", "text"}))
+        if task == "evaluate":
+            return self._evaluate(batch)
+        chosen = {name: each for name, each in self.objectives.items() if active is None or name in active}
+        features = self._features(batch, set().union(*(each.reads for each in chosen.values())), chosen)
+        return {name: objective(features, batch) for name, objective in chosen.items()}
+
+    def _evaluate(self, batch: Batch) -> dict[str, Float[Tensor, "row ..."]]:
+        chosen = {name: each for name, each in self.objectives.items() if hasattr(each, "evaluate")}
+        reads = set().union({"study"}, *(each.reads for each in chosen.values())) - {"text"}
+        features = self._features(batch, reads, chosen)
+        rows = {
+            f"{name}/{key}": value
+            for name, objective in chosen.items()
+            for key, value in objective.evaluate(features, batch).items()
+        }
+        return self._joint_embeddings(features) | rows
+
+    def _features(
+        self, batch: Batch, reads: Collection[str], objectives: Mapping[str, nn.Module] | None = None
+    ) -> Features:
+        """Runs each pass that is read, once."""
+        found: dict[str, Any] = {}
         with self._autocast():
             if "video" in batch:
-                features["video"] = self._embed_studies(batch)
-            if "report" in batch:
-                features["text"] = self._embed_texts(batch["report"])
-        if task == "features":
-            return self._joint_embeddings(features)
-        return {name: objective(features, batch) for name, objective in self.objectives.items()}
+                found["video"] = self.normalisation(batch["video"])
+                if {"study", "clips"} & set(reads):
+                    found["clips"] = self._encode(batch, found["video"])
+                    found["study"] = self.pooler(found["clips"].per_video(), found["clips"].clip_mask)
+                if "visible" in reads:
+                    masking = next(each for each in objectives.values() if "visible" in each.reads)
+                    found["shown"] = masking.shown_units(batch, len(found["video"]))
+                    found["visible"] = self._encode(batch, found["video"], found["shown"])
+            if "report" in batch and "text" in reads:
+                found["text"] = self._embed_texts(batch["report"])
+        return Features(**found)
+
+    def _encode(self, batch: Batch, video: Tensor, shown: Tensor | None = None) -> VideoFeatures:
+        return self.towers["video"].features(video, batch["clip_mask"], self.clips_per_chunk, shown)
 
     def _embed_texts(self, report: dict[str, Any]) -> Float[Tensor, "text dim"]:
         """One call of the tower a bucket of lengths; as many on every rank."""
@@ -64,18 +108,16 @@ class VideoTextModel(nn.Module):
             start = end
         return torch.cat(features)
 
-    def _embed_studies(self, batch: Batch) -> Float[Tensor, "study dim"]:
-        video = self.normalisation(batch["video"])
-        clips = self.towers["video"].features(video, batch["clip_mask"], self.clips_per_chunk)
-        return self.pooler(clips.per_video(), clips.clip_mask)
-
-    def _joint_embeddings(self, features: dict[str, Tensor]) -> dict[str, Float[Tensor, "row embedding"]]:
+    def _joint_embeddings(self, features: Features) -> dict[str, Float[Tensor, "row embedding"]]:
         """Unit vectors of the contrastive space; without a contrastive objective the pooled features themselves."""
         space = next((each for each in self.objectives.values() if hasattr(each, "embed_video")), None)
-        if space is None:
-            return features
-        embed = {"video": space.embed_video, "text": space.embed_text}
-        return {name: embed[name](feature) for name, feature in features.items()}
+        found = {"video": features.study, "text": features.text}
+        embed = {"video": getattr(space, "embed_video", None), "text": getattr(space, "embed_text", None)}
+        return {
+            name: feature if space is None else embed[name](feature)
+            for name, feature in found.items()
+            if feature is not None
+        }
 
     def _autocast(self) -> contextlib.AbstractContextManager:
         if self.precision == "fp32":

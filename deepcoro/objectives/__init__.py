@@ -1,4 +1,11 @@
-"""Features + targets -> one loss; each owns its head. One file an objective, named as its `type` in YAML."""
+"""Features + targets -> one loss; each owns its head. One file an objective, named as its `type` in YAML.
+
+`Config.build(beside)` gives a module with `reads` (which of "study", "clips", "text", "visible" it wants of Features: passes that no
+objective reads are not run), `forward(features, batch)` -> `sum` [1] (this rank's share) and metrics [1], `count(batch)` [1] (its
+targets, from the batch alone: over ranks and micro-batches, sum of sums / sum of counts is the loss). One that reads "visible" has
+`shown_units(batch, num_clips)`; one that says something of each row of an evaluation has `evaluate(features, batch)` ->
+{number: [row, ...]}, equally wide in every batch and on every rank.
+"""
 
 from deepcoro.config import choice
 from deepcoro.objectives import contrastive

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from deepcoro.config import Block
+from deepcoro.features import Features, Surroundings
 from deepcoro.kernels.tiled_contrastive import Form, Tiling
 from deepcoro.losses import Loss
 from deepcoro.losses.clip import Config as ClipConfig
@@ -24,34 +25,31 @@ class Contrastive(nn.Module):
     """
 
     name = "contrastive"
+    reads = frozenset({"study", "text"})
 
-    def __init__(self, config: "Config", video_dim: int, text_dim: int):
+    def __init__(self, config: "Config", beside: Surroundings):
         super().__init__()
         self.loss = config.loss.build()
         self.tiling = Tiling(config.form, config.tile)
         self.log_scale_bounds = (math.log(config.min_logit_scale), math.log(config.max_logit_scale))
         self.max_bias = config.max_logit_bias
-        self.video_projection = nn.Linear(video_dim, config.embed_dim, bias=False)
-        self.text_projection = nn.Linear(text_dim, config.embed_dim, bias=False)
+        self.video_projection = nn.Linear(beside.video_dim, config.embed_dim, bias=False)
+        self.text_projection = nn.Linear(beside.text_dim, config.embed_dim, bias=False)
         # shape [1]: DeepSpeed cannot broadcast a 0-dim parameter
         self.logit_scale = nn.Parameter(torch.tensor([math.log(self.loss.init_logit_scale)]))
         self.logit_bias = None
         if self.loss.init_logit_bias is not None:
             self.logit_bias = nn.Parameter(torch.tensor([float(self.loss.init_logit_bias)]))
 
-    def forward(
-        self, features: Mapping[str, Tensor], batch: Mapping[str, Any]
-    ) -> dict[str, Float[Tensor, "1"]]:
-        """`features["video"]` holds a row a study, `features["text"]` a row a distinct text of this rank's batch.
-
-        `sum` is this rank's share; over ranks and micro-batches sum of `sum` / sum of `count` is the loss. Texts that several
+    def forward(self, features: Features, batch: Mapping[str, Any]) -> dict[str, Float[Tensor, "1"]]:
+        """`sum` is this rank's share; over ranks and micro-batches sum of `sum` / sum of `count` is the loss. Texts that several
         ranks hold count once, so that the loss does not depend on how the global batch lies on ranks.
         """
         pairs = pair_up(
-            self.embed_video(features["video"]),
-            self.embed_text(features["text"]),
+            self.embed_video(features.study),
+            self.embed_text(features.text),
             video_ids(batch),
-            text_ids(batch, num_texts=len(features["text"])),
+            text_ids(batch, num_texts=len(features.text)),
             distinct_texts=True,
         )
         scale = _bounded(self.logit_scale.to(pairs.videos.wide), *self.log_scale_bounds).exp()
@@ -137,5 +135,5 @@ class Config(Block):
             )
         return self
 
-    def build(self, video_dim: int, text_dim: int) -> Contrastive:
-        return Contrastive(self, video_dim, text_dim)
+    def build(self, beside: Surroundings) -> Contrastive:
+        return Contrastive(self, beside)

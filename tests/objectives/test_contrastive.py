@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch.nn.parallel import DistributedDataParallel
 
+from deepcoro.features import Features, Surroundings
 from deepcoro.losses import clip, siglip
 from deepcoro.losses.clip import clip_loss
 from deepcoro.losses.siglip import siglip_loss
@@ -21,6 +22,14 @@ CONFIGS = {
 FORMS = ("dense", "gather", "ring")
 # Report of each row of four global batches of six rows: None = no report, a minus sign = a sample that could not be read.
 WINDOW = [[1, 2, 1, 3, 2, 1], [4, None, 5, 5, -4, 4], [-1, None, None, -2, None, -1], [1, 2, 3, 4, 5, 6]]
+
+
+def beside(video_dim: int, text_dim: int) -> Surroundings:
+    return Surroundings(video_dim, text_dim, tokenizer=None, frames=4, size_px=32)
+
+
+def share_of(objective: torch.nn.Module, features: dict, batch: dict) -> dict:
+    return objective(Features(study=features["video"], text=features["text"]), batch)
 
 
 def text_of(report: int) -> torch.Tensor:
@@ -53,7 +62,7 @@ def build(name: str, form: str = "dense") -> torch.nn.Module:
     torch.manual_seed(0)
     # tiles of two rows, so that even these batches take several
     config = CONFIGS[name].model_copy(update={"form": form, "tile": 2})
-    return config.build(VIDEO_DIM, TEXT_DIM).double()
+    return config.build(beside(VIDEO_DIM, TEXT_DIM)).double()
 
 
 def train_window(rank: int, world_size: int, name: str, form: str, window: list[list]) -> dict:
@@ -67,7 +76,7 @@ def train_window(rank: int, world_size: int, name: str, form: str, window: list[
     count = sum(objective.count(batch) for _, batch in micro_batches)
     if world_size > 1:
         torch.distributed.all_reduce(count)
-    loss = sum(objective(*each)["sum"] for each in micro_batches) * world_size / count.clamp(min=1)
+    loss = sum(share_of(objective, *each)["sum"] for each in micro_batches) * world_size / count.clamp(min=1)
     loss.backward()
     gradients = {key: parameter.grad for key, parameter in objective.named_parameters()}
     if world_size > 1:
@@ -117,11 +126,13 @@ class TextAndObjective(torch.nn.Module):
         super().__init__()
         self.text = torch.nn.Sequential(torch.nn.Embedding(9, 8), torch.nn.Linear(8, 8), torch.nn.Tanh())
         config = CONFIGS["clip"].model_copy(update={"form": form, "tile": 2})
-        self.objective = config.build(VIDEO_DIM, text_dim=8)
+        self.objective = config.build(beside(VIDEO_DIM, 8))
 
     def forward(self, features: dict, batch: dict) -> dict:
         reports, index = batch["report_id"].unique(return_inverse=True)
-        return self.objective(features | {"text": self.text(reports)}, batch | {"report": {"index": index}})
+        return share_of(
+            self.objective, features | {"text": self.text(reports)}, batch | {"report": {"index": index}}
+        )
 
 
 def train_data_parallel(rank: int, world_size: int, form: str) -> dict:
@@ -184,7 +195,7 @@ def test_a_batch_without_reports_is_a_zero_that_moves_nothing(name, form):
     objective = build(name, form)
     features, batch = micro_batch(WINDOW[2], 0)
     features = {key: value.requires_grad_() for key, value in features.items()}
-    result = objective(features, batch)
+    result = share_of(objective, features, batch)
     result["sum"].backward()
     assert objective.count(batch).tolist() == [0]
     assert result["sum"].item() == 0
@@ -197,26 +208,26 @@ def test_an_unreadable_sample_changes_nothing_but_its_absence():
     objective = build("clip")
     features, batch = micro_batch([1, -2, 2], 0)
     features["video"][1] = 1e6
-    with_it = objective(features, batch)["sum"]
+    with_it = share_of(objective, features, batch)["sum"]
     without, small = micro_batch([1, 2], 0)
     without["video"][1] = features["video"][2]
-    torch.testing.assert_close(with_it, objective(without, small)["sum"])
+    torch.testing.assert_close(with_it, share_of(objective, without, small)["sum"])
     assert objective.count(batch).tolist() == [2]
 
 
 def test_metrics_show_the_multiplier_and_the_bias_without_gradient():
     objective = build("siglip")
-    result = objective(*micro_batch(WINDOW[0], 0))
+    result = share_of(objective, *micro_batch(WINDOW[0], 0))
     assert result.keys() == {"sum", "logit_scale", "logit_bias", "in_batch_accuracy"}
     assert all(value.shape == (1,) for value in result.values())
     assert [key for key, value in result.items() if value.requires_grad] == ["sum"]
     assert result["logit_scale"].item() == pytest.approx(6)
     assert result["logit_bias"].item() == -2
-    assert "logit_bias" not in build("clip")(*micro_batch(WINDOW[0], 0))
+    assert "logit_bias" not in share_of(build("clip"), *micro_batch(WINDOW[0], 0))
 
 
 def test_in_batch_accuracy_counts_the_nearest_text_and_shares_ties():
-    objective = Config(embed_dim=3).build(3, 3)
+    objective = Config(embed_dim=3).build(beside(3, 3))
     with torch.no_grad():
         objective.video_projection.weight.copy_(torch.eye(3))
         objective.text_projection.weight.copy_(torch.eye(3))
@@ -226,7 +237,7 @@ def test_in_batch_accuracy_counts_the_nearest_text_and_shares_ties():
         "report": {"index": torch.tensor([0, 1, 0, 1])},
     }
     video = torch.tensor([[1.0, 0, 0], [1, 0, 0], [1, 1, 0], [0, 1, 0]])  # right, wrong, tie, not read
-    result = objective({"video": video, "text": torch.eye(3)[:2]}, batch)
+    result = share_of(objective, {"video": video, "text": torch.eye(3)[:2]}, batch)
     assert result["in_batch_accuracy"].item() == pytest.approx(1.5 / 3)
 
 
@@ -247,7 +258,7 @@ def test_scale_and_bias_stop_at_their_bounds_and_can_come_back(form, name, beyon
         objective = build("siglip", form)
         with torch.no_grad():
             objective.get_parameter(name).fill_(value)
-        result = objective(*micro_batch(WINDOW[0], 0))
+        result = share_of(objective, *micro_batch(WINDOW[0], 0))
         assert result[name].item() == pytest.approx(shown)
         result["sum"].backward()
         gradients.append(objective.get_parameter(name).grad)
@@ -264,16 +275,16 @@ def test_scale_and_bias_are_in_the_optimiser_and_never_decay():
 
 
 def test_under_bf16_autocast_embeddings_are_fp32_unit_vectors():
-    objective = CONFIGS["clip"].build(VIDEO_DIM, TEXT_DIM)
+    objective = CONFIGS["clip"].build(beside(VIDEO_DIM, TEXT_DIM))
     features, batch = micro_batch(WINDOW[0], 0)
     features = {key: value.bfloat16() for key, value in features.items()}
     with torch.autocast("cpu", torch.bfloat16):
         embedding = objective.embed_video(features["video"])
-        result = objective(features, batch)
+        result = share_of(objective, features, batch)
     assert embedding.dtype == torch.float32
     torch.testing.assert_close(embedding.norm(dim=1), torch.ones(6))
     assert {value.dtype for value in result.values()} == {torch.float32}
-    exact = objective.double()({key: value.double() for key, value in features.items()}, batch)
+    exact = share_of(objective.double(), {key: value.double() for key, value in features.items()}, batch)
     assert result["sum"].item() == pytest.approx(exact["sum"].item(), rel=1e-5)
 
 
@@ -306,8 +317,8 @@ def test_by_itself_a_small_batch_is_dense_and_a_large_one_goes_in_tiles():
     """Told apart by the second derivative, which tiles do not have."""
     for tile, is_dense in ((5, True), (2, False)):
         config = CONFIGS["clip"].model_copy(update={"tile": tile})
-        objective = config.build(VIDEO_DIM, TEXT_DIM).double()
-        total = objective(*micro_batch(WINDOW[0], 0))["sum"]
+        objective = config.build(beside(VIDEO_DIM, TEXT_DIM)).double()
+        total = share_of(objective, *micro_batch(WINDOW[0], 0))["sum"]
         (gradient,) = torch.autograd.grad(total, [objective.video_projection.weight], create_graph=True)
         (again,) = torch.autograd.grad(gradient.sum(), [objective.logit_scale], allow_unused=True)
         assert (again is not None) == is_dense
