@@ -1,4 +1,4 @@
-"""The verb `train`: build, loop, save, evaluate. It knows no paradigm; one step reads on one screen."""
+"""The verb `train`: build, loop, save, evaluate. It knows no paradigm."""
 
 import json
 import logging
@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from deepcoro import atomic, checkpoint, distributed, evaluate
 from deepcoro.build import Parts, build_model, build_parts
@@ -18,12 +18,13 @@ from deepcoro.data.stream import TrainingStream
 from deepcoro.data.training_order import training_order
 from deepcoro.engine import Engine, start_accelerator
 from deepcoro.fields.report import padded_token_fraction
-from deepcoro.model import Batch, num_parameters, to_device
+from deepcoro.model import Batch, num_parameters
 from deepcoro.optim import build_optimizer, lr_of_groups
 from deepcoro.preemption import EXIT_CODE, Preemption
 from deepcoro.report import write_report
 from deepcoro.run_config import RunConfig, changed_keys
 from deepcoro.speed import Stopwatch, peak_tflops, training_flops_per_clip
+from deepcoro.step import Record, train_step
 from deepcoro.tracking import Tracker
 
 logger = logging.getLogger(__name__)
@@ -158,7 +159,10 @@ def _loop(training: Run, tracker: Tracker, preemption: Preemption) -> int:
     while progress.step < training.max_steps:
         with stopwatch.waiting_for_data():
             window = [next(batches) for _ in range(config.gradient_accumulation_steps)]
-        record = train_step(training, window)
+        lr = lr_of_groups(
+            progress.step, training.max_steps, config.optim, training.engine.optimizer.param_groups
+        )
+        record = train_step(training.engine, window, progress.step, lr)
         progress.step += 1
         stopwatch.step_done(training.plan.rows_per_step)
         is_last = progress.step == training.max_steps
@@ -193,55 +197,6 @@ def _epoch_that_ended(training: Run) -> int | None:
     done = end // training.plan.num_units
     is_new = done > (end - training.plan.rows_per_step) // training.plan.num_units
     return done - 1 if is_new else None
-
-
-@dataclass
-class Record:
-    """What one optimiser step left on the device, not yet read."""
-
-    sums: dict[str, Tensor]
-    counts: dict[str, Tensor]
-    metrics: dict[str, Tensor]
-    grad_norm: Tensor | None
-    lr: dict[str, float]
-
-
-def train_step(training: Run, window: list[Batch]) -> Record:
-    """One optimiser step over the micro-batches of a window.
-
-    Every objective is normalised by its targets in the whole window on all ranks: the loss does not depend on how the
-    global batch is cut into ranks and micro-steps (the contrastive one does, through who is whose negative).
-    """
-    config, engine, step = training.config, training.engine, training.progress.step
-    objectives = engine.model.objectives
-    counts = {
-        name: distributed.sum_over_ranks(sum(objective.count(batch) for batch in window).to(engine.device))
-        for name, objective in objectives.items()
-    }
-    lr = lr_of_groups(step, training.max_steps, config.optim, engine.optimizer.param_groups)
-    engine.set_lr(lr)
-    engine.model.train()
-    sums = {name: torch.zeros(1, device=engine.device) for name in objectives}
-    metrics, grad_norm = {}, None
-    # Both backends divide by the accumulation count and average over ranks; the sum of shares wants neither.
-    undo = distributed.world_size() * len(window)
-    for micro_step, batch in enumerate(window):
-        torch.manual_seed(_seed_of(config.seed, step, micro_step, distributed.rank()))
-        with engine.micro_step():
-            results = engine.wrapped(to_device(batch, engine.device), task="losses")
-            loss = torch.zeros(1, device=engine.device)
-            for name, result in results.items():
-                share = result.pop("sum")
-                sums[name] += share.detach()
-                metrics |= {f"{name}/{key}": value for key, value in result.items()}
-                loss = loss + config.loss_weights.get(name, 1.0) * undo * share / counts[name].clamp(min=1)
-            grad_norm = engine.backward(loss.squeeze(0))
-    return Record(sums, counts, metrics, grad_norm, lr)
-
-
-def _seed_of(*numbers: int) -> int:
-    """Dropout and drop-path depend on these alone, so a resumed run repeats them."""
-    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
 
 
 def _numbers(training: Run, record: Record, window: list[Batch]) -> dict[str, float]:

@@ -51,7 +51,7 @@ LAYERS = [
     },
     {"engine", "build", "report"},
     {"checkpoint", "embed"},
-    {"evaluate"},
+    {"evaluate", "step"},
     {"train", "predict"},
     {"command_line"},
 ]

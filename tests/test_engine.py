@@ -16,6 +16,7 @@ from deepcoro.engine import Engine, _fill_deepspeed_config, start_accelerator
 from deepcoro.model import to_device
 from deepcoro.optim import build_optimizer, lr_of_groups
 from deepcoro.run_config import RunConfig, load_run_config
+from deepcoro.step import train_step
 from tests.launch import SILENT, STEADY, as_launched, losses, main_on_rank, main_on_this_rank, metrics, tiny
 from tests.ranks import Ranks
 
@@ -113,6 +114,13 @@ def test_one_process_trains_as_a_loop_by_hand(
     assert losses(tmp_path / "run") == pytest.approx(by_hand(config), rel=1e-5)
 
 
+def engine_step(training: train.Run, window: list) -> None:
+    engine, step = training.engine, training.progress.step
+    lr = lr_of_groups(step, training.max_steps, training.config.optim, engine.optimizer.param_groups)
+    train_step(engine, window, step, lr)
+    training.progress.step += 1
+
+
 def features_of_both(rank: int, engine: str, shards: Path, run_dir: Path) -> dict[str, Any]:
     """A batch through the trained module and through the plain model, after two steps."""
     config = run_config(shards, run_dir)
@@ -120,8 +128,7 @@ def features_of_both(rank: int, engine: str, shards: Path, run_dir: Path) -> dic
         training = train._prepare(config, start_accelerator(config))
         batches = iter(training.stream)
         for _ in range(2):
-            train.train_step(training, [next(batches)])
-            training.progress.step += 1
+            engine_step(training, [next(batches)])
         plain = training.engine.plain_model(lambda: build_model(config, training.parts)).eval()
         training.engine.wrapped.eval()
         batch = to_device(next(batches), training.engine.device)
