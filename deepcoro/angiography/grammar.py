@@ -1,6 +1,8 @@
 """Findings of one coronary tree to report text and back: `parse(render(findings)) == findings` in every style."""
 
 import re
+import unicodedata
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from typing import Any, Literal
@@ -32,12 +34,38 @@ def parse(text: str, strict: bool = False) -> SideFindings:
     """The findings a report states. Sentences outside the grammar are passed over, or raise ValueError when `strict`.
 
     A segment that is not mentioned is in neither list. Where a text contradicts itself about a segment (generated texts
-    do), the worse statement counts.
+    do), the worse statement counts. Case, accents and white space say nothing, since tokenizers change them: `D1` is `d 1`.
     """
-    statements = [_match(sentence) for sentence in _SENTENCE_END.split(text.strip()) if sentence]
+    statements = [statement for _, statement in _statements(text)]
     if strict and None in statements:
         raise ValueError(f"sentence {statements.index(None) + 1} of the report is not in the grammar")
     return _collect([statement for statement in statements if statement])
+
+
+def parse_trees(text: str) -> tuple[SideFindings, ...]:
+    """The findings of a text that may speak of both trees, such as a study's report: another side's name begins another tree.
+
+    Empty where no sentence is in the grammar.
+    """
+    trees: list[list[_Statement]] = []
+    side: Kind | None = None
+    for _, statement in _statements(text):
+        if statement is None:
+            continue
+        names_side = statement.kind.startswith("side_")
+        if not trees or (names_side and side not in (None, statement.kind)):
+            trees.append([])
+        side = statement.kind if names_side else side
+        trees[-1].append(statement)
+    return tuple(_collect(tree) for tree in trees)
+
+
+def sentences(text: str) -> list[tuple[str, Kind | None, str | None]]:
+    """Each sentence of a text, what kind of statement it is (None = not in the grammar) and the segment it is about."""
+    return [
+        (sentence, statement and statement.kind, statement and statement.segment)
+        for sentence, statement in _statements(text)
+    ]
 
 
 def _facts(findings: SideFindings) -> list[tuple[Kind, dict[str, Any]]]:
@@ -109,11 +137,24 @@ class _Statement:
 
 
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+|\n+")
+_SPACED_DECIMAL = re.compile(r"(?<=\d)\s*\.\s*(?=\d+\s*%)")
 _PERCENT = r"(?P<percent>\d+(?:[.,]\d+)?)(?:\s*[-\u2013]\s*(?P<upper>\d+(?:[.,]\d+)?))?\s*%"
 
 
+def _statements(text: str) -> Iterator[tuple[str, _Statement | None]]:
+    for sentence in _SENTENCE_END.split(_SPACED_DECIMAL.sub(".", text.strip())):
+        if sentence.strip(".!? "):
+            yield sentence, _match(sentence)
+
+
+def _bare(text: str) -> str:
+    """Lower case without accents and white space: what is left of a word whichever tokenizer it went through."""
+    letters = unicodedata.normalize("NFD", text.lower())
+    return "".join(each for each in letters if not unicodedata.combining(each) and not each.isspace())
+
+
 def _match(sentence: str) -> _Statement | None:
-    sentence = " ".join(sentence.lower().rstrip(".!? ").split())
+    sentence = _bare(sentence).rstrip(".!?")
     for kind, pattern, segments, grades in _patterns():
         found = pattern.fullmatch(sentence)
         if found:
@@ -139,18 +180,18 @@ def _patterns() -> list[tuple[Kind, re.Pattern[str], dict[str, str], dict[str, s
     """(kind, pattern, segment word -> prefix, grade word -> grade) of every template in every language."""
     compiled = []
     for language in LANGUAGES:
-        segments = {word.lower(): prefix for prefix, words in language.segments.items() for word in words}
-        grades = {word: grade for grade, word in language.grades.items()}
+        segments = {_bare(word): prefix for prefix, words in language.segments.items() for word in words}
+        grades = {_bare(word): grade for grade, word in language.grades.items()}
         slots = {
             "segment": f"(?P<segment>{_any_of(segments)})",
             "percent": _PERCENT,
-            "severity": f"(?:{_any_of(language.severities.values())})",
+            "severity": f"(?:{_any_of(map(_bare, language.severities.values()))})",
             "grade": f"(?P<grade>{_any_of(grades)})",
-            "extent": f"(?:{_any_of(language.extents)})",
+            "extent": f"(?:{_any_of(map(_bare, language.extents))})",
         }
         for kind, templates in language.templates.items():
             for template in templates:
-                literal = re.escape(template.lower().rstrip(".")).replace(r"\{", "{").replace(r"\}", "}")
+                literal = re.escape(_bare(template).rstrip(".")).replace(r"\{", "{").replace(r"\}", "}")
                 compiled.append((kind, re.compile(literal.format(**slots)), segments, grades))
     return compiled
 

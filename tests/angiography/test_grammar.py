@@ -1,12 +1,16 @@
 """Report grammar: rendering and reading are inverse, in every style; what is not said is not known."""
 
+import re
+import unicodedata
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from deepcoro.angiography.findings import Lesion, SideFindings
-from deepcoro.angiography.grammar import parse, render
+from deepcoro.angiography.grammar import parse, parse_trees, render, sentences
 from deepcoro.angiography.prompts import ZERO_SHOT
 from deepcoro.angiography.vocabulary import CALCIFICATIONS, DOMINANCES, SEGMENTS, SIDES, segments_of
 
@@ -113,3 +117,33 @@ def test_findings_that_contradict_themselves_are_refused():
         SideFindings("right", "right", (Lesion("mid_rca", 80),), normal=("mid_rca",))
     with pytest.raises(ValueError, match="says nothing"):
         Lesion("mid_rca")
+
+
+@given(findings=side_findings(), seed=st.integers(0, 2**16))
+@settings(max_examples=60)
+@pytest.mark.parametrize("style", ["canonical", "paraphrased", "abbreviated", "french"])
+def test_a_report_that_went_through_a_word_piece_tokenizer_reads_the_same(findings, seed, style):
+    """Which lower-cases, takes accents off and sets each sign and number apart."""
+    text = render(findings, style, np.random.default_rng(seed))
+    bare = "".join(each for each in unicodedata.normalize("NFD", text) if not unicodedata.combining(each))
+    assert parse(" ".join(re.findall(r"[a-z]+|\d+|[^\w\s]", bare.lower()))) == findings
+
+
+def test_a_text_about_both_trees_is_read_as_two():
+    left = SideFindings("left", "left", (Lesion("prox_lad", 80), Lesion("pda", 60)))
+    right = SideFindings("right", "left", normal=("mid_rca",))
+    assert parse_trees(render(left) + "\n" + render(right)) == (left, right)
+    assert parse_trees(render(right) + " " + render(right)) == (right,)
+    assert parse_trees("Patient came by bicycle.") == ()
+    unnamed = SideFindings(None, None, (Lesion("mid_rca", 80),))
+    assert parse_trees("Severe stenosis (80 %) of the mid RCA. Left-dominant circulation.") == (
+        replace(unnamed, dominance="left"),
+    )
+
+
+def test_sentences_say_what_they_are_about():
+    assert sentences("LCA angiogram. pLAD: 60.0 %. Came by bicycle.") == [
+        ("LCA angiogram.", "side_left", None),
+        ("pLAD: 60.0 %.", "stenosis", "prox_lad"),
+        ("Came by bicycle.", None, None),
+    ]
