@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -15,9 +16,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a chec
 
 from deepcoro.config import ConfigError, DataError, parse  # noqa: E402
 from deepcoro.data.alone import check_free  # noqa: E402
-from deepcoro.data.append import folder_labels  # noqa: E402
+from deepcoro.data.append import folder_encoding, folder_labels  # noqa: E402
 from deepcoro.data.datasheet import write_datasheet  # noqa: E402
-from deepcoro.data.manifest import read_manifest  # noqa: E402
+from deepcoro.data.manifest import Encoding, read_manifest  # noqa: E402
 from deepcoro.data.parts import part_lines, part_of, write_part  # noqa: E402
 from deepcoro.data.sharding import Settings  # noqa: E402
 from deepcoro.data.summary import summary_lines  # noqa: E402
@@ -121,10 +122,12 @@ def _add_columns(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_storage(parser: argparse.ArgumentParser) -> None:
-    add = parser.add_argument_group("storage").add_argument
-    short_side = "largest stored shorter side, px; films are never enlarged (default: 512)"
-    add("--short_side_px", type=int, default=512, help=short_side)
-    add("--jpeg_quality", type=int, default=90, help="1 to 100 (default: 90)")
+    described = "with --append: those of the folder unless given"
+    add = parser.add_argument_group("storage", described).add_argument
+    usual = Encoding()
+    short_side = f"largest stored shorter side, px; films are never enlarged (default: {usual.short_side_px})"
+    add("--short_side_px", type=int, help=short_side)
+    add("--jpeg_quality", type=int, help=f"1 to 100 (default: {usual.quality})")
     add("--lossless", action="store_true", help="zstd instead of JPEG: three to five times larger")
     add("--clips_per_shard", type=int, default=64, help="films in one tar (default: 64)")
 
@@ -252,20 +255,27 @@ def read_films(arguments: argparse.Namespace) -> tuple[Table, Path, list[str] | 
 
 
 def make_settings(arguments: argparse.Namespace) -> Settings:
-    encoding = {
-        "type": "lossless" if arguments.lossless else "jpeg",
-        "quality": arguments.jpeg_quality,
-        "short_side_px": arguments.short_side_px,
-    }
     same = (
         *("report_scope", "clips_per_shard", "workers", "film_timeout_s", "engine"),
         *("accept_burned_in", "echo_mask", "accept_duplicates", "overwrite", "append"),
     )
-    tree = {"encoding": encoding, **{name: getattr(arguments, name) for name in same}}
+    tree = {"encoding": encoding_of(arguments), **{name: getattr(arguments, name) for name in same}}
     usual = layout_named(arguments.layout).MODALITY if arguments.layout else "XA"
     tree |= {"modality": arguments.modality or usual, "conclude_only": arguments.conclude}
     tree |= {"part": part_of(arguments.part) if arguments.part else None}
     return parse(Settings, tree, "command line")
+
+
+def encoding_of(arguments: argparse.Namespace) -> dict[str, Any]:
+    """What the flags say; the rest is the folder's for --append, else the default."""
+    there = folder_encoding(arguments.output) if arguments.append else None
+    given = {
+        "type": "lossless" if arguments.lossless else None,
+        "quality": arguments.jpeg_quality,
+        "short_side_px": arguments.short_side_px,
+    }
+    usual = (there or Encoding()).model_dump()
+    return usual | {key: value for key, value in given.items() if value is not None}
 
 
 def make_folder(output: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from deepcoro.config import DataError
 from deepcoro.data.batches import Batch
 from deepcoro.data.conclude import check_splits
-from deepcoro.data.manifest import MANIFEST, Manifest, SplitRow, read_manifest
+from deepcoro.data.manifest import MANIFEST, Encoding, Manifest, SplitRow, read_manifest
 from deepcoro.data.sharding import Settings
 from deepcoro.ingest.aliases import canonical_columns
 from deepcoro.ingest.film import Rejection, StudySource
@@ -23,6 +23,11 @@ def folder_labels(folder: Path, columns: Sequence[str]) -> list[str] | None:
         return None
     column_of = {name: column for column, name in canonical_columns(columns).items()}
     return [column_of[name] for name in read_manifest(folder).label_columns if name in column_of]
+
+
+def folder_encoding(folder: Path) -> Encoding | None:
+    """How the films of a complete folder are stored: as a further table's will be unless told otherwise. None when there is no data set."""
+    return read_manifest(folder).encoding if (folder / MANIFEST).is_file() else None
 
 
 def check_same_kind(manifest: Manifest, settings: Settings) -> None:

@@ -23,14 +23,14 @@ from deepcoro.sample import StudyRecord
 PREDECESSOR = "AVI, OpenCV, all frames to float32"
 ONE_PASS = "H.264, PyAV, one pass"
 ENCODINGS = {
-    "JPEG q90, 512 px (default)": Encoding(),
-    "JPEG q95, 512 px": Encoding(quality=95),
-    "lossless, 512 px": Encoding(type="lossless"),
+    # Twice the size that is shown: nothing is left to resize after decoding.
+    "JPEG q90, 448 px (default)": Encoding(),
+    "JPEG q90, 512 px": Encoding(short_side_px=512),
+    "JPEG q95, 512 px": Encoding(quality=95, short_side_px=512),
+    "lossless, 512 px": Encoding(type="lossless", short_side_px=512),
     "JPEG q90, 256 px": Encoding(short_side_px=256),
     "JPEG q95, 256 px": Encoding(quality=95, short_side_px=256),
     "lossless, 256 px": Encoding(type="lossless", short_side_px=256),
-    # Twice and once the size that is shown: nothing is left to resize after decoding.
-    "JPEG q90, 448 px": Encoding(short_side_px=448),
     "JPEG q95, 224 px": Encoding(quality=95, short_side_px=224),
 }
 

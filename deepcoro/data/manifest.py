@@ -29,8 +29,9 @@ class Encoding(Block):
     """`jpeg`: concatenated JPEG frames; `lossless`: one zstd block of raw bytes a frame."""
     quality: int = pydantic.Field(90, ge=1, le=100)
     """JPEG quality; not used when lossless. 90 stores two thirds of the bytes of 95, 1.5 dB further from the source."""
-    short_side_px: int = pydantic.Field(512, ge=16)
-    """The stored shorter side is min(source, this); films are never enlarged."""
+    short_side_px: int = pydantic.Field(448, ge=16)
+    """The stored shorter side is min(source, this); films are never enlarged. 448 is twice what towers are shown: decoding at half
+    the scale ends at 224 px and nothing is left to resize."""
 
     @property
     def extension(self) -> str:

@@ -8,12 +8,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from torch.nn import functional
 
 from deepcoro.angiography.cohort import films_of, patient_of, studies_of
 from deepcoro.angiography.film import render_film
 from deepcoro.angiography.presets import preset_named
 from deepcoro.config import DataError
 from deepcoro.data.manifest import Encoding
+from deepcoro.data.member import encode
 from deepcoro.fields.video import (
     Box,
     Config,
@@ -359,23 +361,33 @@ def pillow_frames(clip, payload, numbers):
     return torch.from_numpy(np.stack([np.asarray(Image.open(io.BytesIO(part))) for part in parts]))
 
 
-@pytest.mark.parametrize("stored_px", [256, 512])
-def test_a_clip_is_what_pillow_decodes_and_torch_resizes_in_fp32(one_injection, stored_px):
+@pytest.mark.parametrize(("stored_px", "size_px"), [(256, 224), (448, 224), (448, 256), (512, 224)])
+def test_a_clip_is_what_pillow_decodes_and_torch_resizes_in_fp32(one_injection, stored_px, size_px):
     """The slow way: every frame whole, resized with antialiasing in floating point. Half-scale decoding is the difference."""
     large = [
         np.asarray(Image.fromarray(frame).resize((stored_px, stored_px), Image.BICUBIC))[..., None]
         for frame in one_injection[7.5]
     ]
-    record, [payload] = study_with("s", [np.stack(large)], JPEG)
-    config = Config(size_px=224)
+    record, [payload] = study_with("s", [np.stack(large)], Encoding(short_side_px=stored_px))
+    config = Config(size_px=size_px)
     [clip] = config.build().decode(record, (0,), lambda _: payload, None)
     frames = pillow_frames(record.clips[0], payload, frame_indices(config, record.clips[0], None)[0])
     slow = torch.nn.functional.interpolate(
-        frames[:, None].float(), size=(224, 224), mode="bilinear", antialias=True
+        frames[:, None].float(), size=(size_px, size_px), mode="bilinear", antialias=True
     )
     difference = (clip[0].float() - slow[:, 0]).abs()
-    assert difference.mean() < (0.3 if stored_px == 256 else 0.6)
-    assert difference.max() < (1.6 if stored_px == 256 else 12)
+    halved = stored_px >= 2 * size_px
+    assert difference.mean() < (0.6 if halved else 0.3) and difference.max() < (12 if halved else 1.6)
+
+
+def test_by_default_a_stored_frame_of_the_usual_size_is_shown_without_being_resized(monkeypatch):
+    """512 x 512 is stored as 448 x 448 and decoded at half the scale, which is what towers are shown by default."""
+    stored = encode(film(num_frames=3, height=512, width=512), Encoding())
+    record = record_of(3, height=stored.height, width=stored.width)
+    config = Config()
+    assert scale_factor(record, shown_box(stored.height, stored.width, config), config) == 2
+    monkeypatch.setattr(functional, "interpolate", lambda *_, **__: pytest.fail("a frame was resized"))
+    assert decode(film(num_frames=3, height=448, width=448)).shape == (1, 16, 224, 224)
 
 
 @pytest.mark.parametrize("frames", [2, 3, 4, 5])

@@ -175,7 +175,7 @@ def real_angiogram() -> Path:
 def test_the_real_angiogram_is_read_with_rate_and_angle(real_angiogram):
     opened = open_film(real_angiogram)
     member = encode(opened.frames, Encoding())
-    assert (member.num_frames, member.height, member.width, member.channels) == (96, 512, 512, 1)
+    assert (member.num_frames, member.height, member.width, member.channels) == (96, 448, 448, 1)
     assert opened.primary_angle_deg == pytest.approx(-32, abs=1)  # RAO
     assert (opened.frame_rate_fps, opened.frame_rate_source) == (pytest.approx(30, abs=0.5), "FrameTime")
     values = np.arange(256)

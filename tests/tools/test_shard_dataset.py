@@ -130,6 +130,21 @@ def test_next_months_table_is_appended_and_nobody_moves(tmp_path, run):
     assert code == 2 and "'70/20/20' is not three percentages" in err
 
 
+def test_appended_films_are_stored_as_those_of_the_folder_unless_told_otherwise(tmp_path, run):
+    rows = make_rows(tmp_path / "data")
+    words = ["--output", tmp_path / "out"]
+    run("--csv", write_table(tmp_path / "data", rows[:6]), *words, "--lossless", "--short_side_px", "20")
+    later = write_table(tmp_path / "data", rows[6:])
+    code, _, err = run("--csv", later, *words, "--append", "--short_side_px", "22")
+    assert code == 2 and "the encoding of the folder" in err
+    code, _, err = run("--csv", later, *words, "--append")
+    assert code == 0, err
+    assert schema.read_manifest(tmp_path / "out").encoding == schema.Encoding(
+        type="lossless", short_side_px=20
+    )
+    assert set(read_films(tmp_path / "out")["height"].to_pylist()) == {20}
+
+
 def test_parts_are_written_by_many_jobs_and_concluded_by_one(tmp_path, run):
     table = write_table(tmp_path / "data", make_rows(tmp_path / "data", 24))
     run("--csv", table, "--output", tmp_path / "whole", "--clips_per_shard", 4)
