@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from deepcoro.config import Block
+from deepcoro.draws import clip_keys, mix, mixed, uniform
 
 # One column of draws each. An older run's clips hang on the order: append only.
 DRAWS = (
@@ -81,7 +82,7 @@ class Augment:
             return video
         config, key = self._config, clip_keys(self._seed, len(video), clip_mask, position)
         draw = {
-            name: rearrange(_uniform(_mix(key ^ _mixed(1 + n))), "clip -> clip 1 1 1 1")
+            name: rearrange(uniform(mix(key ^ mixed(1 + n))), "clip -> clip 1 1 1 1")
             for n, name in enumerate(DRAWS)
         }
         pixels = video.to(torch.float32)
@@ -98,36 +99,6 @@ class Augment:
         if config.cutout_max_area:
             shown = shown & ~_cutout(draw, config.cutout_max_area, shown.shape[3:])
         return (pixels.round().clamp(0, 255) * shown).to(torch.uint8)
-
-
-def clip_keys(
-    seed: int, num_clips: int, clip_mask: Bool[Tensor, "row slot"], position: Int[Tensor, "row"]
-) -> Int[Tensor, "clip"]:
-    """A 32-bit number for each clip of the flat axis, from (seed, position, slot). No host sync; rows fill their slots from the left."""
-    ends = clip_mask.sum(dim=1).cumsum(dim=0)
-    clip = torch.arange(num_clips, device=position.device)
-    row = torch.searchsorted(ends, clip, right=True).clamp(max=len(ends) - 1)
-    slot = clip - torch.where(row > 0, ends[row - 1], 0)
-    key = _mix((position[row] & 0xFFFFFFFF).int() ^ _mixed(seed & 0xFFFFFFFF))
-    key = _mix(key ^ (position[row] >> 32).int() ^ _mixed(seed >> 32))
-    return _mix(key ^ slot.int())
-
-
-def _mix(x: Int[Tensor, "..."]) -> Int[Tensor, "..."]:
-    """A bijection of 32 bits in which every bit of the input stirs every bit of the output (C. Wellons' lowbias32; int32 wraps)."""
-    x = (x ^ ((x >> 16) & 0xFFFF)) * 0x7FEB352D
-    x = (x ^ ((x >> 15) & 0x1FFFF)) * (0x846CA68B - (1 << 32))
-    return x ^ ((x >> 16) & 0xFFFF)
-
-
-def _mixed(number: int) -> int:
-    """`_mix` of one number, as a signed 32-bit integer."""
-    return int(_mix(torch.tensor([number & 0xFFFFFFFF]).int()))
-
-
-def _uniform(bits: Int[Tensor, "..."]) -> Float[Tensor, "..."]:
-    """0 <= u < 1, from the upper 24 bits: as many as a float32 holds."""
-    return ((bits >> 8) & 0xFFFFFF).to(torch.float32) / (1 << 24)
 
 
 def _either_way(u: Tensor) -> Tensor:
@@ -207,8 +178,8 @@ def _toned(
 
 def _noise(key: Int[Tensor, "clip"], shape: Sequence[int]) -> Float[Tensor, "clip 1 frame height width"]:
     """Mean 0, variance 1: the sum of a hash's four bytes, which is near to normal and stays within 3.5. Equal in all channels."""
-    pixel = _mix(torch.arange(math.prod(shape), device=key.device, dtype=torch.int32)).reshape(shape)
-    bits = _mix(rearrange(_mix(~key), "clip -> clip 1 1 1 1") ^ pixel)
+    pixel = mix(torch.arange(math.prod(shape), device=key.device, dtype=torch.int32)).reshape(shape)
+    bits = mix(rearrange(mix(~key), "clip -> clip 1 1 1 1") ^ pixel)
     total = (bits & 0xFF) + ((bits >> 8) & 0xFF) + ((bits >> 16) & 0xFF) + ((bits >> 24) & 0xFF)
     return (total - 510).to(torch.float32) / math.sqrt((256**2 - 1) / 3)
 

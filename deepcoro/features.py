@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from einops import rearrange, reduce, repeat
 from jaxtyping import Bool, Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -67,6 +67,22 @@ class Surroundings:
     """Frames of a clip."""
     size_px: int
     """Height and width of a frame."""
+    video_tower: nn.Module | None = None
+    """The encoder of films, to ask or to copy, never to keep: it belongs to the model."""
+    clips_per_chunk: int | None = None
+    """Clips that an encoder takes at a time; None = all."""
+
+
+@dataclass(frozen=True)
+class MaskUnits:
+    """What a clip can be masked by: the cells of its encoder's last grid."""
+
+    grid: tuple[int, int, int]
+    """Units along time, height and width; a unit's index runs over them in raster order."""
+    frames: int
+    """Frames of a unit."""
+    size_px: int
+    """Height and width of a unit. Where these do not divide the clip, the last units lie partly outside of it."""
 
 
 Encoder = Callable[..., Tensor]
@@ -115,6 +131,16 @@ def scatter_clips(
     )
     real = rearrange(clip_mask, "study clips -> study clips 1 1")
     return torch.where(real, grid, torch.zeros((), dtype=grid.dtype, device=grid.device))
+
+
+def gather_clips(
+    cells: Float[Tensor, "study clips token dim"], clip_mask: Bool[Tensor, "study clips"], num_clips: int
+) -> Float[Tensor, "clip token dim"]:
+    """The inverse of `scatter_clips`: the real cells as rows of the flat axis; no host sync. A film that stands in for none has zeros."""
+    ends = clip_mask.flatten().long().cumsum(0)
+    wanted = torch.arange(1, num_clips + 1, device=ends.device)
+    cell = torch.searchsorted(ends, wanted).clamp(max=len(ends) - 1)
+    return rearrange(cells, "study clips token dim -> (study clips) token dim")[cell]
 
 
 def row_of_cell(clip_mask: Bool[Tensor, "study clips"]) -> Int[Tensor, "study clips"]:

@@ -39,6 +39,8 @@ class VideoTextModel(nn.Module):
             tokenizer=tokenizer,
             frames=video.frames,
             size_px=video.size_px,
+            video_tower=self.towers["video"],
+            clips_per_chunk=config.clips_per_chunk,
         )
         self.objectives = nn.ModuleDict(
             {name: objective.build(beside) for name, objective in config.objectives.items()}
@@ -65,17 +67,19 @@ class VideoTextModel(nn.Module):
             return self._evaluate(batch)
         chosen = {name: each for name, each in self.objectives.items() if active is None or name in active}
         features = self._features(batch, set().union(*(each.reads for each in chosen.values())), chosen)
-        return {name: objective(features, batch) for name, objective in chosen.items()}
+        with self._autocast():
+            return {name: objective(features, batch) for name, objective in chosen.items()}
 
     def _evaluate(self, batch: Batch) -> dict[str, Float[Tensor, "row ..."]]:
         chosen = {name: each for name, each in self.objectives.items() if hasattr(each, "evaluate")}
         reads = set().union({"study"}, *(each.reads for each in chosen.values())) - {"text"}
         features = self._features(batch, reads, chosen)
-        rows = {
-            f"{name}/{key}": value
-            for name, objective in chosen.items()
-            for key, value in objective.evaluate(features, batch).items()
-        }
+        with self._autocast():
+            rows = {
+                f"{name}/{key}": value
+                for name, objective in chosen.items()
+                for key, value in objective.evaluate(features, batch).items()
+            }
         return self._joint_embeddings(features) | rows
 
     def _features(

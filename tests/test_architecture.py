@@ -23,6 +23,7 @@ LAYERS = [
         "evaluated",
         "angiography",
         "distributed",
+        "draws",
         "preemption",
         "features",
         "bootstrap",

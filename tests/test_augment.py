@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from deepcoro import distributed
-from deepcoro.augment import DRAWS, Augment, Config, clip_keys
+from deepcoro.augment import DRAWS, Augment, Config
+from deepcoro.draws import clip_keys
 from tests.ranks import Ranks
 
 EVERYTHING = Config(

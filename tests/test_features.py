@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from deepcoro.features import VideoFeatures, encode_clips, flatten_studies, scatter_clips
+from deepcoro.features import VideoFeatures, encode_clips, flatten_studies, gather_clips, scatter_clips
 
 
 class CountingEncoder:
@@ -29,6 +29,13 @@ def test_real_clips_land_in_their_cells_and_padding_is_zero():
     assert features.per_video()[..., 0].tolist() == [[1, 0, 2], [0, 0, 0], [0, 3, 0]]
     assert features.aggregate()[:, 0].tolist() == [1.5, 0, 3]
     assert features.patches()[..., 0].tolist() == [[1, 2, 0, 0, 2, 4], [0] * 6, [0, 0, 3, 6, 0, 0]]
+
+
+def test_cells_gathered_are_the_rows_that_were_scattered():
+    rows = torch.arange(3.0).reshape(3, 1, 1) + 1
+    assert torch.equal(gather_clips(scatter_clips(rows, MASK), MASK, 3), rows)
+    nothing = torch.zeros_like(MASK)
+    assert gather_clips(scatter_clips(rows[:1], nothing), nothing, 1).tolist() == [[[0]]], "a stand-in"
 
 
 def test_without_a_class_token_a_clip_is_the_mean_of_its_tokens():

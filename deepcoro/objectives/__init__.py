@@ -4,7 +4,8 @@
 objective reads are not run), `forward(features, batch)` -> `sum` [1] (this rank's share) and metrics [1], `count(batch)` [1] (its
 targets, from the batch alone: over ranks and micro-batches, sum of sums / sum of counts is the loss). One that reads "visible" has
 `shown_units(batch, num_clips)`; one that says something of each row of an evaluation has `evaluate(features, batch)` ->
-{number: [row, ...]}, equally wide in every batch and on every rank.
+{number: [row, ...]}, equally wide in every batch and on every rank. All are called under the run's autocast: what needs fp32
+switches it off.
 """
 
 from deepcoro.config import choice

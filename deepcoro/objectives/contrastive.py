@@ -45,6 +45,10 @@ class Contrastive(nn.Module):
         """`sum` is this rank's share; over ranks and micro-batches sum of `sum` / sum of `count` is the loss. Texts that several
         ranks hold count once, so that the loss does not depend on how the global batch lies on ranks.
         """
+        with torch.autocast(features.study.device.type, enabled=False):
+            return self._share(features, batch)
+
+    def _share(self, features: Features, batch: Mapping[str, Any]) -> dict[str, Float[Tensor, "1"]]:
         pairs = pair_up(
             self.embed_video(features.study),
             self.embed_text(features.text),

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from deepcoro.config import Block, ConfigError
 from deepcoro.exported import check_card
-from deepcoro.features import VideoFeatures, encode_clips, flatten_studies
+from deepcoro.features import MaskUnits, VideoFeatures, encode_clips, flatten_studies
 from deepcoro.kernels.attention_plan import ATTENTION_BACKENDS
 from deepcoro.kernels.grid import Grid, strided
 from deepcoro.mvit.attention import NORM_EPS
@@ -19,7 +19,7 @@ from deepcoro.mvit.block import MultiscaleBlock
 from deepcoro.mvit.checkpointing import residual_stream
 from deepcoro.mvit.compilation import compile_blocks
 from deepcoro.mvit.embedding import ClassToken, PatchEmbedding
-from deepcoro.mvit.layout import BlockLayout, VisibleUnits, sparse_layouts, visible_units
+from deepcoro.mvit.layout import BlockLayout, VisibleUnits, sparse_layouts, unit_sides, visible_units
 from deepcoro.mvit.patch_dropout import draw_units
 from deepcoro.mvit.shapes import VARIANTS, Variant
 from deepcoro.mvit.state_dicts import adapt
@@ -227,6 +227,12 @@ class VideoMViT(nn.Module):
         for block, layout in zip(self.blocks, self._layouts(units), strict=True):
             tokens = block(tokens, layout)
         return self.norm(tokens)
+
+    @property
+    def mask_units(self) -> MaskUnits:
+        """What `visible` counts: cells of the last grid. ValueError where this encoder's keys are coarser than those."""
+        shapes = [block.shape for block in self.blocks]
+        return MaskUnits(shapes[-1].query_grid, frames=2, size_px=4 * unit_sides(shapes)[0])
 
     def _units(self, video: Tensor, visible: Tensor) -> VisibleUnits:
         if len(visible) != len(video):
