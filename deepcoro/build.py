@@ -12,6 +12,7 @@ from deepcoro.model import VideoTextModel
 from deepcoro.normalisation import constants
 from deepcoro.run_config import RunConfig
 from deepcoro.sample import patient_digest
+from deepcoro.seen import Seen, overlap, seen_through
 from deepcoro.weights import read_pixel_constants
 
 
@@ -23,8 +24,8 @@ class Parts:
     """The films, read as one folder."""
     tokenizer: Any
     fields: dict[str, BuiltField]
-    training_patients: set[str]
-    """Digests of the patients of the train split; empty when the source names none."""
+    started_from: Seen
+    """Whom the weights were trained on that the video tower starts from."""
 
     def provenance(self) -> dict[str, Any]:
         """What a checkpoint remembers of its data: enough to notice other data, or a patient met before."""
@@ -32,8 +33,20 @@ class Parts:
             "folder": self.shards.name,
             "patient_split": self.shards.patient_split,
             **self.shards.record(),
-            "training_patients": sorted(self.training_patients),
+            **self.seen_in("train").joined(self.started_from).to_state(),
         }
+
+    def seen_in(self, split: str) -> Seen:
+        """The patients of a split; none when there is no such split or the source names none."""
+        shards = self.shards
+        patients = shards.units(split, True, 1).patients if split in shards.splits else ()
+        digests = frozenset(map(patient_digest, patients))
+        return Seen(digests, frozenset(shards.keys), shards.patient_split == "verified")
+
+    def refuse_met_in_validation(self) -> None:
+        """DataError when the weights that the run starts from were trained on a patient by whom it would choose its best step."""
+        if "val" in self.shards.splits:
+            overlap(self.started_from, self.seen_in("val"), "val")
 
 
 def build_parts(config: RunConfig, make_tokenizer: bool = False) -> Parts:
@@ -41,7 +54,7 @@ def build_parts(config: RunConfig, make_tokenizer: bool = False) -> Parts:
     shards = Collection.open(config.data)
     tokenizer = _tokenizer(config, shards, make_tokenizer)
     fields = {name: field.build(tokenizer) for name, field in config.data.fields.items()}
-    return Parts(shards, tokenizer, fields, _patient_digests(shards, "train"))
+    return Parts(shards, tokenizer, fields, seen_through(config.towers.video.weights))
 
 
 def build_model(
@@ -58,12 +71,6 @@ def build_model(
     of_weights = read_pixel_constants(source) if source else None
     mean, std = constants(config.normalisation, of_weights, of_films or parts.shards.pixel_statistics())
     return VideoTextModel(config, parts.tokenizer, mean, std)
-
-
-def _patient_digests(shards: Collection, split: str) -> set[str]:
-    if split not in shards.splits:
-        return set()
-    return {patient_digest(patient) for patient in shards.units(split, True, 1).patients}
 
 
 def _tokenizer(config: RunConfig, shards: Collection, make: bool) -> Any:

@@ -12,8 +12,8 @@ from einops import rearrange
 from torch import nn
 
 from deepcoro import atomic, checkpoint, distributed
-from deepcoro.build import Parts, build_model, build_parts, patient_digest
-from deepcoro.config import ConfigError, DataError, dump
+from deepcoro.build import Parts, build_model, build_parts
+from deepcoro.config import ConfigError, dump
 from deepcoro.data.units import Units
 from deepcoro.embed import embed_split
 from deepcoro.engine import start_accelerator
@@ -24,6 +24,7 @@ from deepcoro.predictions import Predictions, write_predictions
 from deepcoro.report import write_report
 from deepcoro.report_examples import Example, choose_examples, film_strip, films_shown, show_examples
 from deepcoro.run_config import RunConfig, changed_keys
+from deepcoro.seen import overlap, seen_of_state
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +43,7 @@ def run(config: RunConfig) -> int:
     accelerator = start_accelerator(config)
     split = config.run_mode
     saved, parts = open_checkpoint(config)
-    overlap = _patient_overlap(parts, split, saved.state())
+    patient_overlap = overlap(seen_of_state(saved.state()["data"]), parts.seen_in(split), split)
     model = load_model(config, parts, saved).to(accelerator.device)
     evaluated, numbers, notes = evaluate_split(model, config, parts, split)
     if distributed.rank() == 0:
@@ -59,7 +60,7 @@ def run(config: RunConfig) -> int:
             "data_fingerprint": parts.shards.fingerprint,
             "data_record": parts.shards.record(),
             "patient_split": parts.shards.patient_split,
-            "patient_overlap": overlap,
+            "patient_overlap": patient_overlap,
             "checkpoint": f"step {saved.step} ({saved.digest()})",
             "commit": git_commit(),
             "created": time.strftime("%Y-%m-%d %H:%M:%S"),
@@ -130,20 +131,6 @@ def evaluate_in_training(model: nn.Module, config: RunConfig, parts: Parts) -> d
     """Metrics of the val split. Collective; the caller's next step puts the model back into training mode."""
     _, numbers, _ = evaluate_split(model, config, parts, "val")
     return numbers
-
-
-def _patient_overlap(parts: Parts, split: str, state: dict[str, Any]) -> str:
-    """`none` or `unknown`. DataError when the checkpoint was trained on a patient of this split."""
-    units = parts.shards.units(split, True, 1)
-    trained = set(state["data"]["training_patients"])
-    patients = {patient_digest(patient) for patient in units.patients}
-    met = trained & patients
-    if met:
-        raise DataError(
-            f"{len(met)} of {len(patients)} patients of split '{split}' were in this checkpoint's training data; "
-            "the result would not be honest: evaluate on patients it has not seen"
-        )
-    return "none" if trained and patients else "unknown"
 
 
 def _data_summary(evaluated: Evaluated) -> dict[str, int | str]:

@@ -118,7 +118,8 @@ def _overlap_notes(document: Mapping) -> list[str]:
     if document.get("patient_overlap") != "unknown":
         return []
     return [
-        "Overlap unknown: the checkpoint does not say which patients it was trained on, or the data name none."
+        "Overlap unknown: the checkpoint (or the weights it started from) does not say which patients it was trained on, the data"
+        " name none, or the ids of the two were keyed with different secrets."
     ]
 
 

@@ -78,6 +78,7 @@ def run(config: RunConfig) -> int:
 
 def _prepare(config: RunConfig, accelerator: Any) -> Run:
     parts = build_parts(config, make_tokenizer=True)
+    parts.refuse_met_in_validation()
     units = parts.shards.units("train", config.data.multi_video, config.data.num_videos)
     rows_per_step = config.batch_size * config.gradient_accumulation_steps * distributed.world_size()
     plan = Plan(

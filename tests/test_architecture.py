@@ -19,6 +19,7 @@ LAYERS = [
         "page",
         "tool",
         "weights",
+        "seen",
         "sample",
         "evaluated",
         "angiography",

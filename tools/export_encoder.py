@@ -15,6 +15,7 @@ from deepcoro.config import ConfigError, DataError  # noqa: E402
 from deepcoro.exported import export_encoder  # noqa: E402
 from deepcoro.mvit.shapes import VARIANTS  # noqa: E402
 from deepcoro.run_config import run_config_from_dump  # noqa: E402
+from deepcoro.seen import SAW_NOBODY, seen_through  # noqa: E402
 from deepcoro.towers import video_mvit  # noqa: E402
 from deepcoro.weights import read_pixel_constants  # noqa: E402
 
@@ -84,7 +85,9 @@ def from_file(options: argparse.Namespace) -> None:
     tower = build(
         video_mvit.Config(variant=options.variant), str(options.source), options.frames, options.size_px
     )
-    export_encoder(tower, options.folder, provenance={"file": options.source.name})
+    seen = seen_through(str(options.source))
+    provenance = {"file": options.source.name, SAW_NOBODY: seen.is_whole and not seen.patients}
+    export_encoder(tower, options.folder, provenance=provenance)
 
 
 def build(config: video_mvit.Config, weights: str, frames: int, size_px: int) -> nn.Module:

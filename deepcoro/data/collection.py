@@ -72,10 +72,14 @@ class Collection(CachedStudies):
         return [split for split in self.studies.splits if self._counts(split)["films"]]
 
     @property
+    def keys(self) -> set[str]:
+        """Tell apart the secrets of the sources' ids; '' where a folder does not say."""
+        return {shards.manifest.key_check or "" for shards in self._shards}
+
+    @property
     def patient_split(self) -> str:
         """`verified` or `unverifiable`, as in a manifest. Ids of sources that are keyed with other secrets cannot be compared."""
-        keys = {shards.manifest.key_check for shards in self._shards}
-        are_comparable = len(self._shards) == 1 or (len(keys) == 1 and None not in keys)
+        are_comparable = len(self._shards) == 1 or (len(self.keys) == 1 and "" not in self.keys)
         return "verified" if self._all_patients_named and are_comparable else "unverifiable"
 
     def units(self, split: str, multi_video: bool, num_videos: int) -> Units:
