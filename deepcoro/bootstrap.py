@@ -5,7 +5,7 @@ patients as there are, with replacement; every film counts as often as its patie
 again: a resample is a vector of weights, and all of them are evaluated together.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -71,6 +71,30 @@ def mean_intervals(
         for weights in resamples(num_patients, num_samples, seed)
     ]
     return np.percentile(np.concatenate(means), [LOW, HIGH], axis=0).T
+
+
+def sum_intervals(
+    counts: Float[np.ndarray, "row count"],
+    patient_of_row: Int[np.ndarray, "row"],
+    measures: Callable[[Float[np.ndarray, "sample count"]], dict[str, Float[np.ndarray, "sample"]]],
+    num_samples: int,
+    seed: int,
+) -> dict[str, tuple[float, float]]:
+    """Bounds of each value that `measures` makes of summed counts (an F1 of hits and misses, say).
+
+    A resample in which a value does not exist (NaN) is left out of its interval; a value that exists in none has no interval.
+    """
+    held = np.zeros((int(patient_of_row.max()) + 1, counts.shape[1]))
+    np.add.at(held, patient_of_row, counts)
+    drawn = [measures(weights @ held) for weights in resamples(len(held), num_samples, seed)]
+    bounds = {}
+    for key in drawn[0]:
+        values = np.concatenate([each[key] for each in drawn])
+        values = values[~np.isnan(values)]
+        if len(values):
+            low, high = np.percentile(values, [LOW, HIGH])
+            bounds[key] = float(low), float(high)
+    return bounds
 
 
 def auroc(scores: Float[np.ndarray, "film"], positive: Bool[np.ndarray, "film"]) -> float:

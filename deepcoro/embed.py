@@ -1,7 +1,8 @@
 """A split through the model, on all ranks, each sample exactly once: embeddings of films and of distinct texts."""
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,12 @@ from torch import Tensor, nn
 
 from deepcoro import distributed
 from deepcoro.build import Parts
+from deepcoro.captions import decode_captions
 from deepcoro.data.collection import Collection
 from deepcoro.data.damage import unreadable_of_split
 from deepcoro.data.stream import EvaluationStream
 from deepcoro.data.units import Units
-from deepcoro.evaluated import Evaluated
+from deepcoro.evaluated import Evaluated, TrainingReports
 from deepcoro.model import to_device
 from deepcoro.run_config import RunConfig
 from deepcoro.sample import ClipRecord, text_id
@@ -25,17 +27,30 @@ TEXTS_PER_BATCH = 64
 
 @torch.no_grad()
 def embed_split(
-    model: nn.Module, config: RunConfig, parts: Parts, split: str, prompts: Sequence[str] = ()
+    model: nn.Module,
+    config: RunConfig,
+    parts: Parts,
+    split: str,
+    prompts: Sequence[str] = (),
+    reads_training_reports: bool = False,
 ) -> Evaluated:
-    """The whole split; the same on every rank. Collective. Leaves the model in evaluation mode."""
+    """The whole split; the same on every rank. Collective. Leaves the model in evaluation mode.
+
+    `reads_training_reports`: where the model writes captions, reports of the train split come with them.
+    """
     model.eval()
     units = parts.shards.units(split, config.data.multi_video, config.data.num_videos)
     seen, rows, unreadable = _embed_films(model, config, parts, units)
-    facts = _facts(parts.shards, units, seen) if distributed.rank() == 0 else None
-    facts = distributed.broadcast_object(facts)
+    captions = _captions(rows, parts.tokenizer)
+    facts, drawn = None, None
+    if distributed.rank() == 0:
+        facts = _facts(parts.shards, units, seen)
+        drawn = _drawn_training_reports(config, parts.shards) if captions and reads_training_reports else None
+    facts, drawn = distributed.broadcast_object((facts, drawn))
     prompts = list(prompts)
-    embedded = _embed_texts(model, config, parts.tokenizer, [*facts.texts, *prompts])
-    num_texts, numbers = len(facts.texts), seen.tolist()
+    training_texts = list(drawn.texts) if drawn else []
+    embedded = _embed_texts(model, config, parts.tokenizer, [*facts.texts, *prompts, *training_texts])
+    num_texts, num_prompts, numbers = len(facts.texts), len(prompts), seen.tolist()
     return Evaluated(
         split=split,
         units=seen,
@@ -48,7 +63,9 @@ def embed_split(
         text_embeddings=embedded[:num_texts],
         text_of_film=facts.text_of_film,
         labels=facts.labels,
-        prompts=dict(zip(prompts, embedded[num_texts:], strict=True)),
+        prompts=dict(zip(prompts, embedded[num_texts : num_texts + num_prompts], strict=True)),
+        captions=captions,
+        training=drawn and replace(drawn, embeddings=embedded[num_texts + num_prompts :]),
         unreadable=unreadable,
     )
 
@@ -77,8 +94,16 @@ def _embed_films(
     return unit_of_row[order], {name: rows[order] for name, rows in gathered.items()}, unreadable
 
 
+def _captions(rows: dict[str, np.ndarray], tokenizer: Any) -> list[str]:
+    """What an objective that writes texts says of each row; [] where none does."""
+    name = next((name for name in rows if name.endswith("/tokens")), None)
+    return [] if name is None else decode_captions(rows[name], tokenizer)
+
+
 def _embed_texts(model: nn.Module, config: RunConfig, tokenizer: Any, texts: list[str]) -> np.ndarray:
-    """Each rank embeds a contiguous share; the order is that of `texts`."""
+    """Each rank embeds a contiguous share; the order is that of `texts`. Width 0 where the model has no space for them."""
+    if not any(hasattr(objective, "embed_text") for objective in model.objectives.values()):
+        return np.zeros((len(texts), 0), np.float32)
     device = next(model.parameters()).device
     share = np.array_split(np.arange(len(texts)), distributed.world_size())[distributed.rank()]
     embedded: list[Tensor] = []
@@ -125,6 +150,29 @@ def _facts(shards: Collection, units: Units, seen: np.ndarray) -> _Facts:
     names = sorted({name for each in labels for name in each})
     columns = {name: [each.get(name) for each in labels] for name in names}
     return _Facts(texts, np.array(text_of_film, dtype=np.int64), columns)
+
+
+def _drawn_training_reports(config: RunConfig, shards: Collection) -> TrainingReports | None:
+    """Texts of up to `evaluate.training_reports` training samples drawn by seed, not embedded yet; None without a train split."""
+    if "train" not in shards.splits or not config.evaluate.training_reports:
+        return None
+    units = shards.units("train", config.data.multi_video, config.data.num_videos)
+    order = np.random.default_rng(config.seed).permutation(len(units))
+    texts: dict[int, str] = {}
+    counts: dict[str | None, Counter[int]] = {None: Counter()}
+    for unit in np.sort(order[: config.evaluate.training_reports]).tolist():
+        study, clips = shards.study(int(units.study_row[unit])), units.shown_clips(unit, None)
+        text = study.report_of(clips)
+        if text is None:
+            continue
+        name = text_id(text)
+        texts.setdefault(name, text)
+        for side in {None, merged_labels([study.clips[clip] for clip in clips])["side"]}:
+            counts.setdefault(side, Counter())[name] += 1
+    if not texts:
+        return None
+    modal = {side: texts[count.most_common(1)[0][0]] for side, count in counts.items()}
+    return TrainingReports(list(texts.values()), np.zeros((len(texts), 0), np.float32), modal)
 
 
 def merged_labels(clips: Sequence[ClipRecord]) -> dict[str, float | str | None]:

@@ -113,7 +113,8 @@ def evaluate_split(
     """Embeds on all ranks; metrics are computed on rank 0 and are the same on every rank. Collective."""
     metrics = [metric.build() for metric in config.evaluate.metrics.values()]
     prompts = dict.fromkeys(sentence for metric in metrics for sentence in metric.prompts())
-    evaluated = embed_split(model, config, parts, split, list(prompts))
+    reads_training = any(getattr(metric, "reads_training_reports", False) for metric in metrics)
+    evaluated = embed_split(model, config, parts, split, list(prompts), reads_training)
     measured: tuple[dict[str, float], list[str]] = ({}, [])
     if distributed.rank() == 0:
         for metric in metrics:
@@ -158,12 +159,15 @@ def write_split_predictions(config: RunConfig, name: str, evaluated: Evaluated) 
         text_of_film=evaluated.text_of_film,
         scores=scores,
         labels=evaluated.labels,
+        captions=evaluated.captions,
     )
     logger.info("predictions: %s", write_predictions(config.run_dir / "predictions", name, table))
 
 
 def retrieval_examples(config: RunConfig, parts: Parts, evaluated: Evaluated) -> list[Example]:
-    """Searches for the report, with strips of the films they found."""
+    """Searches for the report, with strips of the films they found; none where films and texts share no space."""
+    if not evaluated.shares_space:
+        return []
     choices = choose_examples(
         evaluated.films, evaluated.text_embeddings, evaluated.text_of_film, config.evaluate.num_examples
     )

@@ -7,6 +7,22 @@ import numpy as np
 
 
 @dataclass(frozen=True)
+class TrainingReports:
+    """Reports that the model was trained on (or a sample of them), for controls: what could be said without looking."""
+
+    texts: Sequence[str]
+    """Distinct texts."""
+    embeddings: np.ndarray
+    """L2-normalised embeddings [text, dim], float32; width 0 where films and texts share no space."""
+    modal: Mapping[str | None, str]
+    """Side -> the most common text of the training films of that side; None -> that of all."""
+
+    def modal_of(self, side: str | None) -> str:
+        """The most common text of the side, of all films where it has none."""
+        return self.modal.get(side, self.modal[None])
+
+
+@dataclass(frozen=True)
 class Evaluated:
     """Films (or studies, where a sample is a study) of a split and the distinct texts they were compared with."""
 
@@ -24,7 +40,7 @@ class Evaluated:
     texts: Sequence[str]
     """Distinct texts."""
     text_embeddings: np.ndarray
-    """L2-normalised embeddings [text, dim], float32."""
+    """L2-normalised embeddings [text, dim], float32; width 0 where no objective puts films and texts into one space."""
     text_of_film: np.ndarray
     """Row of each film's own text; -1 = none."""
     labels: Mapping[str, Sequence]
@@ -33,8 +49,17 @@ class Evaluated:
     """L2-normalised embedding [dim] of every sentence that a metric asked for."""
     rows: Mapping[str, np.ndarray] = field(default_factory=dict)
     """What objectives say of each film, by `objective/number`: [film, ...]."""
+    captions: Sequence[str] = ()
+    """The report that the model wrote of each film; empty where no objective writes any."""
+    training: TrainingReports | None = None
+    """Only where a metric of captions asks for it."""
     unreadable: Mapping[str, str] = field(default_factory=dict)
     """Key of each sample of the split that could not be read -> shard and reason."""
+
+    @property
+    def shares_space(self) -> bool:
+        """Whether films and texts can be compared."""
+        return self.text_embeddings.shape[1] == self.films.shape[1]
 
     def only(self, chosen: np.ndarray) -> "Evaluated":
         """The chosen films (a mask), with the texts that are theirs."""
@@ -54,6 +79,7 @@ class Evaluated:
             text_embeddings=self.text_embeddings[kept],
             text_of_film=text_of_film,
             rows={name: values[rows] for name, values in self.rows.items()},
+            captions=[self.captions[row] for row in rows] if self.captions else (),
             labels={name: [values[row] for row in rows] for name, values in self.labels.items()},
         )
 

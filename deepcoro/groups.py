@@ -14,7 +14,7 @@ from deepcoro.evaluated import Evaluated, label_word
 USUAL = ("status", "stent_presence")
 """Columns that data need not have: where they are absent nothing is said."""
 _MOST_GROUPS = 20
-_NO_VALUE = ("_ci_low", "_ci_high", "_chance")
+_NO_VALUE = ("_ci_low", "_ci_high", "_chance", "_modal", "_nearest", "_shuffled")
 
 
 @runtime_checkable

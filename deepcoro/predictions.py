@@ -33,7 +33,7 @@ class Predictions:
     texts: Sequence[str]
     """Distinct texts that were searched."""
     text_embeddings: np.ndarray
-    """L2-normalised embeddings [text, dim]."""
+    """L2-normalised embeddings [text, dim]; width 0 where films and texts share no space."""
     text_of_film: np.ndarray
     """Row of each film's own text; -1 = none."""
     scores: Mapping[str, np.ndarray] = field(default_factory=dict)
@@ -42,17 +42,28 @@ class Predictions:
     """Zero-shot task -> metrics.zero_shot.probability."""
     labels: Mapping[str, Sequence] = field(default_factory=dict)
     """Label column -> value of each film; None = not assessed."""
+    captions: Sequence[str] = ()
+    """The report that the model wrote of each film; empty where it writes none."""
 
 
 def predictions_rows(predictions: Predictions) -> list[dict[str, object]]:
     """One row per film. An empty cell is a value that does not exist: no report, label not assessed, fewer texts than five."""
-    columns, similarities = nearest(predictions.films, predictions.text_embeddings, NUM_PREDICTED)
+    columns, similarities = _nearest(predictions)
     return [
         _identity(predictions, film)
+        | ({"caption": predictions.captions[film]} if predictions.captions else {})
         | _nearest_texts(predictions.texts, columns[film].tolist(), similarities[film].tolist())
         | _findings(predictions, film)
         for film in range(len(predictions.clips))
     ]
+
+
+def _nearest(predictions: Predictions) -> tuple[np.ndarray, np.ndarray]:
+    """Of films and texts that share no space, none."""
+    if predictions.films.shape[1] != predictions.text_embeddings.shape[1]:
+        none = np.zeros((len(predictions.clips), 0))
+        return none.astype(np.int64), none
+    return nearest(predictions.films, predictions.text_embeddings, NUM_PREDICTED)
 
 
 def _identity(predictions: Predictions, film: int) -> dict[str, object]:

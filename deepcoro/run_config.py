@@ -9,7 +9,14 @@ import pydantic
 from deepcoro.augment import Config as Augment
 from deepcoro.config import Block, parse, read_tree, typed_by_key
 from deepcoro.data.config import Data
-from deepcoro.metrics import Metric, retrieval, zero_shot
+from deepcoro.metrics import (
+    Metric,
+    alignment_uniformity,
+    captioning,
+    clinical_findings,
+    retrieval,
+    zero_shot,
+)
 from deepcoro.normalisation import Config as Normalisation
 from deepcoro.objectives import Objective, contrastive
 from deepcoro.poolers import Pooler, mean
@@ -88,8 +95,15 @@ class Evaluate(Block):
     metrics: dict[str, Metric] = {
         "retrieval": retrieval.Config(),
         "zero_shot": zero_shot.Config(),
+        "alignment_uniformity": alignment_uniformity.Config(),
+        "captioning": captioning.Config(),
+        "clinical_findings": clinical_findings.Config(),
     }
-    """What is measured; the key is the metric's prefix and default `type`. `false` takes a default metric out."""
+    """What is measured; the key is the metric's prefix and default `type`. `false` takes a default metric out. Those of captions
+    measure nothing in a run without a captioning objective, the others nothing in one without a contrastive objective."""
+    training_reports: int = pydantic.Field(default=5000, ge=0)
+    """Training samples whose reports are the controls of captions (the most common one of the side, the nearest one), drawn by seed;
+    0 = no such controls."""
     by: list[str] = ["status", "stent_presence"]
     """Label columns whose values are groups: every metric is measured within each group too (`by/status=PCI/...`), since wires,
     balloons and stents give answers away. `status` and `stent_presence` count where the data have them."""
@@ -109,7 +123,8 @@ class Evaluate(Block):
     def _with_defaults(cls, value: Any) -> Any:
         if not isinstance(value, dict):
             return value
-        return typed_by_key({"retrieval": {}, "zero_shot": {}} | value)
+        defaults = dict.fromkeys(cls.model_fields["metrics"].default, {})
+        return typed_by_key(defaults | value)
 
 
 class Tracking(Block):

@@ -11,6 +11,7 @@ from deepcoro.bootstrap import (
     patient_rows,
     permuted_aurocs,
     resamples,
+    sum_intervals,
     weighted_aurocs,
 )
 
@@ -122,3 +123,19 @@ def test_shuffled_labels_score_one_half():
     low, high = np.percentile(shuffled, [2.5, 97.5])
     assert low < 0.5 < high
     assert abs(shuffled.mean() - 0.5) < 0.02
+
+
+def test_intervals_of_a_ratio_of_sums_are_those_of_resampled_patients_by_hand():
+    generator = np.random.default_rng(0)
+    counts = generator.integers(0, 5, (40, 2)).astype(float)
+    patients = np.arange(40) // 3
+
+    def ratio(sums):
+        return {"ratio": sums[:, 0] / sums[:, 1], "never": np.full(len(sums), np.nan)}
+
+    bounds = sum_intervals(counts, patients, ratio, 300, seed=1)
+    drawn = []
+    for weights in next(resamples(14, 300, 1)):
+        repeated = np.repeat(counts, weights[patients].astype(int), axis=0)
+        drawn.append(repeated[:, 0].sum() / repeated[:, 1].sum())
+    assert bounds == {"ratio": pytest.approx(tuple(np.percentile(drawn, [2.5, 97.5])))}

@@ -1,12 +1,15 @@
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from deepcoro.build import Parts, build_model, build_parts
 from deepcoro.config import find_config
 from deepcoro.embed import embed_split, merged_labels
+from deepcoro.evaluate import retrieval_examples, write_split_predictions
 from deepcoro.model import VideoTextModel
 from deepcoro.run_config import RunConfig, load_run_config
 from deepcoro.sample import ClipRecord
@@ -63,6 +66,74 @@ def test_every_film_is_paired_with_its_own_text(tiny_shards: Path, tmp_path: Pat
         by_hand = model({"report": report}, task="features")["text"][0]
     np.testing.assert_allclose(split.prompts["a prompt"], by_hand, atol=1e-6)
     assert not model.training
+
+
+class SaysItsUnit(nn.Module):
+    """Writes the number of each row's unit and ends."""
+
+    reads: frozenset[str] = frozenset()
+
+    def __init__(self, tokenizer: Any) -> None:
+        super().__init__()
+        self.tokenizer = tokenizer
+
+    def evaluate(self, features: Any, batch: dict[str, Any]) -> dict[str, torch.Tensor]:
+        rows = [self.tokenizer(f"unit {unit}")["input_ids"] for unit in batch["unit"].tolist()]
+        fill = self.tokenizer.pad_token_id
+        return {"tokens": torch.tensor([(row + [fill] * 12)[:12] for row in rows])}
+
+
+def captioned_on_rank(rank: int, shards: Path, run_dir: Path) -> dict[str, Any]:
+    config, parts, model = built(shards, run_dir, "evaluate.batch_size=4", "evaluate.training_reports=30")
+    model.objectives["captioning"] = SaysItsUnit(parts.tokenizer)
+    split = embed_split(model, config, parts, "test", ["a prompt"], reads_training_reports=True)
+    return vars(split) | vars(split.training)
+
+
+def test_captions_and_training_reports_come_with_the_split(
+    tiny_shards: Path, two_ranks: Ranks, tmp_path: Path
+) -> None:
+    alone = captioned_on_rank(0, tiny_shards, tmp_path / "alone")
+    assert alone["captions"] == [f"unit {unit}" for unit in alone["units"]]
+    config, parts, model = built(tiny_shards, tmp_path / "again")
+    units = parts.shards.units("train", False, 1)
+    known = {
+        parts.shards.study(int(units.study_row[unit])).report_of((int(units.clip[unit]),))
+        for unit in range(len(units))
+    }
+    assert set(alone["texts"]) <= known and 1 < len(alone["texts"]) <= 30
+    assert set(alone["modal"]) == {None, "left", "right"} and set(alone["modal"].values()) <= set(
+        alone["texts"]
+    )
+    assert alone["modal"]["left"].startswith("Left") and alone["modal"]["right"].startswith("Right")
+    of_texts = embed_split(model, config, parts, "test", alone["texts"])
+    assert of_texts.captions == [] and of_texts.training is None
+    np.testing.assert_allclose(alone["embeddings"], np.stack(list(of_texts.prompts.values())), atol=1e-6)
+    for rank in two_ranks.run(captioned_on_rank, tiny_shards, tmp_path / "two"):
+        assert (rank["captions"], rank["texts"], rank["modal"]) == (
+            alone["captions"],
+            alone["texts"],
+            alone["modal"],
+        )
+
+
+def test_a_model_without_a_contrastive_objective_has_no_space_for_texts(
+    tiny_shards: Path, tmp_path: Path
+) -> None:
+    config, parts, model = built(tiny_shards, tmp_path)
+    model.objectives = nn.ModuleDict({"captioning": SaysItsUnit(parts.tokenizer)})
+    split = embed_split(model, config, parts, "test", ["a prompt"], reads_training_reports=True)
+    assert not split.shares_space and len(split.texts) == len(split.text_embeddings)
+    assert split.training.embeddings.shape[1] == 0
+    assert split.only(np.arange(18) < 5).captions == split.captions[:5]
+    for metric in config.evaluate.metrics.values():
+        numbers, notes = metric.build().measure(split)
+        assert not any("_nearest" in key for key in numbers)
+        assert bool(numbers) == (metric.type in ("captioning", "clinical_findings")) or notes
+    assert retrieval_examples(config, parts, split) == []
+    write_split_predictions(config, "tiny_test", split)
+    header = (tmp_path / "predictions" / "tiny_test.csv").read_text().splitlines()[0].split(",")
+    assert "caption" in header and "predicted_text_1" in header and "zero_shot_side_score" not in header
 
 
 def clip(side: str | None, **labels: float | str | None) -> ClipRecord:

@@ -8,6 +8,7 @@ import pytest
 from deepcoro import command_line, config
 from deepcoro.run_config import load_run_config
 from tests.data.server import serving
+from tests.launch import SILENT
 
 # What makes a twin tiny. Everything else, the paradigm above all, is the shipped config's own.
 TINY = {
@@ -67,11 +68,6 @@ def test_the_twin_of_the_multi_site_config_draws_from_both_by_their_weights(
 ) -> None:
     name = "clip/multi_site_config"
     words = tiny_twin(name, tiny_shards, tmp_path, other_shards)
-    assert (
-        command_line.main(
-            [name, *words, "max_steps=5", "evaluate.metrics={retrieval: false, zero_shot: false}"]
-        )
-        == 0
-    )
+    assert command_line.main([name, *words, *SILENT, "max_steps=5"]) == 0
     last = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])
     assert (last["data/ours/drawn"], last["data/theirs/drawn"]) == (14, 6)

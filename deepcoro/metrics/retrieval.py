@@ -98,7 +98,9 @@ class Retrieval:
         return {}
 
     def measure(self, evaluated: Evaluated) -> tuple[dict[str, float], list[str]]:
-        """Flat metrics of an evaluated split, and a sentence for what could not be measured."""
+        """Flat metrics of an evaluated split, and a sentence for what could not be measured. Nothing without a shared space."""
+        if not evaluated.shares_space:
+            return {}, []
         missing = [name for name in self.config.strata if name not in evaluated.labels]
         notes = [f"retrieval/within_stratum: the data have no label {missing}"] if missing else []
         strata = None if missing else stratum_keys(evaluated.labels, self.config.strata)

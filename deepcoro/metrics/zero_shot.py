@@ -82,12 +82,16 @@ class ZeroShot:
         )
 
     def film_scores(self, evaluated: Evaluated) -> dict[str, np.ndarray]:
-        """Columns of the predictions table: the score of each film for each task."""
+        """Columns of the predictions table: the score of each film for each task; none without a shared space."""
+        if not evaluated.shares_space:
+            return {}
         prompts = np.stack([evaluated.prompts[sentence] for sentence in self.prompts()])
         return self.scores(evaluated.films, prompts)
 
     def measure(self, evaluated: Evaluated) -> tuple[dict[str, float], list[str]]:
-        """Flat metrics of an evaluated split, and a sentence for what could not be measured."""
+        """Flat metrics of an evaluated split, and a sentence for what could not be measured. Nothing without a shared space."""
+        if not evaluated.shares_space:
+            return {}, []
         return self.compute(self.film_scores(evaluated), evaluated.labels, evaluated.patients)
 
     def scores(
