@@ -1,8 +1,8 @@
-"""Depthwise 3x3x3 convolution (zero padding 1, stride 1 in time) of one token-major film, the ways a CPU takes it fast.
+"""Depthwise 3x3x3 convolution (zero padding 1, stride 1 in time) of token-major films, the ways a CPU takes it fast.
 
-Films are [frame, height, width, channel], any view in any number format; weights are [channel, 1, 3, 3, 3] in the format to
-compute in. One film at a time stays in cache, and below the 32 MB from which glibc maps fresh pages for every tensor, which
-cost more than the arithmetic.
+Films are [frame, clip, height, width, channel], any view in any number format: with time first, a step in time is a step of
+whole pictures for all clips at once. Weights are [channel, 1, 3, 3, 3] in the format to compute in. Callers give as many clips
+as stay in cache, and below the 32 MB from which glibc maps fresh pages for every tensor, which cost more than the arithmetic.
 """
 
 from collections.abc import Iterator
@@ -10,6 +10,7 @@ from collections.abc import Iterator
 import torch
 import torch.nn.functional as F
 from einops import rearrange
+from jaxtyping import Float
 from torch import Tensor
 
 TEMPORAL_TAPS = (-1, 0, 1)
@@ -25,24 +26,27 @@ class FrameConvolution:
         self.mirrored = [_channels_last(tap.flip(2, 3)) for tap in reversed(self.taps)]
 
     def forward(self, film: Tensor) -> Tensor:
-        return _as_film(_convolve(_as_pictures(film, self.taps), self.taps, self.stride))
+        clips = film.shape[1]
+        return _as_film(_convolve(_as_pictures(film, self.taps), self.taps, clips, (self.stride, 1)), clips)
 
     def backward(self, gradient: Tensor, film: Tensor, into: Tensor | None) -> Tensor:
         """Gradient by weight; that by film is written to `into`, unless None."""
+        clips = film.shape[1]
         by_pictures, pictures = _as_pictures(gradient, self.taps), _as_pictures(film, self.taps)
         half = by_pictures.dtype.itemsize == 2
         transposed = into is not None and self.stride > 1 and not half
-        by_weight, by_film = _gradients(by_pictures, pictures, self.taps, (self.stride, 1), transposed)
+        steps = (self.stride, 1)
+        by_weight, by_film = _gradients(by_pictures, pictures, self.taps, clips, steps, transposed)
         if into is None:
             return by_weight
         if not transposed:
             if self.stride > 1:
                 # zeros between: oneDNN has no fast transposed strided convolution in bfloat16 (20 times slower)
                 spread = gradient.new_zeros(film.shape, dtype=by_pictures.dtype)
-                spread[:, :: self.stride, :: self.stride] = gradient
+                spread[:, :, :: self.stride, :: self.stride] = gradient
                 by_pictures = _as_pictures(spread, self.taps)
-            by_film = _convolve(by_pictures, self.mirrored)
-        into.copy_(_as_film(by_film))
+            by_film = _convolve(by_pictures, self.mirrored, clips, (1, 1))
+        into.copy_(_as_film(by_film, clips))
         return by_weight
 
 
@@ -61,16 +65,18 @@ class SpacedConvolution:
         self.filters = rearrange(weight.to(precise), "c 1 t h w -> h w t c").contiguous()
 
     def forward(self, film: Tensor) -> Tensor:
-        return _as_film(_convolve(self._together(film), self.taps, stride=3, padding=0))
+        clips = film.shape[1]
+        return _as_film(_convolve(self._together(film), self.taps, clips, (3, 0)), clips)
 
     def backward(self, gradient: Tensor, film: Tensor, into: Tensor | None) -> Tensor:
         """Gradient by weight; that by film is written to `into`, unless None."""
         by_pictures = _as_pictures(gradient, self.taps)
-        by_weight, _ = _gradients(by_pictures, self._together(film), self.taps, (3, 0), needs_pictures=False)
+        together, clips = self._together(film), film.shape[1]
+        by_weight, _ = _gradients(by_pictures, together, self.taps, clips, (3, 0), needs_pictures=False)
         if into is not None:
             into.zero_()
             gradient = gradient.to(self.filters.dtype)
-            for (tap_h, tap_w), cells, outputs in touched(into, gradient.shape, self.stride):
+            for (tap_h, tap_w), cells, outputs in touched(into, gradient.shape[2:4], self.stride):
                 before, here, after = self.filters[tap_h, tap_w]
                 by_cells = gradient * here
                 by_cells[:-1].addcmul_(gradient[1:], before)
@@ -80,24 +86,24 @@ class SpacedConvolution:
 
     def _together(self, film: Tensor) -> Tensor:
         """Pictures of three rows and columns an output, zeros where a filter reads padding."""
-        frames, height, width, channels = film.shape
-        size = (frames, (height - 1) // self.stride + 1, (width - 1) // self.stride + 1)
-        moved = self.taps[0].new_zeros(size[0], size[1], 3, size[2], 3, channels)
+        frames, clips, height, width, channels = film.shape
+        size = ((height - 1) // self.stride + 1, (width - 1) // self.stride + 1)
+        moved = self.taps[0].new_zeros(frames, clips, size[0], 3, size[1], 3, channels)
         for (tap_h, tap_w), cells, outputs in touched(film, size, self.stride):
-            moved[:, :, tap_h, :, tap_w][outputs] = cells
-        return rearrange(moved, "t h three_h w three_w c -> t c (h three_h) (w three_w)")
+            moved[:, :, :, tap_h, :, tap_w][outputs] = cells
+        return rearrange(moved, "t b h three_h w three_w c -> (t b) c (h three_h) (w three_w)")
 
 
 def touched(
-    film: Tensor, size: tuple[int, ...], stride: int
+    film: Float[Tensor, "*film height width channel"], size: tuple[int, int], stride: int
 ) -> Iterator[tuple[tuple[int, int], Tensor, tuple]]:
-    """For each spatial tap the cells it reads and the outputs that read one; at the rim some read padding."""
-    _, height_out, width_out = size[:3]
+    """For each spatial tap the cells it reads and the outputs (of a grid of `size`) that read one; at the rim some read padding."""
+    height, width = film.shape[-3:-1]
     for tap_h in range(3):
-        rows, outputs_h = _axis_slices(film.shape[1], height_out, stride, tap_h - 1)
+        rows, outputs_h = _axis_slices(height, size[0], stride, tap_h - 1)
         for tap_w in range(3):
-            columns, outputs_w = _axis_slices(film.shape[2], width_out, stride, tap_w - 1)
-            yield (tap_h, tap_w), film[:, rows, columns], (slice(None), outputs_h, outputs_w)
+            columns, outputs_w = _axis_slices(width, size[1], stride, tap_w - 1)
+            yield (tap_h, tap_w), film[..., rows, columns, :], (..., outputs_h, outputs_w, slice(None))
 
 
 def _axis_slices(size: int, size_out: int, stride: int, shift: int) -> tuple[slice, slice]:
@@ -108,13 +114,14 @@ def _axis_slices(size: int, size_out: int, stride: int, shift: int) -> tuple[sli
     return slice(first * stride + shift, (last - 1) * stride + shift + 1, stride), slice(first, last)
 
 
-def _convolve(pictures: Tensor, taps: list[Tensor], stride: int = 1, padding: int = 1) -> Tensor:
-    """Frame t of the result is the sum of 2-D convolutions of frames t-1, t, t+1 under the three taps."""
+def _convolve(pictures: Tensor, taps: list[Tensor], clips: int, steps: tuple[int, int]) -> Tensor:
+    """Frame t of the result is the sum of 2-D convolutions (stride, padding) of frames t-1, t, t+1 under the three taps."""
+    stride, padding = steps
     total = F.conv2d(pictures, taps[1], stride=stride, padding=padding, groups=len(taps[1]))
     for shift in (-1, 1):
-        inputs, outputs = _frames_under(shift, len(pictures))
+        inputs, outputs = _pictures_under(shift * clips, len(pictures))
         if len(pictures[inputs]):
-            _add_convolution(total[outputs], pictures[inputs], taps[1 + shift], (stride, padding))
+            _add_convolution(total[outputs], pictures[inputs], taps[1 + shift], steps)
     return total
 
 
@@ -131,13 +138,18 @@ def _add_convolution(total: Tensor, pictures: Tensor, tap: Tensor, steps: tuple[
 
 
 def _gradients(
-    by_pictures: Tensor, pictures: Tensor, taps: list[Tensor], steps: tuple[int, int], needs_pictures: bool
+    by_pictures: Tensor,
+    pictures: Tensor,
+    taps: list[Tensor],
+    clips: int,
+    steps: tuple[int, int],
+    needs_pictures: bool,
 ) -> tuple[Tensor, Tensor | None]:
     """Gradient by weight, and by the pictures if asked for."""
     stride, padding = steps
     by_weight, by_inputs = pictures.new_zeros(len(taps[0]), 1, 3, 3, 3), None
     for number in (1, 0, 2):  # the middle tap reads every frame
-        inputs, outputs = _frames_under(TEMPORAL_TAPS[number], len(pictures))
+        inputs, outputs = _pictures_under(TEMPORAL_TAPS[number] * clips, len(pictures))
         if not len(pictures[inputs]):
             continue
         of_inputs, by_weight[:, :, number], _ = torch.ops.aten.convolution_backward(
@@ -152,9 +164,10 @@ def _gradients(
     return by_weight, by_inputs
 
 
-def _frames_under(shift: int, frames: int) -> tuple[slice, slice]:
-    """Input frames t + shift and output frames t, where both exist."""
-    return slice(max(shift, 0), frames + min(shift, 0)), slice(max(-shift, 0), frames + min(-shift, 0))
+def _pictures_under(shift: int, pictures: int) -> tuple[slice, slice]:
+    """Input pictures p + shift and output pictures p, where both exist; a frame is one picture a clip."""
+    inputs = slice(max(shift, 0), max(pictures + min(shift, 0), 0))
+    return inputs, slice(max(-shift, 0), max(pictures + min(-shift, 0), 0))
 
 
 def _temporal_taps(weight: Tensor) -> list[Tensor]:
@@ -166,9 +179,9 @@ def _channels_last(weight: Tensor) -> Tensor:
 
 
 def _as_pictures(film: Tensor, taps: list[Tensor]) -> Tensor:
-    """Channels-last pictures [t, c, h, w] in the format of the filters; a copy only of what is no such picture yet."""
-    return rearrange(film.to(taps[0].dtype).contiguous(), "t h w c -> t c h w")
+    """Channels-last pictures [frame clip, c, h, w] in the format of the filters; a copy only of what is no such picture yet."""
+    return rearrange(film.to(taps[0].dtype).contiguous(), "t b h w c -> (t b) c h w")
 
 
-def _as_film(pictures: Tensor) -> Tensor:
-    return rearrange(pictures, "t c h w -> t h w c")
+def _as_film(pictures: Tensor, clips: int) -> Tensor:
+    return rearrange(pictures, "(t b) c h w -> t b h w c", b=clips)

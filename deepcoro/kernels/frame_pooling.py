@@ -6,6 +6,7 @@ import torch
 from einops import rearrange, reduce, repeat
 from torch import Tensor
 
+from deepcoro.kernels.cached_pieces import cached_pieces
 from deepcoro.kernels.depthwise import FrameConvolution, SpacedConvolution
 from deepcoro.kernels.grid import Grid, num_cells
 from deepcoro.kernels.pair_convolution import PairConvolution
@@ -14,7 +15,7 @@ from deepcoro.kernels.precision import kernel_dtype
 
 
 def pool(tokens: Tensor, pool_filter: PoolFilter, plan: PoolPlan) -> tuple[Tensor, Tensor, Tensor]:
-    """The result, and the pooled values and moments of the norm that backward needs; clip by clip, to stay in cache."""
+    """The result, and the pooled values and moments of the norm that backward needs."""
     layout, (heads, dim) = plan.layout, tokens.shape[2:]
     num_rows = layout.num_tokens_out
     out = tokens.new_empty(len(tokens), num_rows, heads, plan.width)
@@ -23,12 +24,12 @@ def pool(tokens: Tensor, pool_filter: PoolFilter, plan: PoolPlan) -> tuple[Tenso
     moments = pool_filter.weight.new_empty(2, len(tokens), num_rows, heads, 1)
     norm = (pool_filter.norm_weight * plan.scale, pool_filter.norm_bias * plan.scale, plan.eps)
     convolution = _convolution(pool_filter.weight.to(pooled.dtype), layout, heads)
-    for clip, rows in enumerate(pooled):
-        class_token, patches = split_class_token(rows, layout)
-        class_token[:], patches_in = split_class_token(tokens[clip], layout)
-        patches[:] = convolution.forward(patches_in, clip)
-        out[clip, ..., :dim], moments[0, clip], moments[1, clip] = torch.native_layer_norm(
-            rows, (dim,), *norm
+    for clips in cached_pieces(tokens, pooled.dtype):
+        class_token, patches = split_class_token(pooled[clips], layout)
+        class_token[:], patches_in = split_class_token(tokens[clips], layout)
+        patches[:] = convolution.forward(patches_in, clips)
+        out[clips, ..., :dim], moments[0, clips], moments[1, clips] = torch.native_layer_norm(
+            pooled[clips], (dim,), *norm
         )
     return out, pooled, moments
 
@@ -48,26 +49,26 @@ def pool_backward(
     by_weight = weight.new_zeros(heads * dim, 1, 3, 3, 3)
     convolution = _convolution(weight.to(pooled.dtype), layout, heads)
     scaled_norm = [each * plan.scale for each in norm]
-    for clip, rows in enumerate(pooled):
+    for clips in cached_pieces(tokens, pooled.dtype):
         by_rows, *of_norm = torch.ops.aten.native_layer_norm_backward(
             # given bfloat16 it adds up the gradients of the norm's own weights in bfloat16
-            gradient[clip, ..., :dim].to(weight.dtype).contiguous(),
-            *(rows.to(weight.dtype), (dim,), *moments[:, clip], *scaled_norm, [True] * 3),
+            gradient[clips, ..., :dim].to(weight.dtype).contiguous(),
+            *(pooled[clips].to(weight.dtype), (dim,), *moments[:, clips], *scaled_norm, [True] * 3),
         )
         by_norm += torch.stack(of_norm)
         by_class_token, by_patches = split_class_token(by_rows, layout)
-        patches_in, into_patches = split_class_token(tokens[clip], layout)[1], None
+        patches_in, into_patches = split_class_token(tokens[clips], layout)[1], None
         if into is not None:
-            class_token, into_patches = split_class_token(into[clip], layout)
+            class_token, into_patches = split_class_token(into[clips], layout)
             class_token[:] = by_class_token
-        by_weight += convolution.backward(by_patches, patches_in, clip, into_patches)
+        by_weight += convolution.backward(by_patches, patches_in, clips, into_patches)
     by_weight = reduce(by_weight, "(head dim) 1 t h w -> dim 1 t h w", "sum", dim=dim)
     return by_weight, *(by_norm * plan.scale)
 
 
 def split_class_token(rows: Tensor, layout: PoolLayout) -> tuple[Tensor, Tensor]:
-    """Class token (one or none) and patches of [token, head, dim], as views."""
-    return rows[: layout.num_class_tokens], rows[layout.num_class_tokens :]
+    """Class token (one or none) and patches of [clip, token, head, dim], as views."""
+    return rows[:, : layout.num_class_tokens], rows[:, layout.num_class_tokens :]
 
 
 def _convolution(weight: Tensor, layout: PoolLayout, heads: int) -> "_OverFilms | _OverPairs":
@@ -79,63 +80,81 @@ def _convolution(weight: Tensor, layout: PoolLayout, heads: int) -> "_OverFilms 
 
 
 class _OverFilms:
-    """The convolution of one clip's patches [patch, head, dim] on whole films, where hidden cells are zeros."""
+    """The convolution of some clips' patches [clip, patch, head, dim] on whole films, where hidden cells are zeros."""
 
     def __init__(self, weight: Tensor, layout: PoolLayout) -> None:
         form = SpacedConvolution if layout.stride > 2 else FrameConvolution
         self.convolution, self.layout = form(weight, layout.stride), layout
 
-    def forward(self, patches: Tensor, clip: int) -> Tensor:
-        film = to_film(patches, self.layout.positions_in, clip, self.layout.grid_in)
-        return from_film(self.convolution.forward(film), self.layout.positions_out, clip, patches.shape[1])
-
-    def backward(self, by_pooled: Tensor, patches: Tensor, clip: int, into: Tensor | None) -> Tensor:
-        """Gradient by weight; that by the patches is written to `into`, unless None."""
+    def forward(self, patches: Tensor, clips: slice) -> Tensor:
         layout = self.layout
-        by_film = to_film(by_pooled, layout.positions_out, clip, layout.grid_out)
-        film = to_film(patches, layout.positions_in, clip, layout.grid_in)
-        if into is None or layout.positions_in is None:
-            target = None if into is None else to_film(into, None, clip, layout.grid_in)
+        film = to_film(patches, _of(layout.positions_in, clips), layout.grid_in)
+        return from_film(
+            self.convolution.forward(film), _of(layout.positions_out, clips), heads=patches.shape[2]
+        )
+
+    def backward(self, by_pooled: Tensor, patches: Tensor, clips: slice, into: Tensor | None) -> Tensor:
+        """Gradient by weight; that by the patches is written to `into`, unless None."""
+        layout, positions_in = self.layout, _of(self.layout.positions_in, clips)
+        by_film = to_film(by_pooled, _of(layout.positions_out, clips), layout.grid_out)
+        film = to_film(patches, positions_in, layout.grid_in)
+        if into is None or positions_in is None:
+            target = None if into is None else to_film(into, None, layout.grid_in)
             return self.convolution.backward(by_film, film, target)
         target = torch.empty_like(film)
         by_weight = self.convolution.backward(by_film, film, target)
-        into[:] = from_film(target, layout.positions_in, clip, into.shape[1])
+        into[:] = from_film(target, positions_in, into.shape[2])
         return by_weight
 
 
+def _of(positions: Tensor | None, clips: slice) -> Tensor | None:
+    return None if positions is None else positions[clips]
+
+
 class _OverPairs:
-    """The same for visible cells alone."""
+    """The same for visible cells alone, clip by clip."""
 
     def __init__(self, weight: Tensor, layout: PoolLayout) -> None:
         self.convolution, self.layout = PairConvolution(weight), layout
 
-    def forward(self, patches: Tensor, clip: int) -> Tensor:
-        rows = rearrange(patches, "p n c -> p (n c)")
-        pooled = self.convolution.forward(rows, self.layout.pairs[clip], self.layout.num_patches_out)
-        return rearrange(pooled, "p (n c) -> p n c", n=patches.shape[1])
+    def forward(self, patches: Tensor, clips: slice) -> Tensor:
+        num_rows, rows = self.layout.num_patches_out, rearrange(patches, "b p n c -> b p (n c)")
+        pooled = [
+            self.convolution.forward(*each, num_rows)
+            for each in zip(rows, self.layout.pairs[clips], strict=True)
+        ]
+        return rearrange(torch.stack(pooled), "b p (n c) -> b p n c", n=patches.shape[2])
 
-    def backward(self, by_pooled: Tensor, patches: Tensor, clip: int, into: Tensor | None) -> Tensor:
-        rows, by_rows = (rearrange(each, "p n c -> p (n c)") for each in (patches, by_pooled))
-        by_patches, by_weight = self.convolution.backward(
-            by_rows, rows, self.layout.pairs[clip], into is not None
-        )
-        if into is not None:
-            into[:] = rearrange(by_patches, "p (n c) -> p n c", n=into.shape[1])
+    def backward(self, by_pooled: Tensor, patches: Tensor, clips: slice, into: Tensor | None) -> Tensor:
+        rows, by_rows = (rearrange(each, "b p n c -> b p (n c)") for each in (patches, by_pooled))
+        by_weight = 0
+        for clip, pairs in enumerate(self.layout.pairs[clips]):
+            by_patches, of_clip = self.convolution.backward(
+                by_rows[clip], rows[clip], pairs, into is not None
+            )
+            by_weight = by_weight + of_clip
+            if into is not None:
+                into[clip] = rearrange(by_patches, "p (n c) -> p n c", n=into.shape[2])
         return by_weight
 
 
-def to_film(patches: Tensor, positions: Tensor | None, clip: int, grid: Grid) -> Tensor:
-    """[patch, head, dim] of one clip as [t, h, w, head * dim]: a view when dense, copied among zeros when sparse."""
-    patches = rearrange(patches, "p n c -> p (n c)")
+def to_film(patches: Tensor, positions: Tensor | None, grid: Grid) -> Tensor:
+    """[clip, patch, head, dim] as [t, clip, h, w, head * dim]: a view when dense, copied among zeros when sparse."""
+    patches = rearrange(patches, "b p n c -> b p (n c)")
     if positions is not None:
-        cells = patches.new_zeros(num_cells(grid), patches.shape[-1])
-        patches = cells.index_copy_(0, positions[clip].long(), patches)
-    return rearrange(patches, "(t h w) c -> t h w c", h=grid[1], w=grid[2])
+        cells = patches.new_zeros(len(patches), num_cells(grid), patches.shape[-1])
+        patches = cells.scatter_(1, _for_each(positions, patches), patches)
+    return rearrange(patches, "b (t h w) c -> t b h w c", h=grid[1], w=grid[2])
 
 
-def from_film(film: Tensor, positions: Tensor | None, clip: int, heads: int) -> Tensor:
-    """The patches [patch, head, dim] of a film."""
-    rows = rearrange(film, "t h w c -> (t h w) c")
+def from_film(film: Tensor, positions: Tensor | None, heads: int) -> Tensor:
+    """The patches [clip, patch, head, dim] of films."""
+    rows = rearrange(film, "t b h w c -> b (t h w) c")
     if positions is not None:
-        rows = rows.index_select(0, positions[clip].long())
-    return rearrange(rows, "p (n c) -> p n c", n=heads)
+        rows = rows.gather(1, _for_each(positions, rows))
+    return rearrange(rows, "b p (n c) -> b p n c", n=heads)
+
+
+def _for_each(positions: Tensor, rows: Tensor) -> Tensor:
+    """The positions of rows for each of their channels, without a copy."""
+    return repeat(positions.long(), "b p -> b p c", c=rows.shape[-1])

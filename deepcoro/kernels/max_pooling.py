@@ -6,6 +6,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
+from deepcoro.kernels.cached_pieces import cached_pieces
 from deepcoro.kernels.depthwise import touched
 from deepcoro.kernels.pool_layout import PoolLayout
 
@@ -30,7 +31,7 @@ def max_pool_tokens(
 
 
 class _MaxPool(torch.autograd.Function):
-    """Keeps which tap won, a byte an output, where max_pool2d keeps its input and eight bytes; goes clip by clip, in cache."""
+    """Keeps which tap won, a byte an output, where max_pool2d keeps its input and eight bytes."""
 
     @staticmethod
     def forward(ctx, tokens, layout):
@@ -38,9 +39,10 @@ class _MaxPool(torch.autograd.Function):
         out = tokens.new_empty(len(tokens), layout.num_tokens_out, tokens.shape[2])
         out[:, :first] = tokens[:, :first]
         winner = torch.zeros_like(out[:, first:], dtype=torch.uint8, memory_format=torch.contiguous_format)
-        for clip, rows in enumerate(tokens[:, first:]):
-            by_tap = _read(rows, out[clip, first:], winner[clip], layout, clip)
-            out[clip, first:] = _flat(by_tap[CENTRE][0])
+        for clips in cached_pieces(tokens):
+            best = out[clips, first:]
+            by_tap = _read(tokens[clips, first:], best, winner[clips], layout, clips)
+            best.copy_(by_tap[CENTRE][0].reshape(best.shape))
             for place, tap in enumerate(ORDER[1:], start=1):
                 values, best, won_by = by_tap[tap]
                 wins = values >= best if tap < CENTRE else values > best
@@ -56,13 +58,13 @@ class _MaxPool(torch.autograd.Function):
         layout, first = ctx.layout, ctx.layout.num_class_tokens
         by_tokens = gradient.new_zeros(len(gradient), ctx.num_tokens, gradient.shape[2])
         by_tokens[:, :first] = gradient[:, :first]
-        for clip, by_rows in enumerate(by_tokens[:, first:]):
-            _give_back(gradient[clip, first:], winner[clip], by_rows, layout, clip)
+        for clips in cached_pieces(by_tokens):
+            _give_back(gradient[clips, first:], winner[clips], by_tokens[clips, first:], layout, clips)
         return by_tokens, None
 
 
 def _read(
-    rows: Tensor, best: Tensor, winner: Tensor, layout: PoolLayout, clip: int
+    rows: Tensor, best: Tensor, winner: Tensor, layout: PoolLayout, clips: slice
 ) -> list[tuple[Tensor, Tensor, Tensor]]:
     """For each tap what it reads, and the places of `best` and `winner` that read it."""
     if layout.neighbours is None:
@@ -70,32 +72,39 @@ def _read(
         best, winner = _on_grid(best, size), _on_grid(winner, size)
         return [
             (cells, best[outputs], winner[outputs])
-            for _, cells, outputs in touched(film, size, layout.stride)
+            for _, cells, outputs in touched(film, size[1:], layout.stride)
         ]
-    rows = torch.cat((rows, rows.new_full((1, rows.shape[1]), -torch.inf)))
-    table = layout.neighbours[clip, :, SAME_FRAME] % len(rows)  # -1, hidden, is the row added last
-    return [(rows.index_select(0, column), best, winner) for column in table.unbind(1)]
+    hidden = rows.new_full((len(rows), 1, rows.shape[2]), -torch.inf)
+    rows = torch.cat((rows, hidden), dim=1)
+    return [(_picked(rows, column), best, winner) for column in _columns(layout.neighbours[clips])]
 
 
-def _give_back(by_best: Tensor, winner: Tensor, into: Tensor, layout: PoolLayout, clip: int) -> None:
+def _give_back(by_best: Tensor, winner: Tensor, into: Tensor, layout: PoolLayout, clips: slice) -> None:
     """Adds each output's gradient to the row that won it."""
     if layout.readers is None:
         film, size = _on_grid(into, layout.grid_in), layout.grid_out
         by_best, winner = _on_grid(by_best, size), _on_grid(winner, size)
-        for tap, (_, cells, outputs) in enumerate(touched(film, size, layout.stride)):
+        for tap, (_, cells, outputs) in enumerate(touched(film, size[1:], layout.stride)):
             won = winner[outputs] == ORDER.index(tap)
             cells.addcmul_(by_best[outputs], won.to(cells.dtype))
         return
-    table = layout.readers[clip, :, SAME_FRAME] % (len(by_best) + 1)
-    for tap, column in enumerate(table.unbind(1)):
+    for tap, column in enumerate(_columns(layout.readers[clips])):
         by_row = F.pad(by_best * (winner == ORDER.index(tap)).to(by_best.dtype), (0, 0, 0, 1))
-        into += by_row.index_select(0, column)
+        into += _picked(by_row, column)
 
 
-def _flat(cells: Tensor) -> Tensor:
-    """Rows of a grid; rows stay rows."""
-    return cells.flatten(0, -2)
+def _columns(table: Tensor) -> tuple[Tensor, ...]:
+    """The nine taps of the output's own frame, each [clip, row]."""
+    return table[..., SAME_FRAME].unbind(2)
+
+
+def _picked(rows: Tensor, column: Tensor) -> Tensor:
+    """Rows [clip, row, channel] that a column names in each clip; -1, hidden, is the last one."""
+    clips, num_rows = rows.shape[:2]
+    first = torch.arange(0, clips * num_rows, num_rows, device=rows.device)
+    flat = (column % num_rows + first[:, None]).flatten()
+    return rows.flatten(0, 1).index_select(0, flat).view(clips, -1, rows.shape[2])
 
 
 def _on_grid(rows: Tensor, grid: tuple[int, ...]) -> Tensor:
-    return rearrange(rows, "(t h w) c -> t h w c", h=grid[1], w=grid[2])
+    return rearrange(rows, "b (t h w) c -> b t h w c", h=grid[1], w=grid[2])

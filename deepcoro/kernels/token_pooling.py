@@ -111,15 +111,13 @@ def _pool_conv3d(tokens: Tensor, pool_filter: PoolFilter, plan: PoolPlan) -> Ten
     layout, (heads, dim) = plan.layout, tokens.shape[2:]
     weight = repeat(pool_filter.weight, "dim one t h w -> (head dim) one t h w", head=heads)
     stride = (1, layout.stride, layout.stride)
-    pooled = []
-    for clip, rows in enumerate(tokens.to(weight.dtype)):
-        class_token, patches = split_class_token(rows, layout)
-        film = rearrange(to_film(patches, layout.positions_in, clip, layout.grid_in), "t h w c -> 1 c t h w")
-        film = F.conv3d(film.contiguous(), weight, stride=stride, padding=1, groups=len(weight))
-        film = rearrange(film, "1 c t h w -> t h w c")
-        pooled.append(torch.cat((class_token, from_film(film, layout.positions_out, clip, heads))))
+    class_token, patches = split_class_token(tokens.to(weight.dtype), layout)
+    film = rearrange(to_film(patches, layout.positions_in, layout.grid_in), "t b h w c -> b c t h w")
+    film = F.conv3d(film.contiguous(), weight, stride=stride, padding=1, groups=len(weight))
+    film = rearrange(film, "b c t h w -> t b h w c")
+    pooled = torch.cat((class_token, from_film(film, layout.positions_out, heads)), dim=1)
     norm = (pool_filter.norm_weight, pool_filter.norm_bias)
-    normed = F.layer_norm(torch.stack(pooled), (dim,), *norm, plan.eps) * plan.scale
+    normed = F.layer_norm(pooled, (dim,), *norm, plan.eps) * plan.scale
     return F.pad(normed, (0, plan.width - dim)).to(tokens.dtype)
 
 
