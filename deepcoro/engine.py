@@ -4,7 +4,7 @@ import contextlib
 import datetime
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from deepcoro import distributed
 from deepcoro.config import ConfigError
 from deepcoro.kernels.precision import cpu_has_bfloat16
 from deepcoro.run_config import RunConfig
+from deepcoro.teachers import move_teachers
 
 logger = logging.getLogger(__name__)
 
@@ -124,6 +125,10 @@ class Engine:
         self.optimizer.step()
         self.optimizer.zero_grad()
         return norm
+
+    def move_teachers(self, active: Collection[str] | None = None) -> None:
+        """After an optimiser step: teachers take their share of what the video tower has become. Collective."""
+        move_teachers(self.model, self.zero_stage, active)
 
     def full_weights(self) -> dict[str, Tensor]:
         """Every parameter and buffer, whole, fp32, on the host of rank 0; empty on the others. Collective."""

@@ -60,6 +60,7 @@ def train_step(
                 metrics |= {f"{name}/{key}": value for key, value in result.items()}
                 loss = loss + config.loss_weights.get(name, 1.0) * undo * share / counts[name].clamp(min=1)
             grad_norm = engine.backward(loss.squeeze(0))
+    engine.move_teachers(active)
     return Record(sums, counts, metrics, grad_norm, lr)
 
 

@@ -33,7 +33,7 @@ LAYERS = [
         "captions",
     },
     {"kernels"},
-    {"mvit"},
+    {"mvit", "masked_video"},
     {"fields", "ingest", "augment", "normalisation"},
     {"data"},
     {"towers", "poolers", "losses", "metrics", "answers"},
@@ -43,6 +43,7 @@ LAYERS = [
         "model",
         "optim",
         "speed",
+        "teachers",
         "video_benchmark",
         "tracking",
         "predictions",
@@ -61,6 +62,7 @@ LAYERS = [
 # The model never reads shards: data and ingest stand beside it.
 BESIDE = {"data", "ingest"}
 MODEL_SIDE = {
+    "masked_video",
     "augment",
     "normalisation",
     "kernels",

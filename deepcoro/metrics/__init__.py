@@ -6,7 +6,14 @@ given `evaluated.training`.
 """
 
 from deepcoro.config import choice
-from deepcoro.metrics import alignment_uniformity, captioning, clinical_findings, retrieval, zero_shot
+from deepcoro.metrics import (
+    alignment_uniformity,
+    captioning,
+    clinical_findings,
+    reconstruction,
+    retrieval,
+    zero_shot,
+)
 
 Metric = choice(
     retrieval.Config,
@@ -14,4 +21,5 @@ Metric = choice(
     captioning.Config,
     clinical_findings.Config,
     alignment_uniformity.Config,
+    reconstruction.Config,
 )

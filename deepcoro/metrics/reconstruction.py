@@ -1,0 +1,93 @@
+"""How well hidden parts of films are guessed, beside guesses that need no model."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+import pydantic
+
+from deepcoro.bootstrap import mean_intervals, patient_rows
+from deepcoro.config import Block
+from deepcoro.evaluated import Evaluated
+
+_MODEL = "error"
+_BASELINES = ("unit_mean", "nearest_visible")
+
+
+class Config(Block):
+    """Error of an objective `masked_modeling` on hidden units, and of two baselines, with patient intervals."""
+
+    type: Literal["reconstruction"] = "reconstruction"
+    objective: str = "masked_modeling"
+    """The objective's key in `objectives`; it is the prefix of the numbers."""
+    bootstrap_samples: pydantic.NonNegativeInt = 1000
+    """Resamples of patients behind each 95 % interval; 0 = no intervals."""
+    seed: int = 0
+    """Seed of the resamples."""
+
+    def build(self) -> "Reconstruction":
+        return Reconstruction(self)
+
+
+class Reconstruction:
+    """Rows that the objective's `evaluate` left behind -> flat metrics."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+
+    def prompts(self) -> list[str]:
+        """Sentences to embed before `measure`: none."""
+        return []
+
+    def film_scores(self, evaluated: Evaluated) -> dict[str, np.ndarray]:
+        """A column of the predictions table: the error of each film, NaN where it has no unit to guess."""
+        key = f"{self.config.objective}/{_MODEL}"
+        return {key: evaluated.rows[key]} if key in evaluated.rows else {}
+
+    def measure(self, evaluated: Evaluated) -> tuple[dict[str, float], list[str]]:
+        """Means over films of `error`, of each `error_of_BASELINE` and of `advantage_over_BASELINE`, the difference in each film;
+        the same `..._on_vessels` where the evaluation knew which pixels those are.
+        """
+        name = self.config.objective
+        if f"{name}/{_MODEL}" not in evaluated.rows:
+            return {}, [f"reconstruction: no objective '{name}' of type masked_modeling was evaluated"]
+        numbers: dict[str, float] = {}
+        notes: list[str] = []
+        for suffix in ("", "_on_vessels"):
+            columns = self._columns(evaluated, suffix)
+            if columns:
+                found, note = self._means(columns, suffix, evaluated.patients)
+                numbers |= found
+                notes += note
+        return numbers, notes
+
+    def _columns(self, evaluated: Evaluated, suffix: str) -> dict[str, np.ndarray]:
+        names = (_MODEL, *(f"{_MODEL}_of_{baseline}" for baseline in _BASELINES))
+        keys = {name: f"{self.config.objective}/{name}{suffix}" for name in names}
+        if keys[_MODEL] not in evaluated.rows:
+            return {}
+        columns = {name: evaluated.rows[key].astype(np.float64) for name, key in keys.items()}
+        for baseline in _BASELINES:
+            columns[f"advantage_over_{baseline}"] = columns[f"{_MODEL}_of_{baseline}"] - columns[_MODEL]
+        return columns
+
+    def _means(
+        self, columns: dict[str, np.ndarray], suffix: str, patients: Sequence[str | None]
+    ) -> tuple[dict[str, float], list[str]]:
+        values = np.stack(list(columns.values()), axis=1)
+        kept = np.isfinite(values).all(axis=1)
+        prefix = self.config.objective
+        numbers = {f"{prefix}/num{suffix}": float(kept.sum())}
+        if not kept.any():
+            return numbers, [f"reconstruction: no film has hidden units to guess ({prefix}{suffix})"]
+        keys = [f"{prefix}/{name}{suffix}" for name in columns]
+        numbers |= dict(zip(keys, values[kept].mean(axis=0).tolist(), strict=True))
+        if self.config.bootstrap_samples:
+            _, patient = np.unique(patient_rows(patients, len(kept))[kept], return_inverse=True)
+            films = np.arange(kept.sum())
+            bounds = mean_intervals(
+                values[kept], films, patient, self.config.bootstrap_samples, self.config.seed
+            )
+            for key, (low, high) in zip(keys, bounds.tolist(), strict=True):
+                numbers |= {f"{key}_ci_low": low, f"{key}_ci_high": high}
+        return numbers, []

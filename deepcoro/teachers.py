@@ -1,0 +1,44 @@
+"""Moves the teachers of a model after an optimiser step, wherever the engine keeps their weights."""
+
+from collections.abc import Collection, Iterator
+
+import torch
+from torch import Tensor, nn
+
+
+@torch.no_grad()
+def move_teachers(model: nn.Module, zero_stage: int, active: Collection[str] | None = None) -> None:
+    """Each objective's `teacher` keeps `momentum` of itself and takes the rest from the video tower. Collective under ZeRO-3.
+
+    That of an objective that is not `active` (None = all are) becomes the tower, so that it starts from the student.
+    """
+    for name, objective in model.objectives.items():
+        teacher = getattr(objective, "teacher", None)
+        if teacher is None:
+            continue
+        momentum = teacher.momentum if active is None or name in active else 0.0
+        followers = list(teacher.encoder.parameters())
+        pairs = zip(followers, model.towers["video"].parameters(), strict=True)
+        for follower, leader in _pieces(pairs, zero_stage):
+            follower.lerp_(leader.to(follower.dtype), 1 - momentum)
+        if zero_stage == 3:
+            _read_pieces_again(followers)
+
+
+def _pieces(
+    pairs: Iterator[tuple[nn.Parameter, nn.Parameter]], zero_stage: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Under ZeRO-3 what this rank keeps of both: tensors of one shape are cut alike, so the mean of pieces is the piece of the mean."""
+    if zero_stage < 3:
+        return pairs
+    return ((follower.ds_tensor, leader.ds_tensor) for follower, leader in pairs)
+
+
+def _read_pieces_again(parameters: list[nn.Parameter]) -> None:
+    """Small tensors also stand whole on every rank, made from the pieces before those moved."""
+    from deepspeed.runtime.zero.partition_parameters import ZeroParamStatus
+
+    whole = [each for each in parameters if each.ds_status == ZeroParamStatus.AVAILABLE]
+    if whole:
+        whole[0].partition(whole)
+        whole[0].all_gather(whole)
