@@ -6,7 +6,7 @@ import contextlib
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +18,8 @@ from deepcoro.config import ConfigError, DataError, parse  # noqa: E402
 from deepcoro.data.alone import check_free  # noqa: E402
 from deepcoro.data.append import folder_encoding, folder_labels  # noqa: E402
 from deepcoro.data.datasheet import write_datasheet  # noqa: E402
-from deepcoro.data.manifest import Encoding, read_manifest  # noqa: E402
-from deepcoro.data.parts import part_lines, part_of, write_part  # noqa: E402
+from deepcoro.data.manifest import MANIFEST, Encoding, read_manifest  # noqa: E402
+from deepcoro.data.parts import part_lines, part_of, studies_of_part, write_part  # noqa: E402
 from deepcoro.data.sharding import Settings  # noqa: E402
 from deepcoro.data.summary import summary_lines  # noqa: E402
 from deepcoro.data.verify import DAMAGED, verify_folder  # noqa: E402
@@ -27,6 +27,7 @@ from deepcoro.data.withdrawal import refuse_withdrawn  # noqa: E402
 from deepcoro.data.writer import write_dataset  # noqa: E402
 from deepcoro.ingest.columns import DEFAULT_LABELS, NAMES, find_roles  # noqa: E402
 from deepcoro.ingest.crosswalk import entries_of, merge_crosswalk, prepare_folder  # noqa: E402
+from deepcoro.ingest.film import StudySource  # noqa: E402
 from deepcoro.ingest.identity import load_identity  # noqa: E402
 from deepcoro.ingest.label_reader import LabelReader  # noqa: E402
 from deepcoro.ingest.labels import read_rules  # noqa: E402
@@ -204,9 +205,8 @@ def run(arguments: argparse.Namespace) -> None:
     if arguments.crosswalk:
         prepare_folder(arguments.crosswalk, arguments.output)
     labels = LabelReader(table, roles.labels, read_rules(arguments.label_rules), arguments.derive, scrubber)
-    studies, rejections = read_studies(
-        table, roles, folder, identity, settings.report_scope, scrubber, labels
-    )
+    choose = chooser(arguments.output, settings)
+    studies, rejections = read_studies(table, roles, folder, identity, settings.report_scope, labels, choose)
     if not roles.split:
         studies = drawn(studies, identity, shares_of(arguments.split_shares))
     may_be_constant = arguments.allow_constant_labels or arguments.append  # a month may well have one class
@@ -214,10 +214,8 @@ def run(arguments: argparse.Namespace) -> None:
     make_folder(arguments.output)
     studies, withdrawn = refuse_withdrawn(arguments.output, studies)
     rejections += withdrawn
-    rare = rare_strings(studies, arguments.review_below)
     if arguments.crosswalk:
         merge_crosswalk(arguments.crosswalk, entries_of(studies, table, roles, folder))
-        write_review(arguments.crosswalk, rare)
     told = {
         "label_columns": labels.names,
         "split_rule": "given" if roles.split else f"drawn {arguments.split_shares}",
@@ -231,9 +229,19 @@ def run(arguments: argparse.Namespace) -> None:
     if settings.part:
         print("\n".join(part_lines(done, settings)))
         return
+    rare = rare_strings(studies, arguments.review_below)
+    if arguments.crosswalk:
+        write_review(arguments.crosswalk, rare)
     write_datasheet(arguments.output, arguments.datasheet_examples)
     print("\n".join(summary_lines(done, arguments.output, len(table.rows), labels.summary())))
     summarise_privacy(scrubber, len(rare), arguments)
+
+
+def chooser(output: Path, settings: Settings) -> Callable[[list[StudySource]], Collection[str]] | None:
+    """A part of a new data set needs the texts of its own studies only; one that lies there already is known by all its texts."""
+    if not settings.part or settings.append or (output / MANIFEST).is_file():
+        return None
+    return lambda studies: studies_of_part(refuse_withdrawn(output, studies)[0], settings)
 
 
 def read_films(arguments: argparse.Namespace) -> tuple[Table, Path, list[str] | None]:

@@ -60,6 +60,7 @@ def conclude(
     )
     schema.write_block(folder / schema.MANIFEST, manifest, indent=2)
     publish_next(output)
+    (output / schema.PROGRESS / schema.VERSION).unlink(missing_ok=True)
     return manifest
 
 

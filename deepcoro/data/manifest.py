@@ -17,6 +17,8 @@ from deepcoro.data.arrow_memory import reader_of
 from deepcoro.data.storage import Where, open_folder
 
 SCHEMA_VERSION = 1
+VERSION = "version"
+"""Under `.progress/`, while a data set is being replaced."""
 MANIFEST, SPLITS, REJECTED, PROGRESS = "manifest.json", "splits.csv", "rejected.csv", ".progress"
 Split = Literal["train", "val", "test", "inference"]
 SPLIT_NAMES: tuple[str, ...] = ("train", "val", "test", "inference")
@@ -154,7 +156,7 @@ class Manifest(Block):
     schema_version: Literal[1] = 1
     """Version of the format."""
     version: int = pydantic.Field(1, ge=1)
-    """Of this data set: one more for each withdrawal of a patient and for each purge."""
+    """Of this data set: one more for each withdrawal of a patient, each purge, and for another data set by `--overwrite`."""
     encoding: Encoding
     """How frames are stored."""
     pixel_mean: float | None
@@ -289,10 +291,19 @@ class RefusedRow(NamedTuple):
     reason: str
 
 
-def next_version(output: Path, step: int = 0) -> int:
-    """That of the data set which lies in the folder, `step` further; 1 where there is none."""
-    there = (output / MANIFEST).is_file()
-    return read_manifest(output).version + step if there else 1
+def next_version(output: Path) -> int:
+    """That of the data set which lies in the folder, or that `replace_manifest` noted; 1 where there was none."""
+    if (output / MANIFEST).is_file():
+        return read_manifest(output).version
+    noted = output / PROGRESS / VERSION
+    return int(noted.read_text()) if noted.is_file() else 1
+
+
+def replace_manifest(output: Path, is_another: bool) -> None:
+    """Takes the manifest away before tars change, and notes the version of the one that will follow: one more for another data set,
+    so that no two of one folder share a version."""
+    atomic.write_text(output / PROGRESS / VERSION, f"{read_manifest(output).version + is_another}\n")
+    (output / MANIFEST).unlink()
 
 
 def write_rejected(folder: Path, rows: Sequence[RefusedRow]) -> None:

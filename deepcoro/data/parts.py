@@ -10,7 +10,7 @@ from deepcoro.config import ConfigError, DataError
 from deepcoro.data.alone import alone
 from deepcoro.data.engines import Progress, write_shards
 from deepcoro.data.manifest import PROGRESS
-from deepcoro.data.sharding import Settings
+from deepcoro.data.sharding import Settings, plan_shards
 from deepcoro.data.tar import ShardRecord
 from deepcoro.data.work import Work, finished, prepare
 from deepcoro.ingest.film import Rejection, StudySource
@@ -27,6 +27,13 @@ def part_of(text: str) -> tuple[int, int]:
     if not 1 <= number <= count:
         raise ConfigError(f"--part '{text}' is not K/N with 1 <= K <= N, such as 3/8")
     return number, count
+
+
+def studies_of_part(studies: Sequence[StudySource], settings: Settings) -> set[str]:
+    """Those that `settings.part` writes into a folder of its own: which shard takes a study depends on no text."""
+    number, count = settings.part
+    mine = plan_shards(studies, settings)[number - 1 :: count]
+    return {study.study for plan in mine for study in plan.studies}
 
 
 def write_part(

@@ -1,8 +1,10 @@
 """From the rows of a table to studies: ids keyed, splits kept or drawn, texts checked against their scope."""
 
 import functools
+import itertools
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -36,23 +38,22 @@ def read_studies(
     folder: Path,
     identity: Identity,
     scope: Scope,
-    scrubber: Scrubber | None = None,
     labels: LabelReader | None = None,
+    choose: Callable[[list[StudySource]], Collection[str]] | None = None,
 ) -> tuple[list[StudySource], list[Rejection]]:
     """Studies in the order of the table, and the rows that give no film. Paths are relative to `folder` unless absolute.
-    Texts, words of labels and names of views enter as `scrubber` leaves them (a new one unless given).
+    Texts, words of labels and names of views enter as the scrubber of `labels` leaves them.
 
-    `labels` reads the label columns; None reads those of `roles` by the default rules.
+    `labels` reads the label columns; None reads those of `roles` by the default rules, with a new scrubber. `choose` names the studies whose texts are
+    wanted, by their ids: the others come without, and nothing is spent on scrubbing them.
 
     Without a split column patients (studies, where no patient is named) are drawn 80/10/10 by keyed hash. DataError when
     a study has two patients or two splits, when a split has another name, or when texts disagree within their scope.
     """
-    scrubber = scrubber or Scrubber()
-    labels = labels or LabelReader(table, roles.labels, LabelRules(), scrubber=scrubber)
+    labels = labels or LabelReader(table, roles.labels, LabelRules())
+    scrubber = labels.scrubber
     shown = ShownReader(table, roles, labels.rules.not_assessed_status)
     reader = _RowReader(roles, folder, identity, scrubber, labels, shown)
-    if roles.report:
-        scrubber.prepare(cells[roles.report] for cells in table.rows if cells is not None)
     rows, rejections = [], []
     for number, cells in enumerate(table.rows, start=1):
         result = reader.read(number, cells)
@@ -61,10 +62,33 @@ def read_studies(
     if not rows:
         raise DataError(f"none of the {len(table.rows)} rows can be used; {_reasons(rejections)}")
     studies = [_study(key, group, identity) for key, group in _by_study(rows).items()]
+    if roles.report:
+        studies = _scrubbed(studies, scrubber, None if choose is None else set(choose(studies)))
     for study in studies:
         _check_texts(study, scope)
     _warn(studies, roles, scope)
     return studies, rejections
+
+
+def _scrubbed(
+    studies: Sequence[StudySource], scrubber: Scrubber, wanted: Collection[str] | None
+) -> list[StudySource]:
+    """With the texts of the wanted studies (None: of all) as they may enter a shard, and no others."""
+    is_wanted = [wanted is None or study.study in wanted for study in studies]
+    chosen = itertools.compress(studies, is_wanted)
+    scrubber.prepare(film.text for study in chosen for film in study.films)
+    return [
+        _with_texts(study, scrubber.text if keep else lambda _: None)
+        for study, keep in zip(studies, is_wanted, strict=True)
+    ]
+
+
+def _with_texts(study: StudySource, change: Callable[[str | None], str | None]) -> StudySource:
+    texts = [change(film.text) for film in study.films]
+    if all(text is film.text for text, film in zip(texts, study.films, strict=True)):
+        return study
+    films = tuple(replace(film, text=text) for film, text in zip(study.films, texts, strict=True))
+    return replace(study, films=films)
 
 
 def _reasons(rejections: Sequence[Rejection]) -> str:
@@ -75,7 +99,7 @@ def _reasons(rejections: Sequence[Rejection]) -> str:
 
 
 class _RowReader:
-    """Reads one row at a time; remembers the films seen, to refuse the second of two equal rows."""
+    """Reads one row at a time, its text as it stands; remembers the films seen, to refuse the second of two equal rows."""
 
     def __init__(
         self,
@@ -141,7 +165,7 @@ class _RowReader:
             row=number,
             path=path,
             clip=clip,
-            text=self._scrubber.text(cell(roles.report)),
+            text=cell(roles.report),
             side=shown.side,
             view=self._scrubber.view(view_of_cell(cell(roles.view))),
             primary_angle_deg=number_of_cell(cell(roles.primary_angle)),

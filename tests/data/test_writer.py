@@ -219,9 +219,25 @@ def test_another_data_set_is_replaced_only_when_told_to(tmp_path, studies):
     with pytest.raises(DataError, match="--overwrite"):
         write_dataset(studies[:2], tmp_path / "out", SMALL)
     assert contents(tmp_path / "out") == before
-    write_dataset(studies[:2], tmp_path / "out", SMALL.model_copy(update={"overwrite": True}))
-    write_dataset(studies[:2], tmp_path / "fresh", SMALL)
-    assert contents(tmp_path / "out") == contents(tmp_path / "fresh")
+    after = write_dataset(studies[:2], tmp_path / "out", SMALL.model_copy(update={"overwrite": True}))
+    fresh = write_dataset(studies[:2], tmp_path / "fresh", SMALL)
+    assert after == fresh.model_copy(update={"version": 2}), "no two data sets of a folder share a version"
+    differ = contents(tmp_path / "out").items() ^ contents(tmp_path / "fresh").items()
+    assert {name for name, _ in differ} == {schema.MANIFEST}
+
+
+def test_a_replacement_that_was_interrupted_ends_with_the_version_that_it_would_have_had(
+    tmp_path, studies, monkeypatch
+):
+    write_dataset(studies, tmp_path / "out", SMALL)
+    others = make_studies(tmp_path / "others", 3, first=20)
+    with monkeypatch.context() as patch:
+        forbid_opening(patch)
+        with pytest.raises(AssertionError):
+            write_dataset(others, tmp_path / "out", SMALL.model_copy(update={"overwrite": True}))
+    assert not (tmp_path / "out" / schema.MANIFEST).exists()
+    assert write_dataset(others, tmp_path / "out", SMALL).version == 2
+    assert write_dataset(others, tmp_path / "out", SMALL).version == 2
 
 
 def test_a_corrected_split_needs_no_new_tar(tmp_path, studies, monkeypatch):

@@ -17,6 +17,8 @@ import pytest
 from deepcoro.data import manifest as schema
 from deepcoro.data.film_table import read_films
 from deepcoro.data.shards import Shards
+from deepcoro.ingest import scrubber
+from deepcoro.ingest.scrub import scrub
 
 TOOL = Path(__file__).resolve().parents[2] / "tools" / "shard_dataset.py"
 
@@ -145,11 +147,15 @@ def test_appended_films_are_stored_as_those_of_the_folder_unless_told_otherwise(
     assert set(read_films(tmp_path / "out")["height"].to_pylist()) == {20}
 
 
-def test_parts_are_written_by_many_jobs_and_concluded_by_one(tmp_path, run):
+def test_parts_are_written_by_many_jobs_and_concluded_by_one(tmp_path, run, monkeypatch):
+    scrubbed = []
+    monkeypatch.setattr(scrubber, "scrub", lambda text: (scrubbed.append(text), scrub(text))[1])
     table = write_table(tmp_path / "data", make_rows(tmp_path / "data", 24))
     run("--csv", table, "--output", tmp_path / "whole", "--clips_per_shard", 4)
     words = ["--csv", table, "--output", tmp_path / "out", "--clips_per_shard", 4]
+    scrubbed.clear()
     code, out, _ = run(*words, "--part", "2/2")
+    assert len(scrubbed) == 6, "of 12 texts a part scrubs its own"
     assert code == 0 and "part     2 of 2: 12 films sharded, 0 rejected in 3 shards" in out
     code, _, err = run(*words, "--conclude")
     assert code == 2 and "3 of 6 shards are missing" in err and "part 1/2 has not ended" in err
