@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from deepcoro import distributed
+from deepcoro.config import ConfigError
 from deepcoro.data.collection import Collection
 from deepcoro.data.stream import BuiltField
 from deepcoro.model import VideoTextModel
@@ -50,10 +51,13 @@ class Parts:
 
 
 def build_parts(config: RunConfig, make_tokenizer: bool = False) -> Parts:
-    """Opens what the config names. `make_tokenizer`: a text tower from scratch learns its words now, from the train split."""
+    """Opens what the config names. `make_tokenizer`: what is learned from the texts of the train split is learned now, the words of a
+    text tower from scratch, and those of a rule of positives."""
     shards = Collection.open(config.data)
     tokenizer = _tokenizer(config, shards, make_tokenizer)
     fields = {name: field.build(tokenizer) for name, field in config.data.fields.items()}
+    if make_tokenizer:
+        _describe_texts(config, shards, fields)
     return Parts(shards, tokenizer, fields, seen_through(config.towers.video.weights))
 
 
@@ -81,6 +85,18 @@ def _tokenizer(config: RunConfig, shards: Collection, make: bool) -> Any:
         text.make_tokenizer(_training_texts(shards), folder)
     distributed.barrier()
     return text.load_tokenizer(folder)
+
+
+def _describe_texts(config: RunConfig, shards: Collection, fields: dict[str, BuiltField]) -> None:
+    """Has the reports say in each batch what a rule of positives must know of them. The same on every rank."""
+    rules = {each.positives for each in config.objectives.values() if getattr(each, "positives", None)}
+    rules = [rule for rule in rules if rule.likeness]
+    if len(rules) > 1:
+        raise ConfigError(f"objectives liken texts by {len(rules)} rules of positives; give all of them one")
+    for rule in rules:
+        texts = _training_texts(shards) if rule.learns and distributed.rank() == 0 else ()
+        describer = rule.describer(texts) if distributed.rank() == 0 else None
+        fields["report"].describe = distributed.broadcast_object(describer)
 
 
 def _training_texts(shards: Collection) -> Iterator[str]:

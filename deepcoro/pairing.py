@@ -130,12 +130,12 @@ def pair_up(
     video_ids: Int[Tensor, "video_row"] | None,
     text_ids: Int[Tensor, "text_row"] | None,
     weights: PositiveWeights | None = None,
-    distinct_texts: bool = False,
+    text_names: Int[Tensor, "text_row"] | None = None,
 ) -> Pairs:
     """Videos and texts with the ids and weights of all ranks. Every rank gives weights, or none does.
 
-    Without ids row i of all videos belongs to row i of all texts. `distinct_texts` excludes all but the first of the texts
-    with one id, so that a report that several ranks hold counts as in a batch on one rank: once.
+    Without ids row i of all videos belongs to row i of all texts. With `text_names` all but the first of the texts with one name
+    are excluded, so that a report that several ranks hold counts as in a batch on one rank: once. EXCLUDED is no name.
     """
     if (video_ids is None) != (text_ids is None):
         raise ValueError("video_ids and text_ids come together: give both, or neither for the diagonal")
@@ -146,8 +146,9 @@ def pair_up(
     video_counts, text_counts, weight_counts = ([row[side] for row in counts] for side in range(3))
     all_video_ids = _all_ids(video, video_ids, video_counts)
     all_text_ids = _all_ids(text, text_ids, text_counts)
-    if distinct_texts:
-        all_text_ids = _first_of_each(all_text_ids)
+    if text_names is not None:
+        is_first = _first_of_each(gather_rows(text_names, text_counts)) != EXCLUDED
+        all_text_ids = all_text_ids.where(is_first, EXCLUDED)
     return Pairs(
         Side(video, all_video_ids, video_counts, wide),
         Side(text, all_text_ids, text_counts, wide),

@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "deepcoro"
-CHOICE_FOLDERS = ("towers", "poolers", "objectives", "losses", "fields", "metrics")
+CHOICE_FOLDERS = ("towers", "poolers", "positives", "objectives", "losses", "fields", "metrics")
 
 # Lower layers know nothing of higher ones. A module may import from its own layer and those before it.
 LAYERS = [
@@ -31,12 +31,13 @@ LAYERS = [
         "live_bytes",
         "pairing",
         "captions",
+        "matching",
     },
     {"kernels"},
     {"mvit", "masked_video"},
     {"fields", "ingest", "augment", "normalisation"},
     {"data"},
-    {"towers", "poolers", "losses", "metrics", "answers"},
+    {"towers", "poolers", "positives", "losses", "metrics", "answers"},
     {"objectives"},
     {"run_config", "groups"},
     {
@@ -69,6 +70,7 @@ MODEL_SIDE = {
     "mvit",
     "towers",
     "poolers",
+    "positives",
     "losses",
     "metrics",
     "objectives",

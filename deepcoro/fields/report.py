@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from deepcoro.config import Block, ConfigError
+from deepcoro.matching import Described, packed
 from deepcoro.sample import StudyRecord, text_id
 
 _REMEMBERED = 65536
@@ -48,6 +49,10 @@ class ReportField:
         self._config = config
         self._tokenizer = tokenizer
         self._known: dict[str, Tensor] = {}
+        self.describe: Callable[[str], Described] | None = None
+        """What a rule of positives sees of a text, set where one is in use: `report` then has the
+        `meaning` of each text, and the `keys` of all as `deepcoro.matching.Keys`."""
+        self._described: dict[str, Described] = {}
 
     def decode(
         self,
@@ -72,6 +77,11 @@ class ReportField:
         place = {each: order.index(number) for number, each in enumerate(texts)}
         report = self._padded([tokens[number] for number in order])
         report["index"] = torch.tensor([place.get(each, 0) for each in ids], dtype=torch.int64)
+        if self.describe is not None:
+            described = [self._described_once(text) for text in texts.values()]
+            meanings = [each.meaning for each in described] or [-1]
+            report["meaning"] = torch.tensor([meanings[number] for number in order], dtype=torch.int64)
+            report["keys"] = packed(described)._asdict()
         if buckets:
             report["buckets"] = buckets
         return {"report": report, "report_id": torch.tensor(ids, dtype=torch.int64)}
@@ -89,6 +99,13 @@ class ReportField:
                 text: torch.tensor(each, dtype=torch.int32) for text, each in zip(new, encoded, strict=True)
             }
         return [self._known[text] for text in texts]
+
+    def _described_once(self, text: str) -> Described:
+        if text not in self._described:
+            if len(self._described) >= _REMEMBERED:
+                self._described.clear()
+            self._described[text] = self.describe(text)
+        return self._described[text]
 
     def _padded(self, tokens: list[Tensor]) -> dict[str, Any]:
         # behind the text, whatever the tokenizer prefers: the class token stays in place 0, and a bucket is cut from the left

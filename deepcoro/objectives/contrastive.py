@@ -1,4 +1,4 @@
-"""Videos and the reports written about them, drawn together in one space; equal reports are positives of each other."""
+"""Videos and the reports written about them, drawn together in one space; `positives` says which reports are positives of which."""
 
 import math
 from collections.abc import Mapping
@@ -15,7 +15,9 @@ from deepcoro.features import Features, Surroundings
 from deepcoro.kernels.tiled_contrastive import Form, Tiling
 from deepcoro.losses import Loss
 from deepcoro.losses.clip import Config as ClipConfig
-from deepcoro.pairing import EXCLUDED, pair_up
+from deepcoro.matching import keys_of, matching_of, video_ids_of, weights_by_likeness
+from deepcoro.pairing import PositiveWeights, pair_up
+from deepcoro.positives import Positives, report_id
 
 
 class Contrastive(nn.Module):
@@ -30,6 +32,7 @@ class Contrastive(nn.Module):
     def __init__(self, config: "Config", beside: Surroundings):
         super().__init__()
         self.loss = config.loss.build()
+        self.positives = config.positives
         self.tiling = Tiling(config.form, config.tile)
         self.log_scale_bounds = (math.log(config.min_logit_scale), math.log(config.max_logit_scale))
         self.max_bias = config.max_logit_bias
@@ -49,12 +52,14 @@ class Contrastive(nn.Module):
             return self._share(features, batch)
 
     def _share(self, features: Features, batch: Mapping[str, Any]) -> dict[str, Float[Tensor, "1"]]:
+        rows = matching_of(batch, num_texts=len(features.text))
         pairs = pair_up(
             self.embed_video(features.study),
             self.embed_text(features.text),
-            video_ids(batch),
-            text_ids(batch, num_texts=len(features.text)),
-            distinct_texts=True,
+            rows["video_id"],
+            rows["text_id"],
+            self._weights(rows),
+            rows["text_name"],
         )
         scale = _bounded(self.logit_scale.to(pairs.videos.wide), *self.log_scale_bounds).exp()
         bias = self.logit_bias
@@ -66,9 +71,14 @@ class Contrastive(nn.Module):
             metrics["logit_bias"] = bias.detach().clone()
         return {"sum": share.sum.reshape(1), **metrics}
 
+    def _weights(self, rows: Mapping[str, Tensor]) -> PositiveWeights | None:
+        """What the rule says of pairs of unequal ids; None = nothing. Collective."""
+        rule = self.positives
+        return rule.likeness and weights_by_likeness(keys_of(rows), rule.likeness, rule.threshold)
+
     def count(self, batch: Mapping[str, Any]) -> Int[Tensor, "1"]:
         """Studies of this rank's batch that have a report, from the batch alone."""
-        return self.loss.count(video_ids(batch))
+        return self.loss.count(video_ids_of(batch))
 
     def embed_video(self, study: Float[Tensor, "study dim"]) -> Float[Tensor, "study embedding"]:
         """Unit vectors in fp32 at least."""
@@ -77,18 +87,6 @@ class Contrastive(nn.Module):
     def embed_text(self, text: Float[Tensor, "text dim"]) -> Float[Tensor, "text embedding"]:
         """Unit vectors in fp32 at least."""
         return _embed(self.text_projection, text)
-
-
-def video_ids(batch: Mapping[str, Any]) -> Int[Tensor, "row"]:
-    """Report ids of the rows; EXCLUDED where the sample is invalid or has no report."""
-    return batch["report_id"].masked_fill(~batch["valid"], EXCLUDED)
-
-
-def text_ids(batch: Mapping[str, Any], num_texts: int) -> Int[Tensor, "text"]:
-    """Report ids of the distinct texts; EXCLUDED where no valid row refers to the text (the stand-in of an empty batch)."""
-    ids = video_ids(batch)
-    nobody = ids.new_full((num_texts,), EXCLUDED)
-    return nobody.scatter_reduce(0, batch["report"]["index"], ids, "amax")
 
 
 def _bounded(number: Float[Tensor, "1"], low: float, high: float) -> Float[Tensor, "1"]:
@@ -110,6 +108,9 @@ class Config(Block):
     """Which objective this is."""
     loss: Loss = ClipConfig()
     """`clip` (softmax over the batch) or `siglip` (sigmoid of every pair), with the scale and bias they start from."""
+    positives: Positives = report_id.Config()
+    """Which reports are positives of a video besides its own: `report_id` equal ones, `findings` those that say the same of the coronary
+    tree, `similarity` those in nearly the same words. What that matches is shown in run_dir/positives.html."""
     embed_dim: int = Field(512, gt=0)
     """Width of the common space, which retrieval and zero-shot classification search."""
     form: Form = "auto"
