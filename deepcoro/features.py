@@ -71,6 +71,8 @@ class Surroundings:
     """The encoder of films, to ask or to copy, never to keep: it belongs to the model."""
     clips_per_chunk: int | None = None
     """Clips that an encoder takes at a time; None = all."""
+    caption_tokens: int | None = None
+    """Longest sequence of the field `caption`; None where the run has no such field."""
 
 
 @dataclass(frozen=True)

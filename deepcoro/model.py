@@ -41,6 +41,7 @@ class VideoTextModel(nn.Module):
             size_px=video.size_px,
             video_tower=self.towers["video"],
             clips_per_chunk=config.clips_per_chunk,
+            caption_tokens=getattr(config.data.fields.get("caption"), "max_tokens", None),
         )
         self.objectives = nn.ModuleDict(
             {name: objective.build(beside) for name, objective in config.objectives.items()}

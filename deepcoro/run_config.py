@@ -188,6 +188,20 @@ class RunConfig(Block):
     tracking: Tracking = Tracking()
     """Where the numbers go."""
 
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _captioning_reads_captions(cls, value: Any) -> Any:
+        """The field that a captioning objective reads need not be named."""
+        objectives = typed_by_key(value.get("objectives")) if isinstance(value, dict) else None
+        blocks = objectives.values() if isinstance(objectives, dict) else ()
+        if not any(isinstance(block, dict) and block.get("type") == "captioning" for block in blocks):
+            return value
+        data = value.get("data") or {}
+        fields = data.get("fields") or {} if isinstance(data, dict) else None
+        if not isinstance(fields, dict):
+            return value
+        return value | {"data": data | {"fields": {"caption": {}} | fields}}
+
     @pydantic.field_validator("objectives", mode="before")
     @classmethod
     def _default_types(cls, value: Any) -> Any:
@@ -246,6 +260,7 @@ MAY_CHANGE_ON_RESUME = frozenset(
         "data.fields.report.length_buckets",
         "objectives.*.form",
         "objectives.*.tile",
+        "objectives.*.generation",
         "checkpoint",
         "evaluate",
         "tracking",

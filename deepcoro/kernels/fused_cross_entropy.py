@@ -48,12 +48,22 @@ class LinearCrossEntropy:
         Over ranks and micro-batches give the global count: the mean of ranks wants `normaliser = count of all / number of
         ranks`, a plain sum 1.
         """
-        leaves = [each for each in (hidden, weight, bias) if each is not None]
-        wants_gradient = torch.is_grad_enabled() and any(each.requires_grad for each in leaves)
-        total = _Fused.apply(hidden, weight, bias, targets, self, wants_gradient)
+        total, _ = self.sum_and_hits(hidden, weight, targets, bias)
         if normaliser is None:
             normaliser = (targets != self.ignore_index).sum().clamp(min=1)
         return total / normaliser
+
+    def sum_and_hits(
+        self,
+        hidden: Float[Tensor, "token dim"],
+        weight: Float[Tensor, "word dim"],
+        targets: Int[Tensor, "token"],
+        bias: Float[Tensor, "word"] | None = None,
+    ) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
+        """The loss summed over rows, and in how many of them no word has a higher logit than the target."""
+        leaves = [each for each in (hidden, weight, bias) if each is not None]
+        wants_gradient = torch.is_grad_enabled() and any(each.requires_grad for each in leaves)
+        return _Fused.apply(hidden, weight, bias, targets, self, wants_gradient)
 
 
 class _Fused(torch.autograd.Function):
@@ -66,22 +76,25 @@ class _Fused(torch.autograd.Function):
         targets: Tensor,
         settings: LinearCrossEntropy,
         wants_gradient: bool,
-    ) -> Tensor:
+    ) -> tuple[Tensor, Tensor]:
         wanted = [need and wants_gradient for need in ctx.needs_input_grad[:3]]
         head = _Head(weight, bias, hidden, wanted)
         size = settings.rows_per_chunk or max(hidden.shape[1], 64)
-        total = hidden.new_zeros((), dtype=head.wide)
+        total, hits = (hidden.new_zeros((), dtype=head.wide) for _ in range(2))
         with torch.autocast(hidden.device.type, enabled=False):
             for start in range(0, len(hidden), size):
                 rows = slice(start, start + size)
-                total += head.see(hidden[rows], targets[rows], rows, settings)
+                loss, num_hit = head.see(hidden[rows], targets[rows], rows, settings)
+                total += loss
+                hits += num_hit
         ctx.save_for_backward(head.by_hidden, head.by_weight, head.by_bias)
         ctx.dtypes = (hidden.dtype, weight.dtype, None if bias is None else bias.dtype)
-        return total
+        ctx.mark_non_differentiable(hits)
+        return total, hits
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, upstream: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, upstream: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         gradients = [
             None if each is None else (upstream * each).to(dtype)
             for each, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
@@ -101,8 +114,10 @@ class _Head:
         self.by_weight = torch.zeros_like(weight, dtype=self.wide) if wanted[1] else None
         self.by_bias = torch.zeros_like(bias, dtype=self.wide) if wanted[2] else None
 
-    def see(self, hidden: Tensor, targets: Tensor, rows: slice, settings: LinearCrossEntropy) -> Tensor:
-        """The loss of a chunk, summed; its gradients are put where they belong."""
+    def see(
+        self, hidden: Tensor, targets: Tensor, rows: slice, settings: LinearCrossEntropy
+    ) -> tuple[Tensor, Tensor]:
+        """The loss and the hits of a chunk, summed; its gradients are put where they belong."""
         ignored = targets == settings.ignore_index
         # zeroed, since a zero gradient times a NaN of padding would still be one
         hidden = hidden.masked_fill(ignored[:, None], 0).to(self.operand)
@@ -110,7 +125,8 @@ class _Head:
         logits = _matmul(hidden, weight.T, self.wide)
         if self.bias is not None:
             logits += self.bias
-        losses = _into_gradient(logits, targets.masked_fill(ignored, 0)[:, None], settings.label_smoothing)
+        wanted = targets.masked_fill(ignored, 0)[:, None]
+        losses, hit = _into_gradient(logits, wanted, settings.label_smoothing)
         gradient = logits.masked_fill_(ignored[:, None], 0)
         if self.by_bias is not None:
             self.by_bias += gradient.sum(dim=0)
@@ -119,13 +135,15 @@ class _Head:
             self.by_hidden[rows] = _matmul(gradient, weight, self.wide)
         if self.by_weight is not None:
             _add_matmul(self.by_weight, gradient.T, hidden)
-        return losses.masked_fill(ignored, 0).sum()
+        return losses.masked_fill(ignored, 0).sum(), (hit & ~ignored).sum()
 
 
-def _into_gradient(logits: Tensor, targets: Tensor, smoothing: float) -> Tensor:
-    """Loss of each row; the logits are overwritten with its derivative, so that a chunk is there once."""
+def _into_gradient(logits: Tensor, targets: Tensor, smoothing: float) -> tuple[Tensor, Tensor]:
+    """Loss of each row and whether its target is foremost; the logits are overwritten with its derivative, so that a chunk is there once."""
     top = logits.amax(dim=1, keepdim=True)
-    wanted = (1 - smoothing) * logits.gather(1, targets)
+    of_target = logits.gather(1, targets)
+    hit = of_target >= top
+    wanted = (1 - smoothing) * of_target
     if smoothing:
         wanted += smoothing * logits.mean(dim=1, keepdim=True)
     total = logits.sub_(top).exp_().sum(dim=1, keepdim=True)
@@ -133,7 +151,7 @@ def _into_gradient(logits: Tensor, targets: Tensor, smoothing: float) -> Tensor:
     if smoothing:
         logits -= smoothing / logits.shape[1]
     logits.scatter_add_(1, targets, (smoothing - 1) * torch.ones_like(wanted))
-    return (top + total.log() - wanted)[:, 0]
+    return (top + total.log() - wanted)[:, 0], hit[:, 0]
 
 
 def _matmul(left: Tensor, right: Tensor, dtype: torch.dtype) -> Tensor:

@@ -9,6 +9,6 @@ switches it off.
 """
 
 from deepcoro.config import choice
-from deepcoro.objectives import contrastive, masked_modeling
+from deepcoro.objectives import captioning, contrastive, masked_modeling
 
-Objective = choice(contrastive.Config, masked_modeling.Config)
+Objective = choice(contrastive.Config, captioning.Config, masked_modeling.Config)

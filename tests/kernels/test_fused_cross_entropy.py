@@ -44,6 +44,15 @@ def test_loss_and_gradients_are_those_of_the_whole_logits(rows_per_chunk, smooth
         torch.testing.assert_close(mine, theirs, rtol=1e-12, atol=1e-12)
 
 
+def test_rows_whose_target_is_foremost_are_counted():
+    hidden, weight, bias, targets = draw()
+    for size in (None, 4):
+        total, hits = LinearCrossEntropy(rows_per_chunk=size).sum_and_hits(hidden, weight, targets, bias)
+        logits, counts = functional.linear(hidden, weight, bias), targets != -100
+        assert hits.item() == (logits.argmax(1) == targets)[counts].sum() > 0 and not hits.requires_grad
+        torch.testing.assert_close(total, oracle(hidden, weight, targets, bias, reduction="sum"))
+
+
 def test_finite_differences_agree():
     hidden, weight, bias, targets = draw()
     fused = LinearCrossEntropy(label_smoothing=0.2, rows_per_chunk=5)

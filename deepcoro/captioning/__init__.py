@@ -1,0 +1,1 @@
+"""What a caption decoder is asked, the decoder, and how it writes."""
