@@ -4,7 +4,7 @@ import contextlib
 import datetime
 import logging
 import os
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -151,13 +151,24 @@ class Engine:
                     moments[f"{name}/{key}"] = value.detach().to("cpu", torch.float32, copy=True)
         return moments
 
-    def set_moments(self, moments: dict[str, Tensor], step: int) -> None:
-        """Continue from saved moments, of whatever ZeRO stage and number of ranks they came. Every rank holds them whole."""
+    def set_moments(self, moments: dict[str, Tensor], step: int, since: Mapping[str, int]) -> None:
+        """Continue from saved moments, of whatever ZeRO stage and number of ranks they came. Every rank holds them whole.
+
+        `since` which step each parameter trains: one that begins at `step` has no moments yet, and AdamW's bias correction counts
+        from there. ConfigError when the moments of one that has trained are missing.
+        """
         for name, parameter in self._trainable():
+            if since[name] == step:
+                continue
+            if f"{name}/{MOMENTS[0]}" not in moments:
+                raise ConfigError(
+                    f"the checkpoint holds no moments of {name}, which did not train when it was written; "
+                    "give the run back the config it was trained with"
+                )
             for key in MOMENTS:
                 self._set_moment(parameter, key, moments[f"{name}/{key}"].to(self.device))
-        for state in self._adamw.state.values():
-            state["step"].fill_(step)
+        for tensor, group in self._optimized():
+            self._adamw.state[tensor]["step"].fill_(step - group["since"])
 
     def plain_model(self, build: Callable[[], nn.Module]) -> nn.Module:
         """The model without an engine around it, whole on every rank, for evaluation. Collective.
@@ -191,9 +202,9 @@ class Engine:
 
     def _create_moments(self) -> None:
         """AdamW makes its moments on the first step; made here, a checkpoint can be read into them before it."""
-        for parameter in self._optimized_tensors():
-            zeros = {key: torch.zeros_like(parameter, memory_format=torch.preserve_format) for key in MOMENTS}
-            self._adamw.state[parameter] = {"step": torch.zeros((), dtype=torch.float32)} | zeros
+        for tensor, _ in self._optimized():
+            zeros = {key: torch.zeros_like(tensor, memory_format=torch.preserve_format) for key in MOMENTS}
+            self._adamw.state[tensor] = {"step": torch.zeros((), dtype=torch.float32)} | zeros
         if self.zero_stage in (1, 2):
             self._link_moments()
 
@@ -207,13 +218,17 @@ class Engine:
             for mapping in owned:
                 mapping.set_optim_state_fragment(flat, self._adamw.state[flat])
 
-    def _optimized_tensors(self) -> list[Tensor]:
-        """What AdamW really steps: the parameters, or this rank's flat fp32 partitions of them."""
+    def _optimized(self) -> Iterator[tuple[Tensor, dict]]:
+        """What AdamW really steps, each with its group: the parameters, or this rank's flat fp32 partitions of them."""
+        groups = self._adamw.param_groups
         if self.zero_stage == 3:
-            return self.optimizer.optimizer.fp32_partitioned_groups_flat
-        if self.zero_stage:
-            return self.optimizer.optimizer.single_partition_of_fp32_groups
-        return [parameter for group in self._adamw.param_groups for parameter in group["params"]]
+            zero = self.optimizer.optimizer
+            for number, flat in enumerate(zero.fp32_partitioned_groups_flat):
+                yield flat, groups[zero.sub_group_to_group_id[number]]
+        elif self.zero_stage:
+            yield from zip(self.optimizer.optimizer.single_partition_of_fp32_groups, groups, strict=True)
+        else:
+            yield from ((parameter, group) for group in groups for parameter in group["params"])
 
     def _trainable(self) -> Iterator[tuple[str, nn.Parameter]]:
         return ((name, each) for name, each in self.model.named_parameters() if each.requires_grad)

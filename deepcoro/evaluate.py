@@ -13,7 +13,7 @@ from torch import nn
 
 from deepcoro import atomic, checkpoint, distributed
 from deepcoro.build import Parts, build_model, build_parts
-from deepcoro.config import ConfigError, dump
+from deepcoro.config import ConfigError
 from deepcoro.data.units import Units
 from deepcoro.embed import embed_split
 from deepcoro.engine import start_accelerator
@@ -23,7 +23,7 @@ from deepcoro.groups import measure_groups
 from deepcoro.predictions import Predictions, write_predictions
 from deepcoro.report import write_report
 from deepcoro.report_examples import Example, choose_examples, film_strip, films_shown, show_examples
-from deepcoro.run_config import RunConfig, changed_keys
+from deepcoro.run_config import RunConfig, keys_changed_since
 from deepcoro.seen import overlap, seen_of_state
 
 logger = logging.getLogger(__name__)
@@ -93,7 +93,8 @@ def load_model(config: RunConfig, parts: Parts, saved: checkpoint.Checkpoint) ->
 
 def _refuse_other_model(config: RunConfig, state: dict[str, Any]) -> None:
     """ConfigError when the config describes another model than the checkpoint's."""
-    differs = [key for key in changed_keys(state["config"], dump(config)) if key.startswith(_MODEL_KEYS)]
+    changed = keys_changed_since(state["config"], config, "the checkpoint")
+    differs = [key for key in changed if key.startswith(_MODEL_KEYS)]
     sampled = [key for key in differs if key in _WHICH_FRAMES]
     if sampled:
         logger.warning(

@@ -2,6 +2,8 @@
 
 import math
 from collections import Counter
+from collections.abc import Mapping
+from types import MappingProxyType
 
 import torch
 from torch import nn
@@ -12,37 +14,49 @@ from deepcoro.run_config import Optim
 # Kernels and matrices shrink under weight decay; norms, biases, scalars, class tokens and tables of positions or words do not.
 DECAYED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, DepthwiseFilter)
 
+NONE: Mapping = MappingProxyType({})
 
-def build_optimizer(model: nn.Module, optim: Optim) -> torch.optim.AdamW:
+
+def build_optimizer(
+    model: nn.Module, optim: Optim, own_lr: Mapping[str, float] = NONE, since: Mapping[str, int] = NONE
+) -> torch.optim.AdamW:
     """Every trainable parameter in exactly one group; empty groups are dropped (DeepSpeed cannot take one)."""
-    groups = parameter_groups(model, optim)
+    groups = parameter_groups(model, optim, own_lr, since)
     return torch.optim.AdamW(groups, lr=optim.lr, betas=optim.betas, eps=optim.eps)
 
 
-def parameter_groups(model: nn.Module, optim: Optim) -> list[dict]:
+def parameter_groups(
+    model: nn.Module, optim: Optim, own_lr: Mapping[str, float] = NONE, since: Mapping[str, int] = NONE
+) -> list[dict]:
     """Groups named `default`, `text`, with layer decay `video/layer_NN` and `text/layer_NN`, and their `_no_decay` twins; the order
     of parameters is the model's. `peak_lr` in each is what its learning rate warms up to.
+
+    The parameters of an objective that `own_lr` names are groups of its name. Those that train only `since` a later step are groups
+    apart, named `...@STEP`: AdamW counts a group's steps, and under ZeRO a group is one flat tensor.
     """
     decayed = {
         id(module.weight)
         for module in model.modules()
         if isinstance(module, DECAYED) and module.weight.ndim > 1
     }
-    places = _places(model, optim)
+    places = _places(model, optim, own_lr)
     groups: dict[str, dict] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
         place, lr = places[name]
+        start = since.get(name, 0)
         label = place if id(parameter) in decayed else f"{place}_no_decay"
+        label = f"{label}@{start}" if start else label
         decay = optim.weight_decay if id(parameter) in decayed else 0.0
-        fresh = {"name": label, "params": [], "weight_decay": decay, "lr": lr, "peak_lr": lr}
+        fresh = {"name": label, "place": place, "since": start, "params": []}
+        fresh |= {"weight_decay": decay, "lr": lr, "peak_lr": lr}
         groups.setdefault(label, fresh)["params"].append(parameter)
     _assert_each_once(model, groups)
     return [groups[label] for label in sorted(groups)]
 
 
-def _places(model: nn.Module, optim: Optim) -> dict[str, tuple[str, float]]:
+def _places(model: nn.Module, optim: Optim, own_lr: Mapping[str, float]) -> dict[str, tuple[str, float]]:
     """Of every parameter the label of its group, without weight decay's twin, and its peak learning rate."""
     text_lr = optim.lr if optim.text_lr is None else optim.text_lr
     places = {
@@ -60,6 +74,9 @@ def _places(model: nn.Module, optim: Optim) -> dict[str, tuple[str, float]]:
         for name, layer in layers.items():
             label = f"{tower}/layer_{layer:02d}"
             places[f"towers.{tower}.{name}"] = (label, lr * decay ** (top - layer))
+    for objective, lr in own_lr.items():
+        for name, _ in model.objectives[objective].named_parameters():
+            places[f"objectives.{objective}.{name}"] = (objective, lr)
     return places
 
 
@@ -82,7 +99,14 @@ def lr_factor(step: int, max_steps: int, optim: Optim) -> float:
     return optim.final_lr_fraction + (1 - optim.final_lr_fraction) * cosine
 
 
-def lr_of_groups(step: int, max_steps: int, optim: Optim, groups: list[dict]) -> dict[str, float]:
-    """Learning rate of each group, by its name."""
+def lr_of_groups(
+    step: int, max_steps: int, optim: Optim, groups: list[dict], warmups: Mapping[str, float] = NONE
+) -> dict[str, float]:
+    """Learning rate of each group, by its name. `warmups`: what share of it the groups of an objective have."""
     factor = lr_factor(step, max_steps, optim)
-    return {group["name"]: group["peak_lr"] * factor for group in groups}
+    return {group["name"]: group["peak_lr"] * factor * warmups.get(group["place"], 1.0) for group in groups}
+
+
+def lr_of_places(lr: Mapping[str, float]) -> dict[str, float]:
+    """Learning rates for the log: a place's groups, decayed or not, trained since when they will, have the same."""
+    return {name.partition("@")[0].removesuffix("_no_decay"): rate for name, rate in lr.items()}

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import pydantic
 
 from deepcoro.augment import Config as Augment
-from deepcoro.config import Block, parse, read_tree, typed_by_key
+from deepcoro.config import Block, dump, parse, read_tree, typed_by_key
 from deepcoro.data.config import Data
 from deepcoro.metrics import (
     Metric,
@@ -20,6 +20,7 @@ from deepcoro.metrics import (
 from deepcoro.normalisation import Config as Normalisation
 from deepcoro.objectives import Objective, contrastive
 from deepcoro.poolers import Pooler, mean
+from deepcoro.schedules import FreezePhase, Schedule
 from deepcoro.towers import TextTower, VideoTower, text_hf, video_mvit
 
 # What people write alone, and the key it stands for.
@@ -53,6 +54,10 @@ class Optim(Block):
     """Peak learning rate of the video tower, the pooler and the heads."""
     text_lr: float | None = pydantic.Field(default=None, gt=0)
     """Peak learning rate of the text tower; unset = lr."""
+    captioning_lr: float | None = pydantic.Field(default=None, gt=0)
+    """Peak learning rate of what objectives of type captioning own (their decoder); unset = lr. Logged as lr/NAME."""
+    mvm_lr: float | None = pydantic.Field(default=None, gt=0)
+    """Peak learning rate of what objectives of type masked_modeling own (decoder, mask tokens); unset = lr. Logged as lr/NAME."""
     layer_decay: float = pydantic.Field(default=1.0, gt=0, le=1)
     """Layer-wise decay of the video tower's learning rate: layer i of L has lr * layer_decay^(L - i); 0 is the embedding, L the last
     norm. For fine-tuning public weights (0.75 to 0.9); 1 = one rate for all. Logged as lr/video/layer_NN."""
@@ -179,6 +184,11 @@ class RunConfig(Block):
     """What is optimised; the key is the log prefix and default `type`."""
     loss_weights: dict[str, float] = {}
     """Weight of each objective's loss; those not named weigh 1."""
+    schedules: dict[str, Schedule] = {}
+    """When each objective takes part, and how its loss and learning rate begin; those not named take part in every step."""
+    freeze: list[FreezePhase] = []
+    """Phases of the run in which other fractions of the towers are frozen, in order; after the last one the towers' own
+    video_freeze_ratio and text_freeze_ratio hold."""
     optim: Optim = Optim()
     """Optimiser and schedule."""
     checkpoint: Checkpoint = Checkpoint()
@@ -208,15 +218,29 @@ class RunConfig(Block):
         return typed_by_key(value)
 
     @pydantic.model_validator(mode="after")
-    def _weights_name_objectives(self) -> "RunConfig":
-        unknown = sorted(set(self.loss_weights) - set(self.objectives))
-        if unknown:
-            raise ValueError(
-                f"loss_weights names {unknown}; objectives of this run: {sorted(self.objectives)}"
-            )
+    def _names_are_of_objectives(self) -> "RunConfig":
+        for key, named in (("loss_weights", self.loss_weights), ("schedules", self.schedules)):
+            unknown = sorted(set(named) - set(self.objectives))
+            if unknown:
+                raise ValueError(f"{key} names {unknown}; objectives of this run: {sorted(self.objectives)}")
         if not self.objectives:
             raise ValueError("objectives is empty; name at least one, such as contrastive")
+        taken = sorted({"default", "text"} & set(self.objectives))
+        if taken:
+            raise ValueError(
+                f"objectives are called {taken}, as lr/default and lr/text of the log; choose other names"
+            )
         return self
+
+    @property
+    def own_lr(self) -> dict[str, float]:
+        """Peak learning rate of each objective whose own parameters do not follow the rest of the model."""
+        of_type = {"captioning": self.optim.captioning_lr, "masked_modeling": self.optim.mvm_lr}
+        return {
+            name: of_type.get(objective.type) or self.optim.lr
+            for name, objective in self.objectives.items()
+            if objective.type in of_type or name in self.schedules
+        }
 
     @property
     def evaluation_batch_size(self) -> int:
@@ -238,7 +262,8 @@ def run_config_from_dump(tree: dict, source: str) -> RunConfig:
 
 
 # A resumed run may change these: they say where and how long to run, never what is computed at a given step. Folders and tables may
-# have moved; what they hold is in the fingerprint, which must be the same.
+# have moved; what they hold is in the fingerprint, which must be the same. Schedules may change as long as the past stays as it was
+# (Timetable.history).
 MAY_CHANGE_ON_RESUME = frozenset(
     {
         "run_mode",
@@ -261,11 +286,21 @@ MAY_CHANGE_ON_RESUME = frozenset(
         "objectives.*.form",
         "objectives.*.tile",
         "objectives.*.generation",
+        "schedules.*.start_*",
+        "schedules.*.end_*",
+        "freeze",
         "checkpoint",
         "evaluate",
         "tracking",
     }
 )
+
+
+def keys_changed_since(saved: dict, config: RunConfig, source: str) -> list[str]:
+    """Dotted keys in which a run differs from the config that a checkpoint holds. A key younger than the checkpoint counts as set to its
+    default, which is what the checkpoint's program did.
+    """
+    return changed_keys(dump(run_config_from_dump(saved, source)), dump(config))
 
 
 def changed_keys(old: dict, new: dict, prefix: str = "") -> list[str]:

@@ -1,6 +1,6 @@
 """One optimiser step over the micro-batches of a window; it knows no paradigm and reads on one screen."""
 
-from collections.abc import Collection
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,6 +21,7 @@ class Record:
     metrics: dict[str, Tensor]
     grad_norm: Tensor | None
     lr: dict[str, float]
+    loss_weights: Mapping[str, float]
 
 
 def train_step(
@@ -28,17 +29,15 @@ def train_step(
     window: list[Batch],
     step: int,
     lr: dict[str, float],
-    active: Collection[str] | None = None,
+    loss_weights: Mapping[str, float],
 ) -> Record:
-    """Optimiser step `step` (0-based) with the learning rate of each group; only `active` objectives compute (None = all).
+    """Optimiser step `step` (0-based) with the learning rate of each group; only objectives that `loss_weights` names compute.
 
     Every objective is normalised by its targets in the whole window on all ranks: the loss does not depend on how the
     global batch is cut into ranks and micro-steps (the contrastive one does, through who is whose negative).
     """
     config = engine.config
-    objectives = {
-        name: each for name, each in engine.model.objectives.items() if active is None or name in active
-    }
+    objectives = {name: engine.model.objectives[name] for name in loss_weights}
     counts = {
         name: distributed.sum_over_ranks(sum(objective.count(batch) for batch in window).to(engine.device))
         for name, objective in objectives.items()
@@ -52,16 +51,16 @@ def train_step(
     for micro_step, batch in enumerate(window):
         torch.manual_seed(_seed_of(config.seed, step, micro_step, distributed.rank()))
         with engine.micro_step():
-            results = engine.wrapped(to_device(batch, engine.device), task="losses", active=active)
+            results = engine.wrapped(to_device(batch, engine.device), task="losses", active=objectives)
             loss = torch.zeros(1, device=engine.device)
             for name, result in results.items():
                 share = result.pop("sum")
                 sums[name] += share.detach()
                 metrics |= {f"{name}/{key}": value for key, value in result.items()}
-                loss = loss + config.loss_weights.get(name, 1.0) * undo * share / counts[name].clamp(min=1)
+                loss = loss + loss_weights[name] * undo * share / counts[name].clamp(min=1)
             grad_norm = engine.backward(loss.squeeze(0))
-    engine.move_teachers(active)
-    return Record(sums, counts, metrics, grad_norm, lr)
+    engine.move_teachers(objectives)
+    return Record(sums, counts, metrics, grad_norm, lr, loss_weights)
 
 
 def _seed_of(*numbers: int) -> int:

@@ -19,12 +19,13 @@ from deepcoro.data.training_order import training_order
 from deepcoro.engine import Engine, start_accelerator
 from deepcoro.fields.report import padded_token_fraction
 from deepcoro.model import Batch, num_parameters
-from deepcoro.optim import build_optimizer, lr_of_groups
+from deepcoro.optim import build_optimizer, lr_of_groups, lr_of_places
 from deepcoro.preemption import EXIT_CODE, Preemption
 from deepcoro.report import write_report
-from deepcoro.run_config import RunConfig, changed_keys
+from deepcoro.run_config import RunConfig, keys_changed_since
 from deepcoro.speed import Stopwatch, peak_tflops, training_flops_per_clip
 from deepcoro.step import Record, train_step
+from deepcoro.timetable import Timetable, enter_phase
 from deepcoro.tracking import Tracker
 
 logger = logging.getLogger(__name__)
@@ -50,10 +51,12 @@ class Run:
 
     config: RunConfig
     parts: Parts
-    engine: Engine
+    engine: Engine | None
+    """Of the phase that the run is in."""
     stream: TrainingStream
     plan: Plan
     max_steps: int
+    timetable: Timetable
     flops_per_sample: float | None = None
     """Of forward and backward; None where the device's peak is not known."""
     progress: Progress = field(default_factory=Progress)
@@ -89,25 +92,46 @@ def _prepare(config: RunConfig, accelerator: Any) -> Run:
         world_size=distributed.world_size(),
     )
     max_steps = config.max_steps or max(round(config.epochs * plan.num_units / plan.rows_per_step), 1)
+    timetable = Timetable(config, max_steps)
     saved = _checkpoint_to_resume(config)
     if saved is not None:
-        _refuse_another_run(config, plan, saved)
-    model = build_model(config, parts)
-    if saved is not None:
-        model.load_state_dict(saved.weights())
-    elif distributed.rank() == 0:
-        logger.info("parameters: %s", num_parameters(model))
-    flops = _flops_per_sample(config, model, accelerator.device)
-    engine = Engine(accelerator, model, build_optimizer(model, config.optim), config)
+        _refuse_another_run(config, plan, timetable, saved)
     damage = Damage(plan.num_units, config.data.max_bad_fraction, config.run_dir)
     stream = TrainingStream(parts.shards, units, parts.fields, plan, config.data.workers, damage)
-    training = Run(config, parts, engine, stream, plan, max_steps, flops)
+    training = Run(config, parts, None, stream, plan, max_steps, timetable)
+    _build_engine(training, accelerator, saved)
     if saved is not None:
         _resume(training, saved)
     if distributed.rank() == 0:
         atomic.write_text(config.run_dir / "config.yaml", show(config) + "\n")
         atomic.write_text(config.run_dir / "data.json", json.dumps(parts.shards.record(), indent=1) + "\n")
     return training
+
+
+def _build_engine(training: Run, accelerator: Any, saved: checkpoint.Checkpoint | None) -> None:
+    """The model and the engine of the phase that comes after `saved` (None: of the first one)."""
+    config, step = training.config, 0 if saved is None else saved.step
+    model = build_model(config, training.parts)
+    if saved is not None:
+        model.load_state_dict(saved.weights())
+    since = enter_phase(model, training.timetable, step)
+    if distributed.rank() == 0:
+        phase = training.timetable.at(step)
+        logger.info("objectives: %s; parameters: %s", ", ".join(phase.active), num_parameters(model))
+    if training.flops_per_sample is None:
+        training.flops_per_sample = _flops_per_sample(config, model, accelerator.device)
+    optimizer = build_optimizer(model, config.optim, config.own_lr, since)
+    training.engine = Engine(accelerator, model, optimizer, config)
+    if saved is not None:
+        training.engine.set_moments(saved.moments(), step, since)
+
+
+def _enter_next_phase(training: Run, saved: checkpoint.Checkpoint) -> None:
+    """Another engine in place of this one, as a resumed run would build it. The old one's memory is free before the new one is made."""
+    accelerator = training.engine.accelerator
+    training.engine = None
+    accelerator.free_memory()
+    _build_engine(training, accelerator, saved)
 
 
 def _flops_per_sample(config: RunConfig, model: nn.Module, device: torch.device) -> float | None:
@@ -127,9 +151,11 @@ def _checkpoint_to_resume(config: RunConfig) -> checkpoint.Checkpoint | None:
     return saved
 
 
-def _refuse_another_run(config: RunConfig, plan: Plan, saved: checkpoint.Checkpoint) -> None:
+def _refuse_another_run(
+    config: RunConfig, plan: Plan, timetable: Timetable, saved: checkpoint.Checkpoint
+) -> None:
     state = saved.state()
-    changed = changed_keys(state["config"], dump(config))
+    changed = keys_changed_since(state["config"], config, saved.folder.name)
     if changed:
         raise ConfigError(
             f"{saved.folder.name} was trained with other values of {changed}; give it back its values, "
@@ -141,11 +167,16 @@ def _refuse_another_run(config: RunConfig, plan: Plan, saved: checkpoint.Checkpo
             f"{plan.rows_per_step}; on {plan.world_size} processes set batch_size x "
             f"gradient_accumulation_steps to {state['global_batch'] / plan.world_size:g}"
         )
+    past = timetable.history(saved.step)
+    if state.get("phases", past) != past:
+        raise ConfigError(
+            f"until {saved.folder.name} the run's phases (first step, objectives, frozen) were {state['phases']}, and max_steps, schedules and "
+            f"freeze now say {past}; write the moments that have passed as start_step, end_step and until_step"
+        )
 
 
 def _resume(training: Run, saved: checkpoint.Checkpoint) -> None:
     state = saved.state()
-    training.engine.set_moments(saved.moments(), saved.step)
     training.stream.restore(state["stream"])
     training.progress = Progress(**state["progress"])
     if training.progress.best_step == saved.step:  # a crash may have come between checkpoint and pointer
@@ -160,10 +191,13 @@ def _loop(training: Run, tracker: Tracker, preemption: Preemption) -> int:
     while progress.step < training.max_steps:
         with stopwatch.waiting_for_data():
             window = [next(batches) for _ in range(config.gradient_accumulation_steps)]
-        lr = lr_of_groups(
-            progress.step, training.max_steps, config.optim, training.engine.optimizer.param_groups
+        record = train_step(
+            training.engine,
+            window,
+            progress.step,
+            _lr(training),
+            training.timetable.loss_weights(progress.step),
         )
-        record = train_step(training.engine, window, progress.step, lr)
         progress.step += 1
         stopwatch.step_done(training.plan.rows_per_step)
         is_last = progress.step == training.max_steps
@@ -175,21 +209,25 @@ def _loop(training: Run, tracker: Tracker, preemption: Preemption) -> int:
         tracker.advance(progress.step)
         is_better, must_stop = _evaluate_if_due(training, tracker, is_last)
         preempted = preemption.requested()
-        if (
-            is_last
-            or must_stop
-            or preempted
-            or is_better
-            or progress.step % config.checkpoint.every_steps == 0
-        ):
+        is_boundary = training.timetable.begins_at(progress.step)
+        is_due = progress.step % config.checkpoint.every_steps == 0
+        if is_last or must_stop or preempted or is_better or is_boundary or is_due:
             _numbers(training, record, window)  # a diverged model is not saved
-            _save(training, is_better)
+            saved = _save(training, is_better)
         if preempted and not (is_last or must_stop):
             logger.warning("SIGTERM: saved step %d, leaving with exit code %d", progress.step, EXIT_CODE)
             return EXIT_CODE
         if must_stop:
             break
+        if is_boundary:
+            _enter_next_phase(training, saved)
     return 0
+
+
+def _lr(training: Run) -> dict[str, float]:
+    step, groups = training.progress.step, training.engine.optimizer.param_groups
+    warmups = training.timetable.warmups(step)
+    return lr_of_groups(step, training.max_steps, training.config.optim, groups, warmups)
 
 
 def _epoch_that_ended(training: Run) -> int | None:
@@ -210,8 +248,8 @@ def _numbers(training: Run, record: Record, window: list[Batch]) -> dict[str, fl
     losses = {
         name: total / max(record.counts[name].item(), 1) for name, total in zip(names, totals, strict=False)
     }
-    weights = training.config.loss_weights
-    numbers = {"train/loss": sum(weights.get(name, 1.0) * loss for name, loss in losses.items())}
+    weights = record.loss_weights
+    numbers = {"train/loss": sum(weights[name] * loss for name, loss in losses.items())}
     numbers |= {f"train/{name}/loss": loss for name, loss in losses.items()}
     numbers |= {
         f"train/{key}": total / distributed.world_size()
@@ -219,7 +257,9 @@ def _numbers(training: Run, record: Record, window: list[Batch]) -> dict[str, fl
     }
     if record.grad_norm is not None:
         numbers["train/grad_norm"] = float(record.grad_norm)
-    numbers |= {f"lr/{label.removesuffix('_no_decay')}": lr for label, lr in record.lr.items()}  # twins agree
+    lr = dict.fromkeys(training.config.own_lr, 0.0) | lr_of_places(record.lr)
+    numbers |= {f"lr/{place}": rate for place, rate in lr.items()}
+    numbers |= {f"loss_weight/{name}": weights.get(name, 0.0) for name in training.config.schedules}
     if "report" in window[0]:
         numbers["speed/padded_token_fraction"] = padded_token_fraction([batch["report"] for batch in window])
     position = training.progress.step * training.plan.rows_per_step
@@ -268,7 +308,7 @@ def _evaluate_if_due(training: Run, tracker: Tracker, is_last: bool) -> tuple[bo
     return is_better, patience is not None and progress.evaluations_since_best >= patience
 
 
-def _save(training: Run, is_better: bool) -> None:
+def _save(training: Run, is_better: bool) -> checkpoint.Checkpoint:
     config, progress = training.config, training.progress
     position = progress.step * training.plan.rows_per_step
     training.stream.damage.merge()
@@ -276,9 +316,13 @@ def _save(training: Run, is_better: bool) -> None:
         "config": dump(config),
         "progress": vars(progress),
         "global_batch": training.plan.rows_per_step,
+        "phases": training.timetable.history(progress.step),
         "stream": training.stream.state(position),
         "data": training.parts.provenance(),
     }
-    checkpoint.save(config.checkpoint_folder, progress.step, training.engine, state, config.checkpoint.keep)
+    saved = checkpoint.save(
+        config.checkpoint_folder, progress.step, training.engine, state, config.checkpoint.keep
+    )
     if is_better:
         checkpoint.mark_best(config.checkpoint_folder, progress.step)
+    return saved

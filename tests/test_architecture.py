@@ -14,6 +14,7 @@ CHOICE_FOLDERS = ("towers", "poolers", "positives", "objectives", "losses", "fie
 LAYERS = [
     {
         "config",
+        "schedules",
         "atomic",
         "exported",
         "page",
@@ -43,6 +44,7 @@ LAYERS = [
     {
         "model",
         "optim",
+        "timetable",
         "speed",
         "teachers",
         "video_benchmark",

@@ -7,7 +7,7 @@ import yaml
 
 from deepcoro import config
 from deepcoro.config import ConfigError
-from deepcoro.run_config import RunConfig, changed_keys, load_run_config
+from deepcoro.run_config import RunConfig, changed_keys, keys_changed_since, load_run_config
 
 TINY = config.SHIPPED / "demo" / "tiny.yaml"
 
@@ -117,6 +117,27 @@ def test_keys_that_may_change_on_resume_do_not_count_as_changed() -> None:
         load_run_config(TINY, ["max_steps=99", "data.num_workers=3", "optim.lr=1", "pooler.type=attention"])
     )
     assert changed_keys(old, new) == ["optim.lr", "pooler.hidden_dim", "pooler.type"]
+
+
+def test_a_key_that_a_saved_config_lacks_counts_as_its_default() -> None:
+    now = load_run_config(TINY, [])
+    saved = config.dump(now)
+    for block, key in (
+        (saved, "schedules"),
+        (saved["optim"], "mvm_lr"),
+        (saved["towers"]["video"], "compile"),
+    ):
+        del block[key]
+    assert keys_changed_since(saved, now, "step_3") == []
+    changed = load_run_config(TINY, ["optim.mvm_lr=1", "towers.video.compile=true", "max_steps=7"])
+    assert keys_changed_since(saved, changed, "step_3") == ["optim.mvm_lr", "towers.video.compile"]
+
+
+def test_a_saved_config_with_a_key_that_is_no_more_is_named() -> None:
+    saved = config.dump(load_run_config(TINY, []))
+    saved["optim"]["momentum"] = 0.9
+    with pytest.raises(ConfigError, match="step_3: unknown key 'optim.momentum'"):
+        keys_changed_since(saved, load_run_config(TINY, []), "step_3")
 
 
 def test_the_shipped_configs_are_these() -> None:

@@ -117,7 +117,7 @@ def test_one_process_trains_as_a_loop_by_hand(
 def engine_step(training: train.Run, window: list) -> None:
     engine, step = training.engine, training.progress.step
     lr = lr_of_groups(step, training.max_steps, training.config.optim, engine.optimizer.param_groups)
-    train_step(engine, window, step, lr)
+    train_step(engine, window, step, lr, training.timetable.loss_weights(step))
     training.progress.step += 1
 
 
@@ -168,7 +168,7 @@ def moments_round_trip(rank: int, shards: Path, run_dir: Path) -> bool:
             if parameter.requires_grad
             for key in ("exp_avg", "exp_avg_sq")
         }
-        engine.set_moments(given, 5)
+        engine.set_moments(given, 5, dict.fromkeys(dict(engine.model.named_parameters()), 0))
         read = engine.full_moments()
     if rank:
         return read == {}

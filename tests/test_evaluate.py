@@ -1,6 +1,7 @@
 """Evaluation sees every film once, on any number of ranks, and only where the result would be honest."""
 
 import csv
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -54,6 +55,21 @@ def test_a_run_folder_holds_results_predictions_and_report(evaluated: Path) -> N
     assert record["checkpoint"].startswith("step 2 (") and record["patient_overlap"] == "none"
     assert (evaluated / "report.html").stat().st_size > 1000
     assert exit_code(evaluated) == 0
+
+
+def test_a_checkpoint_older_than_a_key_is_evaluated_with_its_default(
+    tiny_shards: Path, trained: Path, tmp_path: Path
+) -> None:
+    run_dir = shutil.copytree(trained, tmp_path / "run")
+    folder = run_dir / "checkpoints" / "step_2"
+    state = json.loads((folder / "state.json").read_text())
+    del state["config"]["towers"]["video"]["positions"], state["config"]["schedules"]
+    (folder / "state.json").write_text(json.dumps(state))
+    digests = json.loads((folder / "digests.json").read_text())
+    digests["state.json"] = hashlib.sha256((folder / "state.json").read_bytes()).hexdigest()
+    (folder / "digests.json").write_text(json.dumps(digests))
+    words = (*SILENT, "evaluate.num_examples=0")
+    assert main_on_this_rank("ddp", *evaluation(tiny_shards, run_dir, *words)) == 0
 
 
 def test_groups_are_measured_beside_the_whole(tiny_shards: Path, trained: Path, tmp_path: Path) -> None:

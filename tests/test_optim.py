@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from deepcoro.optim import build_optimizer, lr_factor, lr_of_groups, parameter_groups
+from deepcoro.optim import build_optimizer, lr_factor, lr_of_groups, lr_of_places, parameter_groups
 from deepcoro.run_config import Optim
 from deepcoro.towers.video_mvit import VideoMViT
 
@@ -100,6 +100,37 @@ def test_the_text_tower_has_a_layer_decay_of_its_own() -> None:
     assert peaks["text/layer_00_no_decay"] == pytest.approx(0.025)
     assert peaks["text/layer_02_no_decay"] == pytest.approx(0.1)
     assert peaks["default"] == 1.0
+
+
+class Multitask(Towers):
+    def __init__(self) -> None:
+        super().__init__()
+        self.objectives = nn.ModuleDict({"reports": nn.Linear(4, 4), "contrastive": nn.Linear(4, 4)})
+
+
+def test_an_objective_with_a_learning_rate_of_its_own_is_a_group_of_its_name() -> None:
+    groups = parameter_groups(Multitask(), Optim(lr=1.0, weight_decay=0.1), {"reports": 0.5})
+    found = {group["name"]: (group["peak_lr"], group["weight_decay"]) for group in groups}
+    assert found["reports"] == (0.5, 0.1) and found["reports_no_decay"] == (0.5, 0.0)
+    assert sum(len(group["params"]) for group in groups if group["place"] == "reports") == 2
+    lr = lr_of_groups(0, 10, Optim(warmup_steps=0), groups, {"reports": 0.25})
+    assert lr_of_places(lr) == {"default": 1.0, "text": 1.0, "reports": 0.125}
+
+
+def test_what_began_to_train_later_is_a_group_apart_with_the_same_learning_rate() -> None:
+    groups = parameter_groups(
+        Towers(), Optim(lr=1.0, text_lr=0.1), since={"towers.text.1.weight": 30, "towers.text.1.bias": 30}
+    )
+    found = {group["name"]: group["since"] for group in groups}
+    assert found == {
+        "default": 0,
+        "default_no_decay": 0,
+        "text@30": 30,
+        "text_no_decay": 0,
+        "text_no_decay@30": 30,
+    }
+    lr = lr_of_groups(0, 10, Optim(warmup_steps=0), groups)
+    assert lr_of_places(lr) == {"default": 1.0, "text": 0.1}
 
 
 def test_warm_up_is_linear_to_the_peak_and_the_cosine_ends_at_its_floor() -> None:

@@ -37,9 +37,7 @@ class TextTower(nn.Module):
         self.pooling = pooling
         self.dim: int = encoder.config.hidden_size
         self.max_tokens: int = min(tokenizer.model_max_length, encoder.config.max_position_embeddings)
-        self.frozen = _lowest_parts(encoder, freeze_ratio)
-        for part in self.frozen:
-            part.requires_grad_(False)
+        self.freeze(freeze_ratio)
         self.train()
 
     def forward(
@@ -56,6 +54,14 @@ class TextTower(nn.Module):
             return tokens[:, 0]
         attended = attention_mask[..., None].to(tokens.dtype)
         return (tokens * attended).sum(dim=1) / attended.sum(dim=1).clamp(min=1)
+
+    def freeze(self, ratio: float) -> None:
+        """From now on the lowest parts, and only these, have no gradient and stay in evaluation; `ratio` as text_freeze_ratio."""
+        self.frozen = _lowest_parts(self.encoder, ratio)
+        self.requires_grad_(True)
+        for part in self.frozen:
+            part.requires_grad_(False)
+        self.train(self.training)
 
     def parameter_layers(self) -> dict[str, int]:
         """Layer of each parameter from the bottom: 0 the embeddings, then the blocks; the last holds whatever lies above them."""

@@ -140,7 +140,7 @@ class VideoMViT(nn.Module):
         if num_classes is not None:
             self.head = nn.Sequential(nn.Dropout(settings.head_dropout), nn.Linear(self.dim, num_classes))
         self.apply(_initialise)
-        self.frozen = self._freeze(settings.video_freeze_ratio)
+        self.freeze(settings.video_freeze_ratio)
         if settings.compile:
             compile_blocks(self.blocks)
 
@@ -244,18 +244,19 @@ class VideoMViT(nn.Module):
             return [None] * len(self.blocks)
         return sparse_layouts([block.shape for block in self.blocks], units, self.has_class_token)
 
-    def _freeze(self, ratio: float) -> list[nn.Module]:
-        """The bottom floor(ratio * (embedding + blocks)) parts, without gradient; returned so that train() leaves them in eval."""
+    def freeze(self, ratio: float) -> None:
+        """From now on the bottom floor(ratio * (embedding + blocks)) parts, and only these, have no gradient and stay in eval."""
         if not 0 <= ratio <= 1:
             raise ConfigError(f"video_freeze_ratio is {ratio}; it is the fraction frozen, between 0 and 1")
         parts = self._parts()[:-1]
         count = math.floor(ratio * len(parts) + 1e-9)
-        frozen = [module for part in parts[:count] for module in part]
+        self.frozen = [module for part in parts[:count] for module in part]
         if count == len(parts):
-            frozen.append(self.norm)
-        for module in frozen:
-            module.requires_grad_(False).eval()
-        return frozen
+            self.frozen.append(self.norm)
+        self.requires_grad_(True)
+        for module in self.frozen:
+            module.requires_grad_(False)
+        self.train(self.training)
 
     def _parts(self) -> list[list[nn.Module]]:
         """From the bottom: the embedding, each block, the last norm."""

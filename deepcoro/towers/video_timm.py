@@ -115,7 +115,7 @@ class VideoTimm(nn.Module):
                 f"towers.video.heads is {heads}, which does not divide the feature width {self.dim}"
             )
         self.pool = TemporalAttentionPool(self.dim, frames, heads)
-        self.frozen = freeze_layers(backbone, freeze_ratio)
+        self.freeze(freeze_ratio)
         self.train()
 
     def forward(
@@ -140,6 +140,11 @@ class VideoTimm(nn.Module):
         pictures = rearrange(video, "clip c t h w -> (clip t) c h w")
         frames = rearrange(self.backbone(pictures), "(clip t) dim -> clip t dim", clip=len(video))
         return self.pool(frames)
+
+    def freeze(self, ratio: float) -> None:
+        """From now on the bottom fraction of the image model's layers, and only these, have no gradient and stay in eval."""
+        self.frozen = freeze_layers(self.backbone, ratio)
+        self.train(self.training)
 
     def parameter_layers(self) -> dict[str, int]:
         """Layer of each parameter from the bottom, by timm's own order; the attention over time lies above the image model."""

@@ -171,6 +171,17 @@ def test_all_frozen_means_nothing_learns(minilm):
     assert not tower.encoder.training
 
 
+def test_a_tower_thaws_and_freezes_again(minilm):
+    config = Config(model=minilm)
+    tower = config.build(config.load_tokenizer(None)).train()
+    for ratio, num_frozen in ((1.0, 7), (0.5, 3), (0.0, 0), (0.5, 3)):
+        tower.freeze(ratio)
+        parts = [tower.encoder.embeddings, *tower.encoder.encoder.layer]
+        assert [part.training for part in parts] == [False] * num_frozen + [True] * (7 - num_frozen)
+        learning = [all(each.requires_grad for each in part.parameters()) for part in parts]
+        assert learning == [part.training for part in parts]
+
+
 @pytest.mark.parametrize("model", ["/no/such/folder", "nobody/nothing-of-that-name"])
 def test_a_model_that_cannot_be_had_says_how_to_point_to_a_folder(model, monkeypatch):
     import huggingface_hub.constants

@@ -184,6 +184,17 @@ def test_the_freeze_ratio_is_the_fraction_frozen_from_the_bottom(ratio, num_froz
     assert any(parameter.requires_grad for parameter in tower.parameters()) is (ratio < 1)
 
 
+def test_a_tower_frozen_otherwise_is_as_one_built_so():
+    tower = tiny(drop_path_rate=0.3).train()
+    for ratio in (1.0, 0.5, 0.0, 0.5):
+        tower.freeze(ratio)
+        built = tiny(video_freeze_ratio=ratio, drop_path_rate=0.3).train()
+        states = [[module.training for module in each.modules()] for each in (tower, built)]
+        assert states[0] == states[1]
+        flags = [[parameter.requires_grad for parameter in each.parameters()] for each in (tower, built)]
+        assert flags[0] == flags[1]
+
+
 def test_a_freeze_ratio_outside_zero_to_one_is_refused():
     with pytest.raises(ConfigError, match="video_freeze_ratio is 80"):
         tiny(video_freeze_ratio=80.0)
