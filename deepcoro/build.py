@@ -9,11 +9,14 @@ from deepcoro import distributed
 from deepcoro.config import ConfigError
 from deepcoro.data.collection import Collection
 from deepcoro.data.stream import BuiltField
+from deepcoro.fields.texts import Config as TextsConfig
+from deepcoro.fields.texts import TextsField
 from deepcoro.model import VideoTextModel
 from deepcoro.normalisation import constants
 from deepcoro.run_config import RunConfig
 from deepcoro.sample import patient_digest
 from deepcoro.seen import Seen, overlap, seen_through
+from deepcoro.text_bank import TextBank
 from deepcoro.weights import read_pixel_constants
 
 
@@ -56,6 +59,10 @@ def build_parts(config: RunConfig, make_tokenizer: bool = False) -> Parts:
     shards = Collection.open(config.data)
     tokenizer = _tokenizer(config, shards, make_tokenizer)
     fields = {name: field.build(tokenizer) for name, field in config.data.fields.items()}
+    report = fields.get("report")
+    if isinstance(report, TextsField):
+        report.join(shards.films.batches(["clip", "study"]))
+        shards.reads_beside(report.bank.sha256)
     if make_tokenizer:
         _describe_texts(config, shards, fields)
     return Parts(shards, tokenizer, fields, seen_through(config.towers.video.weights))
@@ -82,15 +89,28 @@ def _tokenizer(config: RunConfig, shards: Collection, make: bool) -> Any:
     folder: Path = config.run_dir / "tokenizer"
     text = config.towers.text
     if make and distributed.rank() == 0 and not folder.exists():
-        text.make_tokenizer(_training_texts(shards), folder)
+        text.make_tokenizer(_words_of(config, shards), folder)
     distributed.barrier()
     return text.load_tokenizer(folder)
+
+
+def _words_of(config: RunConfig, shards: Collection) -> Iterator[str]:
+    """What a tokenizer learns from."""
+    yield from _training_texts(shards)
+    report = config.data.fields.get("report")
+    if isinstance(report, TextsConfig):
+        yield from TextBank(report.texts, report.edges).texts
 
 
 def _describe_texts(config: RunConfig, shards: Collection, fields: dict[str, BuiltField]) -> None:
     """Has the reports say in each batch what a rule of positives must know of them. The same on every rank."""
     rules = {each.positives for each in config.objectives.values() if getattr(each, "positives", None)}
     rules = [rule for rule in rules if rule.likeness]
+    if rules and isinstance(fields.get("report"), TextsField):
+        raise ConfigError(
+            f"objectives.contrastive.positives.type is '{rules[0].type}', but the edges of field 'texts' say who is a positive of whom;"
+            " take report_id"
+        )
     if len(rules) > 1:
         raise ConfigError(f"objectives liken texts by {len(rules)} rules of positives; give all of them one")
     for rule in rules:

@@ -20,7 +20,7 @@ from deepcoro.data.units import Units
 from deepcoro.evaluated import Evaluated, TrainingReports
 from deepcoro.model import to_device
 from deepcoro.run_config import RunConfig
-from deepcoro.sample import ClipRecord, text_id
+from deepcoro.sample import ClipRecord, StudyRecord, text_id
 
 TEXTS_PER_BATCH = 64
 
@@ -44,7 +44,7 @@ def embed_split(
     captions = _captions(rows, parts.tokenizer)
     facts, drawn = None, None
     if distributed.rank() == 0:
-        facts = _facts(parts.shards, units, seen)
+        facts = _facts(parts, units, seen)
         drawn = _drawn_training_reports(config, parts.shards) if captions and reads_training_reports else None
     facts, drawn = distributed.broadcast_object((facts, drawn))
     prompts = list(prompts)
@@ -129,15 +129,17 @@ class _Facts:
     labels: dict[str, list]
 
 
-def _facts(shards: Collection, units: Units, seen: np.ndarray) -> _Facts:
-    """Texts and labels of the units, out of their JSON members."""
+def _facts(parts: Parts, units: Units, seen: np.ndarray) -> _Facts:
+    """Texts and labels of the units, out of their JSON members; a field with texts of its own says which is whose."""
+    shards = parts.shards
+    text_of = getattr(parts.fields.get("report"), "text_of", StudyRecord.report_of)
     rows: dict[int, int] = {}
     texts: list[str] = []
     text_of_film, labels = [], []
     for unit in seen.tolist():
         study = shards.study(int(units.study_row[unit]))
         clips = units.shown_clips(unit, None)
-        text = study.report_of(clips)
+        text = text_of(study, clips)
         row = -1
         if text is not None:
             row = rows.setdefault(text_id(text), len(texts))

@@ -57,10 +57,13 @@ def video_ids_of(batch: Mapping[str, Any]) -> Int[Tensor, "row"]:
 def matching_of(batch: Mapping[str, Any], num_texts: int) -> dict[str, Tensor]:
     """`video_id` [row], `text_id` and `text_name` [text] of a batch of which `num_texts` are encoded; EXCLUDED where the sample is
     invalid or has no report, and where no valid row refers to the text (the stand-in of an empty batch). Where a rule likens texts
-    also the parts of Keys, as `keys/...` [entry].
+    also the parts of Keys, as `keys/...` [entry]; where the data list pairs those of PositiveWeights, as `positives/...` [pair].
     """
     report, index = batch["report"], batch["report"]["index"]
     video_ids = video_ids_of(batch)
+    if "id" in report:
+        listed = {f"positives/{name}": value for name, value in batch["positives"].items()}
+        return {"video_id": video_ids, "text_id": report["id"], "text_name": report["id"], **listed}
     nobody = video_ids.new_full((num_texts,), EXCLUDED)
     names = nobody.scatter_reduce(0, index, video_ids, "amax")
     if "meaning" not in report:
@@ -79,6 +82,13 @@ def keys_of(matching: Mapping[str, Tensor]) -> Keys:
     keys = Keys(*(matching[f"keys/{name}"] for name in Keys._fields))
     is_used = torch.isin(keys.meaning, matching["text_id"])
     return Keys(*(each[is_used] for each in keys))
+
+
+def listed_in(matching: Mapping[str, Tensor]) -> PositiveWeights | None:
+    """The pairs that the data list; None where they do not."""
+    if "positives/weight" not in matching:
+        return None
+    return PositiveWeights(*(matching[f"positives/{name}"] for name in ("video_id", "text_id", "weight")))
 
 
 @torch.no_grad()

@@ -283,6 +283,8 @@ MAY_CHANGE_ON_RESUME = frozenset(
         "data.worker_timeout_s",
         "data.max_bad_fraction",
         "data.fields.report.length_buckets",
+        "data.fields.report.texts",
+        "data.fields.report.edges",
         "objectives.*.form",
         "objectives.*.tile",
         "objectives.*.generation",

@@ -36,7 +36,7 @@ LAYERS = [
     },
     {"kernels"},
     {"mvit", "masked_video", "captioning"},
-    {"fields", "ingest", "augment", "normalisation"},
+    {"fields", "ingest", "augment", "normalisation", "tokens", "text_bank"},
     {"data"},
     {"towers", "poolers", "positives", "losses", "metrics", "answers"},
     {"objectives"},

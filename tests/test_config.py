@@ -147,6 +147,7 @@ def test_the_shipped_configs_are_these() -> None:
         "clip/multi_video_config",
         "clip/remote_config",
         "clip/siglip_config",
+        "clip/siglip_texts_config",
         "clip/timm_config",
         "demo/demo",
         "demo/tiny",

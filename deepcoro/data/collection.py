@@ -141,6 +141,10 @@ class Collection(CachedStudies):
             "splits": {split: self._counts(split) for split in self.studies.splits},
         }
 
+    def reads_beside(self, sha256: str) -> None:
+        """A table that a field reads belongs to what a run trains on."""
+        self.fingerprint = hashlib.sha256(f"{self.fingerprint} {sha256}".encode()).hexdigest()
+
     def _counts(self, split: str) -> dict[str, int]:
         mine = self.studies.split == split_code(split)
         films, kept = self.studies.num_clips[mine], films_kept(self.studies, self._kept)[mine]

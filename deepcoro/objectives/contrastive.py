@@ -15,7 +15,7 @@ from deepcoro.features import Features, Surroundings
 from deepcoro.kernels.tiled_contrastive import Form, Tiling
 from deepcoro.losses import Loss
 from deepcoro.losses.clip import Config as ClipConfig
-from deepcoro.matching import keys_of, matching_of, video_ids_of, weights_by_likeness
+from deepcoro.matching import keys_of, listed_in, matching_of, video_ids_of, weights_by_likeness
 from deepcoro.pairing import PositiveWeights, pair_up
 from deepcoro.positives import Positives, report_id
 
@@ -72,9 +72,11 @@ class Contrastive(nn.Module):
         return {"sum": share.sum.reshape(1), **metrics}
 
     def _weights(self, rows: Mapping[str, Tensor]) -> PositiveWeights | None:
-        """What the rule says of pairs of unequal ids; None = nothing. Collective."""
+        """What the data list, or the rule says; None = equal ids alone are positives. Collective."""
         rule = self.positives
-        return rule.likeness and weights_by_likeness(keys_of(rows), rule.likeness, rule.threshold)
+        if rule.likeness is None:
+            return listed_in(rows)
+        return weights_by_likeness(keys_of(rows), rule.likeness, rule.threshold)
 
     def count(self, batch: Mapping[str, Any]) -> Int[Tensor, "1"]:
         """Studies of this rank's batch that have a report, from the batch alone."""

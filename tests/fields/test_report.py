@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
+from deepcoro import tokens
 from deepcoro.config import ConfigError
 from deepcoro.fields import report
 from deepcoro.sample import ClipRecord, Report, StudyRecord, text_id
@@ -107,14 +108,14 @@ def test_a_text_is_tokenised_once_in_a_process_and_by_its_very_letters(tokenizer
 
 
 def test_what_is_remembered_is_bounded_and_changes_no_batch(tokenizer, monkeypatch):
-    monkeypatch.setattr(report, "_REMEMBERED", 3)
+    monkeypatch.setattr(tokens, "REMEMBERED", 3)
     field, texts = report.Config().build(tokenizer), ["no", "lesion", "severe", "of", "the", "rca"]
     for start in range(5):
         batch = field.collate(texts[start : start + 2], 1)
         assert batch["report"]["input_ids"].tolist() == [
             [WORDS.index(text)] for text in texts[start : start + 2]
         ]
-        assert len(field._known) <= 3
+        assert len(field._tokens._known) <= 3
 
 
 def test_the_tokens_are_those_of_the_tokenizers_own_padding(tokenizer):
@@ -159,7 +160,7 @@ def test_the_cuts_are_the_cheapest_of_all(ascending, num_buckets):
 
     inner = itertools.combinations(range(1, len(ascending)), num_buckets - 1)
     best = min(cost([*cuts, len(ascending)]) for cuts in inner)
-    assert cost(report._cheapest_cuts(np.array(ascending), num_buckets)) == best
+    assert cost(tokens._cheapest_cuts(np.array(ascending), num_buckets)) == best
 
 
 def test_the_padded_fraction_counts_what_the_tower_reads_in_vain(tokenizer):
