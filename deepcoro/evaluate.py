@@ -4,6 +4,7 @@ import json
 import logging
 import subprocess
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from deepcoro.fields import video
 from deepcoro.groups import measure_groups
 from deepcoro.predictions import Predictions, write_predictions
 from deepcoro.report import write_report
+from deepcoro.report_captions import CaptionExample, choose_captions, show_captions
 from deepcoro.report_examples import Example, choose_examples, film_strip, films_shown, show_examples
 from deepcoro.run_config import RunConfig, keys_changed_since
 from deepcoro.seen import overlap, seen_of_state
@@ -68,7 +70,8 @@ def run(config: RunConfig) -> int:
         }
         write_results(config.run_dir, record)
         write_split_predictions(config, f"{record['data']}_{split}", evaluated)
-        path = write_report(config.run_dir, retrieval_examples(config, parts, evaluated))
+        searches = retrieval_examples(config, parts, evaluated)
+        path = write_report(config.run_dir, searches, caption_examples(config, parts, evaluated))
         logger.info("report: %s", path)
     distributed.barrier()
     return 0
@@ -172,12 +175,19 @@ def retrieval_examples(config: RunConfig, parts: Parts, evaluated: Evaluated) ->
     choices = choose_examples(
         evaluated.films, evaluated.text_embeddings, evaluated.text_of_film, config.evaluate.num_examples
     )
-    units = parts.shards.units(evaluated.split, config.data.multi_video, config.data.num_videos)
-    strips = {
-        film: film_strip(_frames_of_unit(parts, units, int(evaluated.units[film])))
-        for film in films_shown(choices)
-    }
+    strips = _strips(config, parts, evaluated, films_shown(choices))
     return show_examples(choices, evaluated.texts, evaluated.text_of_film, evaluated.clips, strips)
+
+
+def caption_examples(config: RunConfig, parts: Parts, evaluated: Evaluated) -> list[CaptionExample]:
+    """Generated reports for the report, with strips of their films."""
+    choices = choose_captions(evaluated, config.evaluate.num_examples)
+    return show_captions(choices, evaluated, _strips(config, parts, evaluated, choices))
+
+
+def _strips(config: RunConfig, parts: Parts, evaluated: Evaluated, films: Iterable[int]) -> dict[int, bytes]:
+    units = parts.shards.units(evaluated.split, config.data.multi_video, config.data.num_videos)
+    return {film: film_strip(_frames_of_unit(parts, units, int(evaluated.units[film]))) for film in films}
 
 
 def _frames_of_unit(parts: Parts, units: Units, unit: int) -> np.ndarray:

@@ -18,16 +18,20 @@ import numpy as np
 import pydantic
 import yaml
 
-from deepcoro import atomic, report_figures, report_groups, report_tables
+from deepcoro import atomic, report_captions, report_figures, report_groups, report_tables
 from deepcoro.metrics import zero_shot
 from deepcoro.page import render_page
+from deepcoro.report_captions import CaptionExample
 from deepcoro.report_examples import Example
 from deepcoro.report_figures import Curve, Scored
 
 EXAMPLES_FILE = "report_examples.json"
 """Examples of the last evaluation; they hold films, like the report."""
+CAPTIONS_FILE = "report_captions.json"
+"""Its generated reports."""
 
 _EXAMPLES = pydantic.TypeAdapter(list[Example])
+_CAPTIONS = pydantic.TypeAdapter(list[CaptionExample])
 
 
 @dataclass(frozen=True)
@@ -53,6 +57,8 @@ class ReportInputs:
     positives: Mapping[str, str] = field(default_factory=dict)
     """Zero-shot task -> class that a high score speaks for."""
     examples: Sequence[Example] = ()
+    captions: Sequence[CaptionExample] = ()
+    """Generated reports to read."""
     scored: Sequence[Scored] = ()
     """Zero-shot scores and truth, for the curves."""
     data_summary: Mapping[str, object] = field(default_factory=dict)
@@ -61,13 +67,19 @@ class ReportInputs:
     """What the evaluation left out, and why."""
 
 
-def write_report(run_dir: Path, examples: Sequence[Example] | None = None) -> Path:
-    """Writes `report.html` whole or not at all, and keeps `examples` so that the page can be made again. Returns its path.
+def write_report(
+    run_dir: Path,
+    examples: Sequence[Example] | None = None,
+    captions: Sequence[CaptionExample] | None = None,
+) -> Path:
+    """Writes `report.html` whole or not at all, and keeps `examples` and `captions` so that the page can be made again.
 
-    Without `examples` those of the last evaluation are shown.
+    Without them those of the last evaluation are shown. Returns the page's path.
     """
     if examples is not None:
         atomic.write_text(run_dir / EXAMPLES_FILE, _EXAMPLES.dump_json(list(examples)).decode())
+    if captions is not None:
+        atomic.write_text(run_dir / CAPTIONS_FILE, _CAPTIONS.dump_json(list(captions)).decode())
     path = run_dir / "report.html"
     atomic.write_text(path, render_report(read_inputs(run_dir)))
     return path
@@ -95,6 +107,7 @@ def read_inputs(run_dir: Path) -> ReportInputs:
         strata=measured.get("retrieval", {}).get("strata") or [],
         positives={name: task.positive for name, task in metric.config.tasks.items()},
         examples=_EXAMPLES.validate_json(examples) if examples else [],
+        captions=_CAPTIONS.validate_json(_text(run_dir / CAPTIONS_FILE) or "[]"),
         scored=_read_scores(run_dir, document, metric),
         data_summary=document.get("data_summary") or {},
         times_computed=document.get("times_computed"),
@@ -168,7 +181,10 @@ def render_report(inputs: ReportInputs) -> str:
         inputs=inputs,
         created=inputs.created or datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         warnings=_warnings(inputs),
-        cards=report_tables.cards(inputs.results, inputs.strata, inputs.positives),
+        cards=[
+            *report_tables.cards(inputs.results, inputs.strata, inputs.positives),
+            *report_captions.caption_cards(inputs.results),
+        ],
         tables=report_tables.tables(inputs.results, inputs.strata, inputs.positives),
         group_tables=report_groups.group_tables(inputs.results),
         interval_figure=report_figures.interval_figure(measures) if measures else "",
@@ -176,15 +192,17 @@ def render_report(inputs: ReportInputs) -> str:
         training_figures=training_figures(inputs.history),
         forward=[example for example in inputs.examples if example.direction == "text_to_video"],
         backward=[example for example in inputs.examples if example.direction == "video_to_text"],
-        holds_films=any(_has_film(example) for example in inputs.examples),
+        caption_tables=report_captions.caption_tables(inputs.results),
+        segment_rows=report_captions.segment_rows(inputs.results),
+        holds_films=any(_has_film(example) for example in (*inputs.examples, *inputs.captions)),
         timings={
             key: value for key, value in inputs.results.items() if key.startswith(("speed/", "memory/"))
         },
     )
 
 
-def _has_film(example: Example) -> bool:
-    return bool(example.strip) or any(candidate.strip for candidate in example.candidates)
+def _has_film(example: Example | CaptionExample) -> bool:
+    return bool(example.strip) or any(each.strip for each in getattr(example, "candidates", ()))
 
 
 def _score_figures(scored: Sequence[Scored]) -> list[str]:
@@ -223,9 +241,12 @@ def training_figures(history: Sequence[Mapping]) -> list[str]:
     speeds = sorted(speeds, key=lambda key: not key.endswith("_per_s"))[:2]
     recall = "val/retrieval/text_to_video/R@5"
     scores = [key for key in (recall, f"{recall}_chance") if key in keys]
+    lesions = "val/clinical_findings/lesion/f1"
+    said = [key for key in (lesions, f"{lesions}_nearest") if key in keys]
     groups = [
         ("Loss", losses[:5]),
         ("Retrieval on the validation split", scores),
+        ("Lesions in generated reports on the validation split, F1", said),
         ("Learning rate", rates[:5]),
     ]
     groups += [(key.removeprefix("speed/").replace("_", " "), [key]) for key in speeds]
@@ -242,6 +263,8 @@ def _curve(history: Sequence[Mapping], key: str) -> Curve:
         key.replace("/loss", "")
         .replace("val/retrieval/text_to_video/", "report → film ")
         .replace("_chance", " by chance")
+        .replace("val/clinical_findings/lesion/f1", "generated")
+        .replace("generated_nearest", "nearest training report")
     )
     return Curve(label, [step for step, _ in points], [value for _, value in points])
 

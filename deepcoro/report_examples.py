@@ -92,7 +92,7 @@ class _Searches:
     def choose(self, num_examples: int, num_found: int) -> list[Choice]:
         """Searches from both ends and the middle of the order of rank against the rank of chance."""
         order = np.argsort(self.ranks * (self.num_positives + 1), kind="stable")
-        picked = _spread(len(order), num_examples)
+        picked = spread(len(order), num_examples)
         rows = order[list(picked)]
         found, similarities = nearest(self.query_embeddings[rows], self.candidate_embeddings, num_found)
         return [
@@ -110,7 +110,7 @@ class _Searches:
         ]
 
 
-def _spread(num_searches: int, num_examples: int) -> dict[int, Kind]:
+def spread(num_searches: int, num_examples: int) -> dict[int, Kind]:
     """Places in the order from best to worst: about half of the examples at the best end, one in the middle, the rest at the end."""
     num_examples = min(num_examples, num_searches)
     num_worst = max(num_examples // 3, int(num_examples == 2))

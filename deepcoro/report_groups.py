@@ -85,7 +85,8 @@ def _measures(results: Results) -> Sequence[tuple[str, str, Show]]:
         (f"{TASK_WORDS.get(task, task)}: AUROC", f"zero_shot/{task}/auroc", fraction)
         for task in tasks(results)
     ]
-    return found
+    lesions = "clinical_findings/lesion/f1"
+    return [*found, ("generated reports: lesions, F1", lesions, fraction)] if lesions in results else found
 
 
 def _cell(results: Results, prefix: str, key: str, show: Show) -> Cell:

@@ -19,8 +19,20 @@ Positives = Mapping[str, str]
 """Zero-shot task -> class that a high score speaks for."""
 
 _FEW_PATIENTS = 30
-_OWN_TABLES = ("retrieval/", "zero_shot/", "by/")
+_OWN_TABLES = (
+    "retrieval/",
+    "zero_shot/",
+    "by/",
+    "captioning/",
+    "clinical_findings/",
+    "alignment_uniformity/",
+)
 _SUFFIXES = ("_ci_low", "_ci_high", "_chance")
+_SPACE = {
+    "alignment": "distance of a film from its report, squared (alignment; lower is better)",
+    "uniformity_films": "how evenly films fill the space (uniformity; lower is better, 0 = all alike)",
+    "uniformity_texts": "how evenly reports fill it",
+}
 
 
 @dataclass(frozen=True)
@@ -54,6 +66,7 @@ class Card:
     chance: str
     verdict: str
     is_above_chance: bool
+    chance_name: str = "Guessing"
 
 
 def percent(value: float | None) -> str:
@@ -86,6 +99,11 @@ def _range(low: float | None, high: float | None, show: Show) -> str:
     return f"{show(low).removesuffix(' %')} – {show(high)}"
 
 
+def interval(results: Results, key: str, show: Show) -> str:
+    """The 95 % interval of a value; a dash where there is none."""
+    return _range(results.get(f"{key}_ci_low"), results.get(f"{key}_ci_high"), show)
+
+
 def recalls(results: Results, name: str) -> list[int]:
     """The k of the R@k that were computed under `retrieval/{name}/`."""
     start = f"retrieval/{name}/R@"
@@ -116,6 +134,7 @@ def tables(results: Results, strata: Sequence[str], positives: Positives) -> lis
             results, "video_to_text/within_stratum", f"… only among reports of films {agree}", "reports"
         ),
         _zero_shot_table(results, positives),
+        _space_table(results),
         _other_table(results),
     ]
     return [table for table in made if table.rows]
@@ -166,6 +185,22 @@ def _zero_shot_table(results: Results, positives: Positives) -> Table:
         row = _row(results, f"zero_shot/{task}/auroc", label, f"zero_shot/control/{task}/auroc", fraction)
         rows.append(Row(row.label, row.value, row.interval, "0.50", row.control))
     return Table("Findings without training on them (zero-shot AUROC)", "per film, patients resampled", rows)
+
+
+def _space_table(results: Results) -> Table:
+    prefix = "alignment_uniformity/"
+    rows = [
+        Row(
+            label,
+            number(results[prefix + key]),
+            interval(results, prefix + key, number),
+            "–",
+            number(results.get(f"{prefix}{key}_shuffled")),
+        )
+        for key, label in _SPACE.items()
+        if prefix + key in results
+    ]
+    return Table("Shape of the space that films and reports share", "", rows)
 
 
 def _other_table(results: Results) -> Table:

@@ -179,7 +179,7 @@ def test_a_whole_run_shows_its_numbers_beside_chance_and_control(tmp_path):
         "same side",
         "not told apart from guessing",
         "138 right",
-        "captioning/bleu_4",
+        "BLEU-4",
         "evaluated 2 times",
         "Overlap unknown",
         "no AUROC, 0 of 9",
