@@ -98,6 +98,33 @@ def measured(
     return {key: value for key, value in numbers.items() if not np.isnan(value)}
 
 
+def advantages(
+    own: Float[np.ndarray, "answer count"],
+    controls: Mapping[str, Sequence[Float[np.ndarray, "answer count"]]],
+    measure: Callable[[Float[np.ndarray, "sample count"]], Float[np.ndarray, "sample"]],
+    patients: Int[np.ndarray, "answer"],
+    num_samples: int,
+    seed: int,
+) -> dict[str, float]:
+    """`above_modal`, `above_nearest`: the measure less that of the control, with intervals. Both are taken over the same patients in
+    each resample: two intervals that overlap may hide a difference that every resample shows.
+    """
+    numbers, width = {}, own.shape[1]
+    for control in ("modal", "nearest"):
+        if control not in controls:
+            continue
+        both = np.concatenate([own, controls[control][0]], axis=1)
+
+        def difference(sums: np.ndarray) -> dict[str, np.ndarray]:
+            return {"": measure(sums[:, :width]) - measure(sums[:, width:])}
+
+        numbers[f"above_{control}"] = float(difference(both.sum(axis=0, keepdims=True))[""][0])
+        if num_samples:
+            for low, high in sum_intervals(both, patients, difference, num_samples, seed).values():
+                numbers |= {f"above_{control}_ci_low": low, f"above_{control}_ci_high": high}
+    return {key: value for key, value in numbers.items() if not np.isnan(value)}
+
+
 def _mean(values: np.ndarray) -> float:
     known = values[~np.isnan(values)]
     return float(known.mean()) if len(known) else float("nan")

@@ -81,6 +81,8 @@ _FINDINGS: tuple[tuple[str, str, str, Show], ...] = (
     ("side/balanced_accuracy", "side/num", "right or left coronary artery (balanced accuracy)", percent),
     ("dominance/balanced_accuracy", "dominance/num", "right or left dominance (balanced accuracy)", percent),
     ("lesion/f1", "lesion/num", "segments with a lesion of 50 % or more (F1)", fraction),
+    ("lesion/f1_above_modal", "lesion/num", "… more than the most common report's F1", fraction),
+    ("lesion/f1_above_nearest", "lesion/num", "… more than the nearest training report's F1", fraction),
     ("lesion/recall", "lesion/num", "… lesions that are named (recall)", percent),
     ("lesion/precision", "lesion/num_said", "… named lesions that are there (precision)", percent),
     ("lesion/omission_rate", "lesion/num", "lesions left out", percent),
@@ -157,9 +159,9 @@ def caption_cards(results: Results) -> list[Card]:
     key = "clinical_findings/lesion/f1"
     if key not in results:
         return []
-    blind = [results[f"{key}_{name}"] for name in ("modal", "nearest") if f"{key}_{name}" in results]
-    low = results.get(f"{key}_ci_low")
-    is_above = bool(blind) and low is not None and low > max(blind)
+    names = [name for name in ("modal", "nearest") if f"{key}_{name}" in results]
+    blind = [results[f"{key}_{name}"] for name in names]
+    is_above = bool(names) and all(results.get(f"{key}_above_{name}_ci_low", -1.0) > 0 for name in names)
     return [
         Card(
             title="Generated reports: lesions",

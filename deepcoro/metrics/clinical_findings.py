@@ -18,7 +18,7 @@ from jaxtyping import Float
 from deepcoro.angiography.findings import Lesion, SideFindings
 from deepcoro.angiography.grammar import parse_trees, sentences
 from deepcoro.angiography.vocabulary import DOMINANCES, SEGMENTS, SIDES, segments_of, severity_floor
-from deepcoro.answers import answers_of, control_captions, measured, share
+from deepcoro.answers import advantages, answers_of, control_captions, measured, share
 from deepcoro.config import Block
 from deepcoro.evaluated import Evaluated
 
@@ -235,14 +235,13 @@ class ClinicalFindings:
         own = _rows(answers.references, answers.captions)
         numbers |= _sizes(own, answers.references, answers.captions)
         numbers |= _segment_values(own)
-        numbers |= measured(
-            own,
-            {name: [_rows(answers.references, texts) for texts in each] for name, each in controls.items()},
-            _measures,
-            answers.patients,
-            self.config.bootstrap_samples,
-            self.config.seed,
-        )
+        blind = {
+            name: [_rows(answers.references, texts) for texts in each] for name, each in controls.items()
+        }
+        drawn = answers.patients, self.config.bootstrap_samples, self.config.seed
+        numbers |= measured(own, blind, _measures, *drawn)
+        above = advantages(own, blind, lambda sums: _measures(sums)["lesion/f1"], *drawn)
+        numbers |= {f"lesion/f1_{key}": value for key, value in above.items()}
         alone = [name for name in _TOLD_APART if f"{name}/balanced_accuracy" not in numbers]
         notes = [
             f"clinical_findings/{name}: the reports are not of both classes, no accuracy" for name in alone

@@ -168,6 +168,20 @@ def test_intervals_resample_patients_not_films():
     assert 0.2 < alone["lesion/recall_ci_low"] < 0.5 < alone["lesion/recall_ci_high"] < 0.8
 
 
+def test_an_advantage_is_that_of_the_same_patients_in_each_resample():
+    """Right wherever the control is, and on one lesion more of each patient: above it in every resample."""
+    references = [LEFT + "pLAD: 80 %.", LEFT + "mLAD: 80 %."] * 8
+    captions = [references[0], references[1]] * 4 + [LEFT, references[1]] * 4
+    bank = trained_on([references[1]], np.eye(2, dtype=np.float32)[:1])
+    numbers = found(references, captions, training=bank, patients=[f"p{film // 2}" for film in range(16)])
+    assert numbers["lesion/f1_above_modal"] == pytest.approx(
+        numbers["lesion/f1"] - numbers["lesion/f1_modal"]
+    )
+    assert numbers["lesion/f1_ci_low"] < numbers["lesion/f1"] < numbers["lesion/f1_ci_high"]
+    assert numbers["lesion/f1_above_nearest_ci_low"] > 0
+    assert not any("above" in key for key in found(references, captions))
+
+
 def test_f1_is_that_of_a_count_by_hand_over_a_cohort():
     """Another way: a set of (film, segment) pairs, where every report of the generator lists all its lesions."""
     rows = generated("small", 25)
