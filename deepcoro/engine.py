@@ -78,6 +78,19 @@ def _fill_deepspeed_config(deepspeed_config: dict, config: RunConfig) -> None:
                 f'the DeepSpeed config says {key}={given}, the run config {value}; write "auto" in the DeepSpeed config'
             )
         deepspeed_config[key] = value
+    _refuse_its_own_accumulation(deepspeed_config)
+
+
+def _refuse_its_own_accumulation(deepspeed_config: dict) -> None:
+    """DeepSpeed then takes another optimiser (BF16_Optimizer), whose moments and gradients this engine cannot reach."""
+    stage = deepspeed_config.get("zero_optimization", {}).get("stage", 0)
+    in_bf16 = deepspeed_config.get("bf16", {}).get("enabled", False) is not False
+    accumulates_in = deepspeed_config.get("data_types", {}).get("grad_accum_dtype")
+    if stage == 1 and in_bf16 and accumulates_in in ("fp32", "float32", "float"):
+        raise ConfigError(
+            "the DeepSpeed config has ZeRO stage 1, bf16 and data_types.grad_accum_dtype=fp32; "
+            "use stage 2 or 3, or leave bf16 out: parameters are then fp32 under precision=bf16's autocast"
+        )
 
 
 class Engine:

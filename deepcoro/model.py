@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Collection, Mapping
+from types import MappingProxyType
 from typing import Any, Literal
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from deepcoro.features import Features, Surroundings, VideoFeatures
 from deepcoro.fields.report import buckets_of
+from deepcoro.gradient_cache import surrogate
 from deepcoro.normalisation import PixelNormalisation
 from deepcoro.run_config import RunConfig
 
@@ -50,12 +52,14 @@ class VideoTextModel(nn.Module):
     def forward(
         self,
         batch: Batch,
-        task: Literal["losses", "features", "evaluate"] = "losses",
+        task: Literal["losses", "embed", "features", "evaluate"] = "losses",
         active: Collection[str] | None = None,
+        cached: Mapping[str, dict] = MappingProxyType({}),
     ) -> dict[str, Any]:
-        """`losses`: {objective: {"sum": this rank's share, ...metrics}} of the `active` objectives (None = all); `features`: what
-        embeds `video` rows and `text` rows; `evaluate`: `features` of the films, and what the objectives that have an
-        `evaluate` say of each row, as `objective/number`.
+        """`losses`: {objective: {"sum": this rank's share, ...metrics}} of the `active` objectives (None = all), where one with `cached`
+        gradients of its embeddings gives {"surrogate": <embeddings, gradients>} instead; `embed`: {objective: what its `loss_of`
+        takes}; `features`: what embeds `video` rows and `text` rows; `evaluate`: `features` of the films, and what the
+        objectives that have an `evaluate` say of each row, as `objective/number`.
 
         In training mode films are augmented first. A batch without `video` or without `report` gives the features of the other
         alone (prompts have no film). One decode, one dense pass and one sparse pass serve all objectives.
@@ -69,7 +73,16 @@ class VideoTextModel(nn.Module):
         chosen = {name: each for name, each in self.objectives.items() if active is None or name in active}
         features = self._features(batch, set().union(*(each.reads for each in chosen.values())), chosen)
         with self._autocast():
-            return {name: objective(features, batch) for name, objective in chosen.items()}
+            if task == "embed":
+                return {name: each(features, batch, embed_only=True) for name, each in chosen.items()}
+            return {
+                name: (
+                    {"surrogate": surrogate(objective(features, batch, embed_only=True), cached[name])}
+                    if name in cached
+                    else objective(features, batch)
+                )
+                for name, objective in chosen.items()
+            }
 
     def _evaluate(self, batch: Batch) -> dict[str, Float[Tensor, "row ..."]]:
         chosen = {name: each for name, each in self.objectives.items() if hasattr(each, "evaluate")}
@@ -86,7 +99,7 @@ class VideoTextModel(nn.Module):
     def _features(
         self, batch: Batch, reads: Collection[str], objectives: Mapping[str, nn.Module] | None = None
     ) -> Features:
-        """Runs each pass that is read, once."""
+        """Runs each pass that is read, once. The sparse one last: what it draws then leaves dropout in the others as it is without."""
         found: dict[str, Any] = {}
         with self._autocast():
             if "video" in batch:
@@ -94,12 +107,12 @@ class VideoTextModel(nn.Module):
                 if {"study", "clips"} & set(reads):
                     found["clips"] = self._encode(batch, found["video"])
                     found["study"] = self.pooler(found["clips"].per_video(), found["clips"].clip_mask)
-                if "visible" in reads:
-                    masking = next(each for each in objectives.values() if "visible" in each.reads)
-                    found["shown"] = masking.shown_units(batch, len(found["video"]))
-                    found["visible"] = self._encode(batch, found["video"], found["shown"])
             if "report" in batch and "text" in reads:
                 found["text"] = self._embed_texts(batch["report"])
+            if "visible" in reads and "video" in found:
+                masking = next(each for each in objectives.values() if "visible" in each.reads)
+                found["shown"] = masking.shown_units(batch, len(found["video"]))
+                found["visible"] = self._encode(batch, found["video"], found["shown"])
         return Features(**found)
 
     def _encode(self, batch: Batch, video: Tensor, shown: Tensor | None = None) -> VideoFeatures:

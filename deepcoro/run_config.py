@@ -166,6 +166,9 @@ class RunConfig(Block):
     """Samples per GPU and micro-step: clips when data.multi_video is false, studies when true."""
     gradient_accumulation_steps: int = pydantic.Field(default=1, ge=1)
     """Micro-steps summed into one optimiser step."""
+    gradient_cache: bool = True
+    """With accumulation, objectives that compare rows (contrastive) compare all of the optimiser step's, as in one batch of that size,
+    at the cost of one more forward pass of the towers. false: each micro-step has its own negatives only."""
     precision: Literal["fp32", "bf16"] = "bf16"
     """bf16: fp32 parameters under bf16 autocast; losses and norms stay fp32. fp32: everything."""
     clips_per_chunk: int | None = pydantic.Field(default=None, ge=1)

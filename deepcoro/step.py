@@ -1,7 +1,8 @@
 """One optimiser step over the micro-batches of a window; it knows no paradigm and reads on one screen."""
 
+import functools
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from deepcoro import distributed
 from deepcoro.engine import Engine
+from deepcoro.gradient_cache import Embedded, window_gradients
 from deepcoro.model import Batch, to_device
 
 
@@ -16,12 +18,22 @@ from deepcoro.model import Batch, to_device
 class Record:
     """What one optimiser step left on the device, not yet read."""
 
-    sums: dict[str, Tensor]
     counts: dict[str, Tensor]
-    metrics: dict[str, Tensor]
-    grad_norm: Tensor | None
     lr: dict[str, float]
     loss_weights: Mapping[str, float]
+    sums: dict[str, Tensor] = field(default_factory=dict)
+    metrics: dict[str, Tensor] = field(default_factory=dict)
+    grad_norm: Tensor | None = None
+
+    def normalised(self, name: str, share: Tensor) -> Tensor:
+        """A share's part in the loss of the window; over micro-batches and ranks the parts add up to it."""
+        return self.loss_weights[name] * share / self.counts[name].clamp(min=1)
+
+    def add(self, name: str, result: dict[str, Tensor]) -> None:
+        """An objective's share of a micro-batch or of the window, with its metrics."""
+        share = result["sum"].detach()
+        self.sums[name] = self.sums[name] + share if name in self.sums else share
+        self.metrics |= {f"{name}/{key}": value for key, value in result.items() if key != "sum"}
 
 
 def train_step(
@@ -34,35 +46,65 @@ def train_step(
     """Optimiser step `step` (0-based) with the learning rate of each group; only objectives that `loss_weights` names compute.
 
     Every objective is normalised by its targets in the whole window on all ranks: the loss does not depend on how the
-    global batch is cut into ranks and micro-steps (the contrastive one does, through who is whose negative).
+    global batch is cut into ranks and micro-steps (without `gradient_cache` the contrastive one does, through who is whose negative).
     """
-    config = engine.config
-    objectives = {name: engine.model.objectives[name] for name in loss_weights}
-    counts = {
-        name: distributed.sum_over_ranks(sum(objective.count(batch) for batch in window).to(engine.device))
-        for name, objective in objectives.items()
-    }
+    record = Record(_counts(engine, window, loss_weights), lr, loss_weights)
     engine.set_lr(lr)
     engine.model.train()
-    sums = {name: torch.zeros(1, device=engine.device) for name in objectives}
-    metrics, grad_norm = {}, None
+    cached = [{} for _ in window]
+    if engine.config.gradient_cache and len(window) > 1:
+        cached = _cache(engine, window, step, record)
     # Both backends divide by the accumulation count and average over ranks; the sum of shares wants neither.
     undo = distributed.world_size() * len(window)
     for micro_step, batch in enumerate(window):
-        torch.manual_seed(_seed_of(config.seed, step, micro_step, distributed.rank()))
+        _seed(engine, step, micro_step)
         with engine.micro_step():
-            results = engine.wrapped(to_device(batch, engine.device), task="losses", active=objectives)
+            batch = to_device(batch, engine.device)
+            results = engine.wrapped(
+                batch, task="losses", active=list(loss_weights), cached=cached[micro_step]
+            )
             loss = torch.zeros(1, device=engine.device)
             for name, result in results.items():
-                share = result.pop("sum")
-                sums[name] += share.detach()
-                metrics |= {f"{name}/{key}": value for key, value in result.items()}
-                loss = loss + loss_weights[name] * undo * share / counts[name].clamp(min=1)
-            grad_norm = engine.backward(loss.squeeze(0))
-    engine.move_teachers(objectives)
-    return Record(sums, counts, metrics, grad_norm, lr, loss_weights)
+                if "surrogate" in result:
+                    loss = loss + undo * result["surrogate"]
+                    continue
+                record.add(name, result)
+                loss = loss + undo * record.normalised(name, result["sum"])
+            record.grad_norm = engine.backward(loss.squeeze(0))
+    engine.move_teachers(list(loss_weights))
+    return record
 
 
-def _seed_of(*numbers: int) -> int:
-    """Dropout and drop-path depend on these alone, so a resumed run repeats them."""
-    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1)
+def _counts(engine: Engine, window: list[Batch], loss_weights: Mapping[str, float]) -> dict[str, Tensor]:
+    """Targets of each objective in the window, on all ranks."""
+    counts = {}
+    for name in loss_weights:
+        count = sum(engine.model.objectives[name].count(batch) for batch in window)
+        counts[name] = distributed.sum_over_ranks(count.to(engine.device))
+    return counts
+
+
+def _cache(engine: Engine, window: list[Batch], step: int, record: Record) -> list[dict[str, Embedded]]:
+    """For each micro-batch the gradients of what the objectives that compare rows embed; their losses over the window are recorded."""
+    names = [name for name in record.counts if hasattr(engine.model.objectives[name], "loss_of")]
+    cached, embedded = [{} for _ in window], []
+    if not names:
+        return cached
+    for micro_step, batch in enumerate(window):
+        _seed(engine, step, micro_step)
+        with torch.no_grad():
+            batch = to_device(batch, engine.device)
+            embedded.append(engine.wrapped(batch, task="embed", active=names))
+    for name in names:
+        loss_of, normalise = engine.model.objectives[name].loss_of, functools.partial(record.normalised, name)
+        results, gradients = window_gradients([each[name] for each in embedded], loss_of, normalise)
+        record.add(name, results)
+        for of_micro_batch, gradient in zip(cached, gradients, strict=True):
+            of_micro_batch[name] = gradient
+    return cached
+
+
+def _seed(engine: Engine, step: int, micro_step: int) -> None:
+    """Dropout and drop-path depend on these numbers alone, so a resumed run repeats them, and so does a second pass."""
+    numbers = (engine.config.seed, step, micro_step, distributed.rank())
+    torch.manual_seed(int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> 1))

@@ -33,6 +33,7 @@ LAYERS = [
         "pairing",
         "captions",
         "matching",
+        "gradient_cache",
     },
     {"kernels"},
     {"mvit", "masked_video", "captioning"},
@@ -81,6 +82,7 @@ MODEL_SIDE = {
     "objectives",
     "model",
     "features",
+    "gradient_cache",
 }
 
 

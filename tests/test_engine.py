@@ -22,6 +22,7 @@ from tests.ranks import Ranks
 
 ENGINES = ("ddp", "zero0", "zero1", "zero2", "zero3", "zero3_whole")
 ACCUMULATION = ("batch_size=2", "gradient_accumulation_steps=2")
+OWN_NEGATIVES = "gradient_cache=false"
 
 
 def run_config(shards: Path, run_dir: Path, *words: str) -> RunConfig:
@@ -103,7 +104,12 @@ def test_every_zero_stage_accumulates_as_ddp_does(runs: Path, engine: str) -> No
 
 
 @pytest.mark.parametrize(
-    "words", [("batch_size=4",), ACCUMULATION, ("batch_size=3", "gradient_accumulation_steps=3")]
+    "words",
+    [
+        ("batch_size=4",),
+        (*ACCUMULATION, OWN_NEGATIVES),
+        ("batch_size=3", "gradient_accumulation_steps=3", OWN_NEGATIVES),
+    ],
 )
 def test_one_process_trains_as_a_loop_by_hand(
     tiny_shards: Path, tmp_path: Path, words: tuple[str, ...]
@@ -201,3 +207,14 @@ def test_the_run_config_owns_batch_accumulation_and_clipping(tiny_shards: Path, 
     }
     with pytest.raises(ConfigError, match='gradient_accumulation_steps=8, the run config 3; write "auto"'):
         _fill_deepspeed_config({"gradient_accumulation_steps": 8}, config)
+
+
+@pytest.mark.parametrize("enabled", [True, "auto"])
+def test_zero_1_with_bf16_weights_and_fp32_accumulation_is_refused(
+    tiny_shards: Path, tmp_path: Path, enabled: bool | str
+) -> None:
+    given = {"zero_optimization": {"stage": 1}, "bf16": {"enabled": enabled}}
+    _fill_deepspeed_config(dict(given), run_config(tiny_shards, tmp_path))
+    given["data_types"] = {"grad_accum_dtype": "fp32"}
+    with pytest.raises(ConfigError, match="use stage 2 or 3"):
+        _fill_deepspeed_config(given, run_config(tiny_shards, tmp_path))

@@ -44,39 +44,50 @@ class Contrastive(nn.Module):
         if self.loss.init_logit_bias is not None:
             self.logit_bias = nn.Parameter(torch.tensor([float(self.loss.init_logit_bias)]))
 
-    def forward(self, features: Features, batch: Mapping[str, Any]) -> dict[str, Float[Tensor, "1"]]:
-        """`sum` is this rank's share; over ranks and micro-batches sum of `sum` / sum of `count` is the loss. Texts that several
-        ranks hold count once, so that the loss does not depend on how the global batch lies on ranks.
+    def forward(
+        self, features: Features, batch: Mapping[str, Any], embed_only: bool = False
+    ) -> dict[str, Any] | dict[str, Float[Tensor, "1"]]:
+        """`sum` is this rank's share; over ranks and micro-batches sum of `sum` / sum of `count` is the loss. With `embed_only`
+        what `loss_of` takes, for a loss over several micro-batches (`deepcoro/gradient_cache.py`).
         """
         with torch.autocast(features.study.device.type, enabled=False):
-            return self._share(features, batch)
+            embedded = self._embedded(features, batch)
+            return embedded if embed_only else self.loss_of(embedded)
 
-    def _share(self, features: Features, batch: Mapping[str, Any]) -> dict[str, Float[Tensor, "1"]]:
-        rows = matching_of(batch, num_texts=len(features.text))
+    def loss_of(self, embedded: dict[str, dict[str, Tensor]]) -> dict[str, Float[Tensor, "1"]]:
+        """This rank's share of the loss and its metrics, of embeddings alone: no parameter is read. Texts that several ranks or
+        micro-batches hold count once, so that the loss does not depend on how the global batch lies on them.
+        """
+        rows, labels, shared = embedded["rows"], embedded["labels"], embedded["shared"]
+        scale, bias = shared["logit_scale"], shared.get("logit_bias")
         pairs = pair_up(
-            self.embed_video(features.study),
-            self.embed_text(features.text),
-            rows["video_id"],
-            rows["text_id"],
-            self._weights(rows),
-            rows["text_name"],
+            rows["video"],
+            rows["text"],
+            labels["video_id"],
+            labels["text_id"],
+            self._weights(labels),
+            labels["text_name"],
         )
-        scale = _bounded(self.logit_scale.to(pairs.videos.wide), *self.log_scale_bounds).exp()
-        bias = self.logit_bias
-        if bias is not None:
-            bias = _bounded(bias, -self.max_bias, self.max_bias)
         share = self.loss.share(pairs, scale, bias, self.tiling)
         metrics = {"logit_scale": scale.detach(), "in_batch_accuracy": share.in_batch_accuracy}
         if bias is not None:
             metrics["logit_bias"] = bias.detach().clone()
         return {"sum": share.sum.reshape(1), **metrics}
 
-    def _weights(self, rows: Mapping[str, Tensor]) -> PositiveWeights | None:
+    def _weights(self, labels: Mapping[str, Tensor]) -> PositiveWeights | None:
         """What the data list, or the rule says; None = equal ids alone are positives. Collective."""
         rule = self.positives
         if rule.likeness is None:
-            return listed_in(rows)
-        return weights_by_likeness(keys_of(rows), rule.likeness, rule.threshold)
+            return listed_in(labels)
+        return weights_by_likeness(keys_of(labels), rule.likeness, rule.threshold)
+
+    def _embedded(self, features: Features, batch: Mapping[str, Any]) -> dict[str, dict[str, Tensor]]:
+        rows = {"video": self.embed_video(features.study), "text": self.embed_text(features.text)}
+        wide = torch.promote_types(rows["video"].dtype, rows["text"].dtype)
+        shared = {"logit_scale": _bounded(self.logit_scale.to(wide), *self.log_scale_bounds).exp()}
+        if self.logit_bias is not None:
+            shared["logit_bias"] = _bounded(self.logit_bias, -self.max_bias, self.max_bias)
+        return {"rows": rows, "labels": matching_of(batch, len(features.text)), "shared": shared}
 
     def count(self, batch: Mapping[str, Any]) -> Int[Tensor, "1"]:
         """Studies of this rank's batch that have a report, from the batch alone."""
