@@ -1,9 +1,13 @@
 """What several test files share and is dear to make: shards to train on, two ranks to train with."""
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+
+# Before anything imports torch: on tensors as small as these a second thread only waits, at the cost of a core.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -53,6 +57,15 @@ def two_ranks() -> Iterator[Ranks]:
     ranks = Ranks(2)
     yield ranks
     ranks.end()
+
+
+@pytest.fixture(scope="session")
+def ranks_of(two_ranks: Ranks) -> Iterator[dict[int, Ranks]]:
+    """Process groups by number of ranks, each started when first asked."""
+    groups = {2: two_ranks, 3: Ranks(3), 4: Ranks(4)}
+    yield groups
+    for world_size in (3, 4):
+        groups[world_size].end()
 
 
 def _run(*words: str | Path) -> None:

@@ -1,13 +1,17 @@
-"""Two ranks that stay: a process group that runs one function after another, so that many tests pay for its imports once."""
+"""Ranks that stay: a process group that runs one function after another, so that many tests pay for its imports once."""
 
+import datetime
 import multiprocessing
+import os
+import pickle
 import tempfile
 import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.gloo import join_group
+import torch
+import torch.distributed as dist
 
 
 class Ranks:
@@ -53,16 +57,31 @@ class Ranks:
         if not self._pipes[rank].poll(timeout_s):
             return False, f"no answer within {timeout_s} s"
         try:
-            return self._pipes[rank].recv()
+            # as bytes: between living processes torch would share the memory of every tensor, a file descriptor each
+            return pickle.loads(self._pipes[rank].recv_bytes())
         except EOFError:
             return False, f"ended with exit code {self._processes[rank].exitcode}"
 
 
+def _join_group(rank: int, world_size: int, folder: Path) -> None:
+    """Makes this process a rank of the group that meets in `folder`."""
+    os.environ.update(RANK=str(rank), WORLD_SIZE=str(world_size), LOCAL_RANK=str(rank), OMP_NUM_THREADS="1")
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo",
+        init_method=f"file://{folder}/rendezvous",
+        rank=rank,
+        world_size=world_size,
+        timeout=datetime.timedelta(seconds=300),  # a rank may import for a minute longer than another
+    )
+
+
 def _serve(rank: int, world_size: int, folder: str, pipe: Any) -> None:
-    join_group(rank, world_size, Path(folder))
+    _join_group(rank, world_size, Path(folder))
     while True:
         function, arguments = pipe.recv()
         try:
-            pipe.send((True, function(rank, *arguments)))
+            answer = pickle.dumps((True, function(rank, *arguments)))
         except Exception:  # noqa: BLE001 - the parent reports whatever ended the function
-            pipe.send((False, traceback.format_exc()))
+            answer = pickle.dumps((False, traceback.format_exc()))
+        pipe.send_bytes(answer)

@@ -3,7 +3,7 @@ import torch
 import torch.distributed as dist
 
 from deepcoro import distributed
-from tests.gloo import run_on_ranks
+from tests.ranks import Ranks
 
 ROWS_OF_RANK = (3, 0, 2)
 
@@ -37,8 +37,8 @@ def talk(rank: int) -> dict:
 
 
 @pytest.fixture(scope="module")
-def of_ranks() -> list[dict]:
-    return run_on_ranks(everything, 3)
+def of_ranks(ranks_of: dict[int, Ranks]) -> list[dict]:
+    return ranks_of[3].run(everything)
 
 
 def everything(rank: int) -> dict:

@@ -9,7 +9,7 @@ import torch
 from deepcoro import matching
 from deepcoro.matching import Described, alike, keys_of, matching_of, packed, weights_by_likeness
 from deepcoro.pairing import PositiveWeights
-from tests.gloo import run_on_ranks
+from tests.ranks import Ranks
 
 
 def drawn(num_texts: int, likeness: str, seed: int = 0) -> list[Described]:
@@ -74,8 +74,8 @@ def on_rank(rank: int, world_size: int) -> dict:
 
 
 @pytest.fixture(scope="module")
-def of_ranks() -> dict[int, list]:
-    return {1: [on_rank(0, 1)]} | {ranks: run_on_ranks(on_rank, ranks, ranks) for ranks in (2, 3)}
+def of_ranks(ranks_of: dict[int, Ranks]) -> dict[int, list]:
+    return {1: [on_rank(0, 1)]} | {ranks: ranks_of[ranks].run(on_rank, ranks) for ranks in (2, 3)}
 
 
 @pytest.mark.parametrize("likeness", ["jaccard", "cosine"])

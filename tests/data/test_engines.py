@@ -1,9 +1,5 @@
 """A process that is lost while shards are written costs time, never the data set; a film that ends every process is refused."""
 
-import multiprocessing
-import os
-import signal
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,52 +12,11 @@ from deepcoro.data.manifest import PROGRESS, read_rejected
 from deepcoro.data.shards import Shards
 from deepcoro.data.writer import write_dataset
 from deepcoro.ingest.film import StudySource
+from tests.data.accidents import Dying, Hanging, Killing, KillingOnce
 from tests.data.studies import SMALL, contents, make_studies
 from tests.data.test_decode import deadly_film
 
 POOL = SMALL.model_copy(update={"workers": 2})
-
-
-class Accident(type(Path())):
-    """The path of a film over which something happens to each process that opens it, but never to the one that runs the tests."""
-
-    def is_file(self) -> bool:
-        if multiprocessing.parent_process() is not None:
-            self.happen()
-        return super().is_file()
-
-    def happen(self) -> None:
-        raise NotImplementedError
-
-
-class Killing(Accident):
-    def happen(self) -> None:
-        os.kill(os.getpid(), signal.SIGKILL)
-
-
-class KillingOnce(Accident):
-    """As when the system takes a process for the memory that others use."""
-
-    def happen(self) -> None:
-        mark = Path(f"{self}.met")
-        if not mark.exists():
-            mark.touch()
-            os.kill(os.getpid(), signal.SIGKILL)
-
-
-class Hanging(Accident):
-    def happen(self) -> None:
-        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM, signal.SIGINT])  # as deep in a library
-        time.sleep(10_000)
-
-
-class Dying(type(Path())):
-    """Ends the process outside of any film: where its size and time are asked for."""
-
-    def is_dir(self) -> bool:
-        if multiprocessing.parent_process() is not None:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return super().is_dir()
 
 
 def with_path(studies: list[StudySource], study: int, kind: Callable) -> list[StudySource]:

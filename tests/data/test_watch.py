@@ -82,9 +82,10 @@ SAID = {
 }
 
 
-@pytest.mark.parametrize("kind", SAID)
-@pytest.mark.parametrize("stream", [training, evaluation])
-def test_the_accident_of_a_worker_is_told_with_what_it_was_reading(shards, kind, stream) -> None:
+@pytest.mark.parametrize(
+    ("stream", "kind"), [*((training, kind) for kind in SAID), (evaluation, "kill"), (evaluation, "exit")]
+)
+def test_the_accident_of_a_worker_is_told_with_what_it_was_reading(shards, stream, kind) -> None:
     before = set(multiprocessing.active_children())
     with pytest.raises(WorkerFault) as raised:
         for _ in stream(shards, kind, Workers(2, timeout_s=HANGS_S if kind == "hang" else 300.0)):

@@ -9,22 +9,19 @@ from tests.ingest.test_scrub import IDENTIFYING, MEDICAL
 
 
 def test_two_processes_give_the_words_and_counts_of_one(monkeypatch):
-    texts = [f"{text} Film {number}." for number in range(8) for text, _ in IDENTIFYING] + MEDICAL
+    texts = [text for text, _ in IDENTIFYING] + MEDICAL
     alone, together = Scrubber(), Scrubber(workers=2)
     alone.prepare([*texts, None])
     monkeypatch.setattr(module, "_WORTH_A_POOL", 0)
+    monkeypatch.setattr(module, "_CHUNK", len(texts) // 5)
     pools = []
     monkeypatch.setattr(
         module, "worker_pool", lambda workers, make=module.worker_pool: pools.append(workers) or make(workers)
     )
     together.prepare([None, *texts, *texts])
     assert pools == [2]
-    assert (
-        [together.text(text) for text in texts]
-        == [alone.text(text) for text in texts]
-        == [scrub(text).text for text in texts]
-    )
-    assert list(together.replaced.items()) == list(alone.replaced.items()) and together.replaced["NAME"] > 30
+    assert [together.text(text) for text in texts] == [alone.text(text) for text in texts]
+    assert list(together.replaced.items()) == list(alone.replaced.items()) and together.replaced["NAME"] > 3
 
 
 def test_a_text_is_scrubbed_once_however_often_it_is_met(monkeypatch):

@@ -4,7 +4,7 @@ from torch.nn import functional
 
 from deepcoro.kernels.fused_cross_entropy import LinearCrossEntropy
 from deepcoro.live_bytes import LiveBytes
-from tests.gloo import run_on_ranks
+from tests.ranks import Ranks
 
 TOKENS, WORDS, DIM = 23, 11, 6
 
@@ -172,11 +172,11 @@ def share_of_rank(rank: int, bounds: list[int]) -> list[torch.Tensor]:
     return values
 
 
-def test_uneven_ranks_with_the_global_count_are_one_process():
+def test_uneven_ranks_with_the_global_count_are_one_process(two_ranks: Ranks):
     hidden, weight, bias, targets = draw()
     loss = oracle(hidden, weight, targets, bias)
     wanted = [loss.detach(), *torch.autograd.grad(loss, [weight, bias])]
-    for got in run_on_ranks(share_of_rank, 2, [0, 6, TOKENS]):
+    for got in two_ranks.run(share_of_rank, [0, 6, TOKENS]):
         torch.testing.assert_close(got, wanted, rtol=1e-12, atol=1e-12)
 
 

@@ -1,7 +1,6 @@
 """The tiled forms against the dense one: many shapes, number formats, and the bytes that are alive."""
 
 import itertools
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -11,18 +10,8 @@ from deepcoro.kernels.tiled_contrastive import Share, Tiling
 from deepcoro.live_bytes import LiveBytes
 from deepcoro.losses import clip, siglip
 from deepcoro.pairing import PositiveWeights, pair_up
-from tests.ranks import Ranks
 
 LOSSES = {"clip": clip.Config().build(), "siglip": siglip.Config().build()}
-
-
-@pytest.fixture(scope="module")
-def ranks_of(two_ranks: Ranks) -> Iterator[dict[int, Ranks]]:
-    """Process groups by number of ranks, each started when first asked."""
-    groups = {2: two_ranks, 3: Ranks(3), 4: Ranks(4)}
-    yield groups
-    for world_size in (3, 4):
-        groups[world_size].end()
 
 
 def draw(

@@ -1,10 +1,10 @@
 import pytest
 
-from tests.gloo import run_on_ranks
 from tests.losses import cases
+from tests.ranks import Ranks
 
 
 @pytest.fixture(scope="session")
-def of_ranks() -> dict[int, list[dict]]:
-    """Every case of both losses; one process group per number of ranks, since starting ranks takes longer than the cases."""
-    return {world_size: run_on_ranks(cases.every_case, world_size, world_size) for world_size in cases.CASES}
+def of_ranks(ranks_of: dict[int, Ranks]) -> dict[int, list[dict]]:
+    """Every case of both losses."""
+    return {world_size: ranks_of[world_size].run(cases.every_case, world_size) for world_size in cases.CASES}

@@ -12,7 +12,7 @@ from deepcoro.losses.siglip import siglip_loss
 from deepcoro.objectives.contrastive import Config
 from deepcoro.optim import parameter_groups
 from deepcoro.run_config import Optim
-from tests.gloo import run_on_ranks
+from tests.ranks import Ranks
 
 VIDEO_DIM, TEXT_DIM = 5, 3
 CONFIGS = {
@@ -170,9 +170,9 @@ def test_data_parallel_steps_of_tower_projections_and_scale_are_those_of_one_pro
 
 
 @pytest.fixture(scope="module")
-def trained() -> dict[int, dict]:
+def trained(ranks_of: dict[int, Ranks]) -> dict[int, dict]:
     """Windows by number of ranks; the ranks agree, so one of them speaks."""
-    return {1: everything(0, 1)} | {ranks: run_on_ranks(everything, ranks, ranks)[-1] for ranks in (2, 3)}
+    return {1: everything(0, 1)} | {ranks: ranks_of[ranks].run(everything, ranks)[-1] for ranks in (2, 3)}
 
 
 @pytest.mark.parametrize("name", CONFIGS)

@@ -14,7 +14,7 @@ from deepcoro.fields.report import Config as ReportConfig
 from deepcoro.losses import clip, siglip
 from deepcoro.objectives.contrastive import Config
 from deepcoro.positives import findings, similarity
-from tests.gloo import run_on_ranks
+from tests.ranks import Ranks
 
 VIDEO_DIM, TEXT_DIM = 5, 3
 LOSSES = {
@@ -109,8 +109,8 @@ def every_case(rank: int, world_size: int) -> dict:
 
 
 @pytest.fixture(scope="module")
-def trained() -> dict[int, dict]:
-    return {1: every_case(0, 1)} | {ranks: run_on_ranks(every_case, ranks, ranks)[0] for ranks in (2, 3)}
+def trained(ranks_of: dict[int, Ranks]) -> dict[int, dict]:
+    return {1: every_case(0, 1)} | {ranks: ranks_of[ranks].run(every_case, ranks)[0] for ranks in (2, 3)}
 
 
 def weight_by_definition(rule: str, one: str, other: str) -> float:
