@@ -40,8 +40,9 @@ def conclude(
     mean, deviation = _pixel_statistics(films.filter(pyarrow.array(film_splits == "train")))
     folder = next_folder(output)
     schema.write_rejected(folder, refused)
+    tables = [batch.entry for batch in batches]
     manifest = Manifest(
-        version=schema.next_version(output),
+        version=schema.next_version(output, tables),
         encoding=settings.encoding,
         pixel_mean=mean,
         pixel_std=deviation,
@@ -51,7 +52,7 @@ def conclude(
         key_check=settings.key_check,
         label_columns=films.column_names[len(SCHEMA.names) :],
         counts=_count(films, film_splits, len(refused)),
-        tables=[batch.entry for batch in batches],
+        tables=tables,
         duplicates=check_duplicates(films, film_splits, rows_of_films, settings.accept_duplicates),
         shards=shards,
         splits_sha256=schema.write_splits(folder, rows),
@@ -60,7 +61,7 @@ def conclude(
     )
     schema.write_block(folder / schema.MANIFEST, manifest, indent=2)
     publish_next(output)
-    (output / schema.PROGRESS / schema.VERSION).unlink(missing_ok=True)
+    (output / schema.PROGRESS / schema.SET_ASIDE).unlink(missing_ok=True)
     return manifest
 
 

@@ -17,8 +17,8 @@ from deepcoro.data.arrow_memory import reader_of
 from deepcoro.data.storage import Where, open_folder
 
 SCHEMA_VERSION = 1
-VERSION = "version"
-"""Under `.progress/`, while a data set is being replaced."""
+SET_ASIDE = "manifest-before.json"
+"""Under `.progress/`: the manifest while shards of its data set are made anew, or replaced by others."""
 MANIFEST, SPLITS, REJECTED, PROGRESS = "manifest.json", "splits.csv", "rejected.csv", ".progress"
 Split = Literal["train", "val", "test", "inference"]
 SPLIT_NAMES: tuple[str, ...] = ("train", "val", "test", "inference")
@@ -291,19 +291,27 @@ class RefusedRow(NamedTuple):
     reason: str
 
 
-def next_version(output: Path) -> int:
-    """That of the data set which lies in the folder, or that `replace_manifest` noted; 1 where there was none."""
+def next_version(output: Path, tables: Sequence[TableEntry]) -> int:
+    """That of the data set which lies in the folder, also when it is being made anew; one more for another one, so that no two of a
+    folder share a version. 1 where there was none."""
     if (output / MANIFEST).is_file():
         return read_manifest(output).version
-    noted = output / PROGRESS / VERSION
-    return int(noted.read_text()) if noted.is_file() else 1
+    before = read_set_aside(output)
+    if before is None:
+        return 1
+    is_another = [each.digest for each in before.tables] != [each.digest for each in tables]
+    return before.version + is_another
 
 
-def replace_manifest(output: Path, is_another: bool) -> None:
-    """Takes the manifest away before tars change, and notes the version of the one that will follow: one more for another data set,
-    so that no two of one folder share a version."""
-    atomic.write_text(output / PROGRESS / VERSION, f"{read_manifest(output).version + is_another}\n")
-    (output / MANIFEST).unlink()
+def set_aside(output: Path) -> None:
+    """Takes the manifest away before tars change: until the next one is there, the folder is unfinished."""
+    (output / MANIFEST).replace(output / PROGRESS / SET_ASIDE)
+
+
+def read_set_aside(output: Path) -> Manifest | None:
+    """That of the data set which was being made anew, or replaced, when a run was interrupted."""
+    path = output / PROGRESS / SET_ASIDE
+    return _parsed(Manifest, path.read_bytes(), SET_ASIDE) if path.is_file() else None
 
 
 def write_rejected(folder: Path, rows: Sequence[RefusedRow]) -> None:

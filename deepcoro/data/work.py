@@ -54,12 +54,12 @@ def prepare(
     (output / PROGRESS).mkdir(parents=True, exist_ok=True)
     publish_next(output)
     is_complete = (output / schema.MANIFEST).is_file()
-    manifest = schema.read_manifest(output) if is_complete else None
+    manifest = schema.read_manifest(output) if is_complete else schema.read_set_aside(output)
     digest = table_digest(studies, settings) if manifest else ""
     known = [entry.digest for entry in manifest.tables] if manifest else []
     place = known.index(digest) if digest in known else len(known)
     others: list[Batch] = []
-    if manifest and (digest in known or settings.append):
+    if manifest and (digest in known or (settings.append and is_complete)):
         check_same_kind(manifest, settings)
         others = read_batches(output, manifest)
         del others[place : place + 1]

@@ -86,7 +86,7 @@ def clear(work: Work) -> dict[str, ShardRecord]:
                 f"{output} holds a complete data set made from other films, rows or settings (or shards of it are damaged);"
                 " choose another folder, pass --append to add to it, or --overwrite to replace it"
             )
-        schema.replace_manifest(output, is_another=not work.is_known)
+        schema.set_aside(output)
     for path in stale:
         path.unlink()
     _clear_progress(output, work, numbers - set(done))
@@ -102,7 +102,7 @@ def _clear_progress(output: Path, work: Work, pending: set[str]) -> None:
     }
     kept = finished_names | {schema.spool_name(shard) for shard in pending} | {LOCK}
     if not (output / schema.MANIFEST).is_file():
-        kept.add(schema.VERSION)
+        kept.add(schema.SET_ASIDE)
     for path in (output / PROGRESS).iterdir():
         if path.name not in kept:
             shutil.rmtree(path) if path.is_dir() else path.unlink()

@@ -181,6 +181,23 @@ def test_an_interrupted_append_leaves_the_old_data_set_whole_and_goes_on(
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
 
 
+def test_a_shard_made_anew_for_one_table_spares_those_of_the_others_also_when_it_is_interrupted(
+    tmp_path, january, february, monkeypatch
+):
+    write_dataset(january, tmp_path / "out", SMALL)
+    write_dataset(february, tmp_path / "out", APPEND)
+    before = contents(tmp_path / "out")
+    (tmp_path / "out" / "shard-000000.tar").write_bytes(b"damaged")
+    again = SMALL.model_copy(update={"overwrite": True})
+    with monkeypatch.context() as patch:
+        forbid_opening(patch)
+        with pytest.raises(AssertionError):
+            write_dataset(january, tmp_path / "out", again)
+    assert not (tmp_path / "out" / schema.MANIFEST).exists()
+    write_dataset(january, tmp_path / "out", again)
+    assert contents(tmp_path / "out") == before
+
+
 def test_an_append_that_adds_nothing_or_meets_an_unfinished_folder_is_told(tmp_path, january, february):
     write_dataset(january, tmp_path / "out", SMALL)
     manifest = write_dataset(january[:2], tmp_path / "out", APPEND)
