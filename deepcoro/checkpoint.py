@@ -21,10 +21,11 @@ from deepcoro.atomic import publish, write_bytes
 from deepcoro.config import ConfigError, DataError
 from deepcoro.engine import Engine
 from deepcoro.weights import FILE as WEIGHTS
+from deepcoro.weights import STATE
 
 logger = logging.getLogger(__name__)
 
-MOMENTS, STATE, DIGESTS = "moments.safetensors", "state.json", "digests.json"
+MOMENTS, DIGESTS = "moments.safetensors", "digests.json"
 
 
 @dataclass(frozen=True)

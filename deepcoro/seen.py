@@ -7,9 +7,8 @@ from typing import Any
 
 from deepcoro.config import DataError
 from deepcoro.exported import locate, read_card
-from deepcoro.weights import FILE, read_pixel_constants, weights_file
+from deepcoro.weights import FILE, STATE, read_pixel_constants, weights_file
 
-_STATE = "state.json"
 SAW_NOBODY = "trained_on_no_patient"
 """Entry of an exported encoder's provenance: it comes from public weights."""
 
@@ -58,7 +57,7 @@ def seen_through(source: str | None) -> Seen:
     if card is not None:
         return Seen(is_whole=card["provenance"].get(SAW_NOBODY, False))
     file = weights_file(path)
-    state = file.with_name(_STATE)
+    state = file.with_name(STATE)
     if file.name == FILE and state.is_file():
         return seen_of_state(json.loads(state.read_text())["data"])
     return Seen(is_whole=read_pixel_constants(file) is None)

@@ -10,6 +10,8 @@ from deepcoro.exported import WEIGHTS, locate, read_card
 
 FILE = "weights.safetensors"
 """Name of the weights inside a checkpoint folder."""
+STATE = "state.json"
+"""Beside them: how far the run was, and what it read."""
 
 
 def read_weights(source: str | Path, prefix: str) -> dict[str, Tensor]:

@@ -16,7 +16,7 @@ from deepcoro.data.withdrawal import Withdrawn
 
 logger = logging.getLogger(__name__)
 
-_STATE = "state.json"
+_STATE = "state.json"  # as in deepcoro/weights.py, which imports torch
 _PAGES = (".html", ".csv", ".json", ".txt", ".log", ".npz")
 _BLOCK = 1 << 22
 
