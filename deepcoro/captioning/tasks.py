@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple, get_args
 import numpy as np
 
 from deepcoro.angiography.findings import Lesion, SideFindings
-from deepcoro.angiography.grammar import parse
+from deepcoro.angiography.grammar import parse_trees
 from deepcoro.angiography.phrases import ENGLISH
 from deepcoro.angiography.vocabulary import SEGMENTS, segments_of
 from deepcoro.config import ConfigError
@@ -33,24 +33,25 @@ def exchanges_of(text: str, views: set[str], draw: np.random.Generator | None) -
 
     A report that the grammar cannot read allows the first task only. `views`: of the films shown; the place names it where they agree.
     """
-    findings = _findings_of(text)
+    trees = _trees_of(text)
     exchanges = [Exchange("report", "", text)]
-    known = _known_segments(findings)
+    known = [each for tree in trees for each in _known_segments(tree)]
+    lesions = [lesion for tree in trees for lesion in tree.lesions]
     if known:
         segment, words = known[_drawn(len(known), draw)]
         exchanges.append(Exchange("finding", SEGMENTS[segment].name, words))
-    if findings.lesions:
-        words = finding_words(findings.lesions[_drawn(len(findings.lesions), draw)])
-        places = [SEGMENTS[each.segment].name for each in findings.lesions if finding_words(each) == words]
+    if lesions:
+        words = finding_words(lesions[_drawn(len(lesions), draw)])
+        places = [SEGMENTS[each.segment].name for each in lesions if finding_words(each) == words]
         view = next(iter(views)).replace("_", " ") if len(views) == 1 else ""
         exchanges.append(Exchange("place", words, ", ".join(filter(None, [*places, view]))))
     return exchanges
 
 
 @lru_cache(maxsize=65536)
-def _findings_of(text: str) -> SideFindings:
+def _trees_of(text: str) -> tuple[SideFindings, ...]:
     """Many rows share a text, and every epoch reads it again."""
-    return parse(text)
+    return parse_trees(text)
 
 
 def _drawn(count: int, draw: np.random.Generator | None) -> int:

@@ -48,6 +48,14 @@ def test_a_finding_of_two_segments_has_two_places_and_films_of_several_views_nam
     assert place == Exchange("place", "moderate stenosis (60 %)", "mid LAD, first obtuse marginal")
 
 
+def test_a_report_of_both_trees_is_asked_for_the_segments_of_both():
+    left = render(SideFindings("left", "right", (Lesion("om1", 70),)))
+    right = render(SideFindings("right", "right", no_significant_stenosis=True))
+    draws = [exchanges_of(f"{left}\n{right}", set(), np.random.default_rng(seed))[1:] for seed in range(40)]
+    assert {each[0].question for each in draws} >= {"first obtuse marginal", "mid RCA"}
+    assert {each[1].answer for each in draws} == {"first obtuse marginal"}
+
+
 @pytest.mark.parametrize(
     ("lesion", "words"),
     [
