@@ -62,6 +62,8 @@ class ReportInputs:
     scored: Sequence[Scored] = ()
     """Zero-shot scores and truth, for the curves."""
     data_summary: Mapping[str, object] = field(default_factory=dict)
+    has_positives_page: bool = False
+    """positives.html lies beside the report."""
     times_computed: int | None = None
     notes: Sequence[str] = ()
     """What the evaluation left out, and why."""
@@ -110,6 +112,7 @@ def read_inputs(run_dir: Path) -> ReportInputs:
         captions=_CAPTIONS.validate_json(_text(run_dir / CAPTIONS_FILE) or "[]"),
         scored=_read_scores(run_dir, document, metric),
         data_summary=document.get("data_summary") or {},
+        has_positives_page=(run_dir / "positives.html").is_file(),
         times_computed=document.get("times_computed"),
         notes=[*(document.get("notes") or []), *_overlap_notes(document)],
     )

@@ -20,6 +20,7 @@ from deepcoro.engine import Engine, start_accelerator
 from deepcoro.fields.report import padded_token_fraction
 from deepcoro.model import Batch, num_parameters
 from deepcoro.optim import build_optimizer, lr_of_groups, lr_of_places
+from deepcoro.positives_page import write_positives
 from deepcoro.preemption import EXIT_CODE, Preemption
 from deepcoro.report import write_report
 from deepcoro.run_config import RunConfig, keys_changed_since
@@ -105,6 +106,7 @@ def _prepare(config: RunConfig, accelerator: Any) -> Run:
     if distributed.rank() == 0:
         atomic.write_text(config.run_dir / "config.yaml", show(config) + "\n")
         atomic.write_text(config.run_dir / "data.json", json.dumps(parts.shards.record(), indent=1) + "\n")
+        write_positives(config, parts)
     return training
 
 

@@ -60,7 +60,7 @@ LAYERS = [
         "content",
     },
     {"engine", "build", "report"},
-    {"checkpoint", "embed"},
+    {"checkpoint", "embed", "positives_page"},
     {"evaluate", "step"},
     {"train", "predict"},
     {"command_line"},
