@@ -221,7 +221,13 @@ def markdown_table(
 
 def _columns(metrics: set[str], shown: Sequence[str]) -> Iterator[str]:
     for pattern in shown:
-        yield from sorted(fnmatch.filter(metrics, pattern))
+        yield from sorted(name for name in metrics if _is_like(name, pattern))
+
+
+def _is_like(name: str, pattern: str) -> bool:
+    """A star stands for one part of a name: `zero_shot/*/auroc` are the tasks and not their controls."""
+    parts, wanted = name.split("/"), pattern.split("/")
+    return len(parts) == len(wanted) and all(map(fnmatch.fnmatchcase, parts, wanted))
 
 
 def _printed(cell: Cell | None, num_seeds: int) -> str:
@@ -238,6 +244,15 @@ def _line(row: Sequence[str]) -> str:
 
 
 def launcher(accelerate_config: Path, script: Path) -> Launch:
-    """`accelerate launch` of train.py in a process of its own."""
+    """`accelerate launch` of train.py in a process of its own. ConfigError for a file that is not there or of several machines."""
+    if not accelerate_config.is_file():
+        raise ConfigError(f"--launch {accelerate_config} is not a file; see accelerate_configs/")
+    machines = (yaml.safe_load(accelerate_config.read_text()) or {}).get("num_machines", 1)
+    if machines != 1:
+        raise ConfigError(
+            f"--launch {accelerate_config} is of {machines} machines; runs are started from one"
+        )
+    # port 0: the launcher finds a free one, so that other runs of this machine do not matter
     command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(accelerate_config)]
-    return lambda train_words: subprocess.run([*command, str(script), *train_words], check=False).returncode
+    command += ["--main_process_port", "0", str(script)]
+    return lambda train_words: subprocess.run([*command, *train_words], check=False).returncode

@@ -69,7 +69,7 @@ def parse_arguments() -> argparse.Namespace:
         type=names,
         metavar="P,Q",
         default=ablation.SHOWN,
-        help="columns of the table, as patterns",
+        help="columns of the table; a star stands for one part of a name",
     )
     add("--table_only", action="store_true", help="run nothing, write the table of what is done")
     add("--debug", action="store_true", help="show the full traceback of an error")

@@ -2,13 +2,15 @@
 
 import csv
 import json
+import types
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from deepcoro import ablation
-from tests.launch import main_on_this_rank
+from deepcoro.config import ConfigError
+from tests.launch import ROOT, main_on_this_rank
 from tests.tools.command import call_tool
 
 TWO = (
@@ -133,6 +135,37 @@ def test_the_table_alone_runs_nothing(tmp_path, launches, monkeypatch, capsys):
 def test_faults_of_the_command_are_one_line(tmp_path, launches, monkeypatch, capsys, words, told):
     code, _, err = call(tmp_path, monkeypatch, capsys, *words, *TWO)
     assert code == 2 and told in err and err.count("\n") == 1
+
+
+def test_a_star_stands_for_one_part_of_a_name():
+    names = {
+        "zero_shot/side/auroc",
+        "zero_shot/cto/auroc",
+        "zero_shot/control/cto/auroc",
+        "zero_shot/cto/auroc_ci_low",
+    }
+    assert list(ablation._columns(names, ["zero_shot/*/auroc"])) == [
+        "zero_shot/cto/auroc",
+        "zero_shot/side/auroc",
+    ]
+    assert list(ablation._columns(names, ["zero_shot/cto/*", "none"])) == [
+        "zero_shot/cto/auroc",
+        "zero_shot/cto/auroc_ci_low",
+    ]
+
+
+def test_a_launch_is_of_train_py_on_one_machine(tmp_path, monkeypatch):
+    seen = []
+    done = types.SimpleNamespace(returncode=3)
+    monkeypatch.setattr(ablation.subprocess, "run", lambda command, check: seen.append(command) or done)
+    cpu = ROOT / "accelerate_configs" / "cpu_1.yaml"
+    assert ablation.launcher(cpu, ROOT / "train.py")(["demo/tiny", "seed=0"]) == 3
+    assert seen[0][3:] == ["--config_file", str(cpu), "--main_process_port", "0", str(ROOT / "train.py"), "demo/tiny", "seed=0"]  # fmt: skip
+    with pytest.raises(ConfigError, match="is not a file"):
+        ablation.launcher(tmp_path / "none.yaml", ROOT / "train.py")
+    (tmp_path / "two.yaml").write_text("num_machines: 2\n")
+    with pytest.raises(ConfigError, match="is of 2 machines"):
+        ablation.launcher(tmp_path / "two.yaml", ROOT / "train.py")
 
 
 @pytest.mark.slow
