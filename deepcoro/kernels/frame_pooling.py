@@ -112,30 +112,27 @@ def _of(positions: Tensor | None, clips: slice) -> Tensor | None:
 
 
 class _OverPairs:
-    """The same for visible cells alone, clip by clip."""
+    """The same for visible cells alone."""
 
     def __init__(self, weight: Tensor, layout: PoolLayout) -> None:
         self.convolution, self.layout = PairConvolution(weight), layout
 
     def forward(self, patches: Tensor, clips: slice) -> Tensor:
-        num_rows, rows = self.layout.num_patches_out, rearrange(patches, "b p n c -> b p (n c)")
-        pooled = [
-            self.convolution.forward(*each, num_rows)
-            for each in zip(rows, self.layout.pairs[clips], strict=True)
-        ]
-        return rearrange(torch.stack(pooled), "b p (n c) -> b p n c", n=patches.shape[2])
+        num_rows = len(patches) * self.layout.num_patches_out
+        pooled = self.convolution.forward(_as_rows(patches), self.layout.pairs(clips), num_rows)
+        return rearrange(pooled, "(b p) (n c) -> b p n c", b=len(patches), n=patches.shape[2])
 
     def backward(self, by_pooled: Tensor, patches: Tensor, clips: slice, into: Tensor | None) -> Tensor:
-        rows, by_rows = (rearrange(each, "b p n c -> b p (n c)") for each in (patches, by_pooled))
-        by_weight = 0
-        for clip, pairs in enumerate(self.layout.pairs[clips]):
-            by_patches, of_clip = self.convolution.backward(
-                by_rows[clip], rows[clip], pairs, into is not None
-            )
-            by_weight = by_weight + of_clip
-            if into is not None:
-                into[clip] = rearrange(by_patches, "p (n c) -> p n c", n=into.shape[2])
+        by_patches, by_weight = self.convolution.backward(
+            _as_rows(by_pooled), _as_rows(patches), self.layout.pairs(clips), into is not None
+        )
+        if into is not None:
+            into[:] = rearrange(by_patches, "(b p) (n c) -> b p n c", b=len(into), n=into.shape[2])
         return by_weight
+
+
+def _as_rows(patches: Tensor) -> Tensor:
+    return rearrange(patches, "b p n c -> (b p) (n c)")
 
 
 def to_film(patches: Tensor, positions: Tensor | None, grid: Grid) -> Tensor:

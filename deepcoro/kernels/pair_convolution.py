@@ -13,24 +13,26 @@ from torch import Tensor
 
 
 class TapPairs(NamedTuple):
-    """Which rows of one clip a tap of the filter joins; each occurs at most once on either side."""
+    """Which rows a tap of the filter joins, clips one after the other; each occurs at most once on either side."""
 
     inputs: Int[Tensor, " pair"]
     outputs: Int[Tensor, " pair"]
 
 
-def tap_pairs(neighbours: Int[Tensor, "batch out 27"]) -> list[list[TapPairs]]:
-    """For each clip its pairs under each tap, from a table of each output's inputs (-1: none). Waits for the device."""
-    return [[_pairs_of(rows) for rows in rearrange(clip, "out tap -> tap out")] for clip in neighbours.long()]
-
-
-def _pairs_of(rows: Tensor) -> TapPairs:
-    (outputs,) = (rows >= 0).nonzero(as_tuple=True)
-    return TapPairs(rows[outputs], outputs)
+def tap_pairs(neighbours: Int[Tensor, "clip out 27"], num_inputs: int) -> list[TapPairs]:
+    """The pairs of some clips under each tap, from a table of each output's inputs (-1: none) in its clip. Waits for the device."""
+    by_tap = rearrange(neighbours.long(), "clip out tap -> tap clip out")
+    first = torch.arange(0, len(neighbours) * num_inputs, num_inputs, device=by_tap.device)
+    inputs = rearrange(by_tap + first[:, None], "tap clip out -> tap (clip out)")
+    joined = rearrange(by_tap >= 0, "tap clip out -> tap (clip out)")
+    taps, outputs = joined.nonzero(as_tuple=True)
+    counts = joined.sum(1).tolist()
+    pairs = zip(inputs[taps, outputs].split(counts), outputs.split(counts), strict=True)
+    return [TapPairs(*each) for each in pairs]
 
 
 class PairConvolution:
-    """Weights are [channel, 1, 3, 3, 3], tokens rows [token, channel] of one clip; sums are taken in fp32 or better."""
+    """Weights are [channel, 1, 3, 3, 3], tokens rows [token, channel] of some clips; sums are taken in fp32 or better."""
 
     def __init__(self, weight: Float[Tensor, "channel 1 3 3 3"]) -> None:
         precise = torch.promote_types(weight.dtype, torch.float32)

@@ -75,10 +75,16 @@ class PoolLayout:
             return None
         return neighbours(self.positions_in, self.positions_out, self.grid_in, self.grid_out, self.stride)
 
+    def pairs(self, clips: slice) -> list[TapPairs]:
+        """For each tap the rows it joins in some clips of a sparse layout; made on the host when first asked for."""
+        key = (clips.start, clips.stop)
+        if key not in self._pairs:
+            self._pairs[key] = tap_pairs(self.neighbours[clips], self.num_patches_in)
+        return self._pairs[key]
+
     @functools.cached_property
-    def pairs(self) -> list[list[TapPairs]]:
-        """For each clip of a sparse layout and each tap the rows it joins; made on the host."""
-        return tap_pairs(self.neighbours)
+    def _pairs(self) -> dict[tuple[int, int], list[TapPairs]]:
+        return {}
 
     @functools.cached_property
     def readers(self) -> Int[Tensor, "batch patch 27"] | None:
