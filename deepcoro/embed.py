@@ -33,14 +33,16 @@ def embed_split(
     split: str,
     prompts: Sequence[str] = (),
     reads_training_reports: bool = False,
+    active: Sequence[str] | None = None,
 ) -> Evaluated:
     """The whole split; the same on every rank. Collective. Leaves the model in evaluation mode.
 
-    `reads_training_reports`: where the model writes captions, reports of the train split come with them.
+    `reads_training_reports`: where the model writes captions, reports of the train split come with them. `active`: objectives that
+    say something of each row (None = all that can).
     """
     model.eval()
     units = parts.shards.units(split, config.data.multi_video, config.data.num_videos)
-    seen, rows, unreadable = _embed_films(model, config, parts, units)
+    seen, rows, unreadable = _embed_films(model, config, parts, units, active)
     captions = _captions(rows, parts.tokenizer)
     facts, drawn = None, None
     if distributed.rank() == 0:
@@ -71,7 +73,7 @@ def embed_split(
 
 
 def _embed_films(
-    model: nn.Module, config: RunConfig, parts: Parts, units: Units
+    model: nn.Module, config: RunConfig, parts: Parts, units: Units, active: Sequence[str] | None
 ) -> tuple[np.ndarray, dict[str, np.ndarray], dict[str, str]]:
     """Units in ascending order and what the model says of each, without padding; those that could not be read apart, and why."""
     device = next(model.parameters()).device
@@ -84,7 +86,7 @@ def _embed_films(
     said: dict[str, list[Tensor]] = {}
     for batch in _progress(batches, f"embed {units.split}", len(batches)):
         seen.append(torch.where(batch["valid"], batch["unit"], -1))
-        for name, rows in model(to_device(batch, device), task="evaluate").items():
+        for name, rows in model(to_device(batch, device), task="evaluate", active=active).items():
             said.setdefault(name, []).append(rows.float() if rows.is_floating_point() else rows)
     unreadable = unreadable_of_split(batches.bad, len(units), config.data.max_bad_fraction)
     unit_of_row = distributed.gather_rows(torch.cat(seen).to(device)).cpu().numpy()

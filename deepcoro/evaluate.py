@@ -4,7 +4,7 @@ import json
 import logging
 import subprocess
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -112,13 +112,13 @@ def _refuse_other_model(config: RunConfig, state: dict[str, Any]) -> None:
 
 
 def evaluate_split(
-    model: nn.Module, config: RunConfig, parts: Parts, split: str
+    model: nn.Module, config: RunConfig, parts: Parts, split: str, active: Sequence[str] | None = None
 ) -> tuple[Evaluated, dict[str, float], list[str]]:
-    """Embeds on all ranks; metrics are computed on rank 0 and are the same on every rank. Collective."""
+    """Embeds on all ranks; metrics are computed on rank 0 and are the same on every rank. Collective. `active`: as in `embed_split`."""
     metrics = [metric.build() for metric in config.evaluate.metrics.values()]
     prompts = dict.fromkeys(sentence for metric in metrics for sentence in metric.prompts())
     reads_training = any(getattr(metric, "reads_training_reports", False) for metric in metrics)
-    evaluated = embed_split(model, config, parts, split, list(prompts), reads_training)
+    evaluated = embed_split(model, config, parts, split, list(prompts), reads_training, active)
     measured: tuple[dict[str, float], list[str]] = ({}, [])
     if distributed.rank() == 0:
         for metric in metrics:
@@ -132,9 +132,13 @@ def evaluate_split(
     return evaluated, numbers, notes
 
 
-def evaluate_in_training(model: nn.Module, config: RunConfig, parts: Parts) -> dict[str, float]:
-    """Metrics of the val split. Collective; the caller's next step puts the model back into training mode."""
-    _, numbers, _ = evaluate_split(model, config, parts, "val")
+def evaluate_in_training(
+    model: nn.Module, config: RunConfig, parts: Parts, active: Sequence[str]
+) -> dict[str, float]:
+    """Metrics of the val split, without what objectives say that do not take part yet or any more. Collective; the caller's next
+    step puts the model back into training mode.
+    """
+    _, numbers, _ = evaluate_split(model, config, parts, "val", active)
     return numbers
 
 

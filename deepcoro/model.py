@@ -59,7 +59,7 @@ class VideoTextModel(nn.Module):
         """`losses`: {objective: {"sum": this rank's share, ...metrics}} of the `active` objectives (None = all), where one with `cached`
         gradients of its embeddings gives {"surrogate": <embeddings, gradients>} instead; `embed`: {objective: what its `loss_of`
         takes}; `features`: what embeds `video` rows and `text` rows; `evaluate`: `features` of the films, and what the
-        objectives that have an `evaluate` say of each row, as `objective/number`.
+        active objectives that have an `evaluate` say of each row, as `objective/number`.
 
         In training mode films are augmented first. A batch without `video` or without `report` gives the features of the other
         alone (prompts have no film). One decode, one dense pass and one sparse pass serve all objectives.
@@ -69,7 +69,7 @@ class VideoTextModel(nn.Module):
         if task == "features":
             return self._joint_embeddings(self._features(batch, {"study", "text"}))
         if task == "evaluate":
-            return self._evaluate(batch)
+            return self._evaluate(batch, active)
         chosen = {name: each for name, each in self.objectives.items() if active is None or name in active}
         features = self._features(batch, set().union(*(each.reads for each in chosen.values())), chosen)
         with self._autocast():
@@ -84,8 +84,12 @@ class VideoTextModel(nn.Module):
                 for name, objective in chosen.items()
             }
 
-    def _evaluate(self, batch: Batch) -> dict[str, Float[Tensor, "row ..."]]:
-        chosen = {name: each for name, each in self.objectives.items() if hasattr(each, "evaluate")}
+    def _evaluate(self, batch: Batch, active: Collection[str] | None) -> dict[str, Float[Tensor, "row ..."]]:
+        chosen = {
+            name: each
+            for name, each in self.objectives.items()
+            if hasattr(each, "evaluate") and (active is None or name in active)
+        }
         reads = set().union({"study"}, *(each.reads for each in chosen.values())) - {"text"}
         features = self._features(batch, reads, chosen)
         with self._autocast():

@@ -292,7 +292,8 @@ def _evaluate_if_due(training: Run, tracker: Tracker, is_last: bool) -> tuple[bo
     if "val" not in training.parts.shards.splits or not config.evaluate.metrics:
         return False, False
     model = training.engine.plain_model(lambda: build_model(config, training.parts))
-    numbers = evaluate.evaluate_in_training(model, config, training.parts)
+    active = training.timetable.at(progress.step - 1).active
+    numbers = evaluate.evaluate_in_training(model, config, training.parts, active)
     tracker.log(progress.step, {f"val/{key}": value for key, value in numbers.items()})
     value = numbers.get(config.evaluate.best_metric)
     if value is None:

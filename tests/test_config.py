@@ -145,12 +145,14 @@ def test_the_shipped_configs_are_these() -> None:
         "clip/base_config",
         "clip/multi_site_config",
         "clip/multi_video_config",
+        "clip/multitask_config",
         "clip/remote_config",
         "clip/siglip_config",
         "clip/siglip_texts_config",
         "clip/timm_config",
         "demo/demo",
         "demo/tiny",
+        "demo/tiny_multitask",
     ]
 
 

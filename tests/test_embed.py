@@ -117,6 +117,15 @@ def test_captions_and_training_reports_come_with_the_split(
         )
 
 
+def test_an_objective_that_takes_no_part_says_nothing(tiny_shards: Path, tmp_path: Path) -> None:
+    config, parts, model = built(tiny_shards, tmp_path)
+    model.objectives["captioning"] = SaysItsUnit(parts.tokenizer)
+    found = [embed_split(model, config, parts, "test", active=active) for active in (None, ("contrastive",))]
+    assert len(found[0].captions) == 18 and found[1].captions == []
+    assert "captioning/tokens" in found[0].rows and "captioning/tokens" not in found[1].rows
+    np.testing.assert_array_equal(found[0].films, found[1].films)
+
+
 def test_a_model_without_a_contrastive_objective_has_no_space_for_texts(
     tiny_shards: Path, tmp_path: Path
 ) -> None:

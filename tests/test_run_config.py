@@ -28,6 +28,10 @@ TINY_VIDEO = {
     "video_mvit": {"towers.video.variant": "tiny"},
     "video_timm": {"towers.video.model": "test_resnet"},
 }
+TINY_OBJECTIVE = {
+    "captioning": {"decoder_layers": "1", "decoder_dim": "48", "generation.max_new_tokens": "4"},
+    "masked_modeling": {"decoder_layers": "1", "decoder_dim": "48"},
+}
 
 
 def tiny_twin(name: str, shards: Path | str, run_dir: Path, *more_shards: Path) -> list[str]:
@@ -36,6 +40,9 @@ def tiny_twin(name: str, shards: Path | str, run_dir: Path, *more_shards: Path) 
     folders = dict(zip(run.data.sources, (shards, *more_shards), strict=False))
     where = {f"data.sources.{source}.shards": folder for source, folder in folders.items()}
     keys = TINY | TINY_VIDEO[run.towers.video.type] | (where or {"data.shards": shards})
+    for objective, block in run.objectives.items():
+        small = TINY_OBJECTIVE.get(block.type, {})
+        keys |= {f"objectives.{objective}.{key}": value for key, value in small.items()}
     return [f"{key}={value}" for key, value in (keys | {"run_dir": run_dir}).items()]
 
 
