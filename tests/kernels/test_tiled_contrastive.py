@@ -104,6 +104,35 @@ def test_on_uneven_ranks_all_forms_agree(ranks_of, world_size):
                 torch.testing.assert_close(of_forms[form], of_forms["dense"], rtol=1e-11, atol=1e-11)
 
 
+def one_process(name: str, row_counts: list[list[int]], seed: int, weighed: bool) -> tuple[list, list]:
+    """What `random_batches` gives on all ranks together, from the rows of all in one dense loss."""
+    draws, ids = [], []
+    for rank, rows in enumerate(zip(*row_counts, strict=True)):
+        draws.append(draw(rows, 5, 10 * seed + rank))
+        ids.append(draw_ids(rows, 10 * seed + rank))
+    leaves = [torch.cat(sides).detach().requires_grad_() for sides in list(zip(*draws, strict=True))[:2]]
+    leaves += draws[0][2:]
+    weights = [draw_weights(each, seed) for each in ids]
+    joined = PositiveWeights(
+        *(torch.cat([getattr(each, key) for each in weights]) for key in ("video_ids", "text_ids", "weight"))
+    )
+    all_ids = tuple(torch.cat(side) for side in zip(*ids, strict=True))
+    found = outcome(name, leaves, all_ids, joined if weighed else None, Tiling("dense"))
+    return [found["sum"].reshape(1), *found["gradients"][2:]], list(found["gradients"][:2])
+
+
+@pytest.mark.parametrize("world_size", ROWS)
+def test_on_uneven_ranks_all_forms_are_the_dense_loss_of_one_process(ranks_of, world_size):
+    results = ranks_of[world_size].run(random_batches, ROWS[world_size])
+    for seed, (name, weighed) in enumerate(itertools.product(LOSSES, (False, True))):
+        shared, features = one_process(name, ROWS[world_size], seed, weighed)
+        for form in ("dense", "gather", "ring"):
+            of_ranks = [of_rank[seed][form] for of_rank in results]
+            got = [torch.cat([each[side] for each in of_ranks]) for side in (1, 2)]
+            torch.testing.assert_close(got, features, rtol=1e-12, atol=1e-12)
+            torch.testing.assert_close(of_ranks[0][0], torch.stack(shared), rtol=1e-12, atol=1e-12)
+
+
 @pytest.mark.parametrize("name", LOSSES)
 @pytest.mark.parametrize("weighed", [False, True])
 def test_finite_differences_agree(name, weighed):
