@@ -124,6 +124,8 @@ class VideoTextModel(nn.Module):
 
     def _embed_texts(self, report: dict[str, Any]) -> Float[Tensor, "text dim"]:
         """One call of the tower a bucket of lengths; as many on every rank."""
+        if "features" in report:  # of a frozen tower, which then runs on no rank
+            return report["features"]
         ids, mask, start, features = report["input_ids"], report["attention_mask"], 0, []
         for end, longest in buckets_of(report):
             features.append(self.towers["text"](ids[start:end, :longest], mask[start:end, :longest]))

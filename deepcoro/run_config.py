@@ -235,6 +235,15 @@ class RunConfig(Block):
             )
         return self
 
+    @pydantic.model_validator(mode="after")
+    def _cached_features_stay_true(self) -> "RunConfig":
+        thawing = [phase.text for phase in self.freeze if phase.text not in (None, 1)]
+        if self.towers.text.cache_features and thawing:
+            raise ValueError(
+                f"towers.text.cache_features is for a tower that stays frozen, and freeze has phases with text = {thawing}"
+            )
+        return self
+
     @property
     def own_lr(self) -> dict[str, float]:
         """Peak learning rate of each objective whose own parameters do not follow the rest of the model."""

@@ -18,6 +18,7 @@ from deepcoro.data.stream import TrainingStream
 from deepcoro.data.training_order import training_order
 from deepcoro.engine import Engine, start_accelerator
 from deepcoro.fields.report import padded_token_fraction
+from deepcoro.frozen_texts import read_texts_from_disk
 from deepcoro.model import Batch, num_parameters
 from deepcoro.optim import build_optimizer, lr_of_groups, lr_of_places
 from deepcoro.positives_page import write_positives
@@ -116,6 +117,8 @@ def _build_engine(training: Run, accelerator: Any, saved: checkpoint.Checkpoint 
     model = build_model(config, training.parts)
     if saved is not None:
         model.load_state_dict(saved.weights())
+    if training.engine is None and config.towers.text.cache_features:
+        read_texts_from_disk(model, config, training.parts, accelerator.device)
     since = enter_phase(model, training.timetable, step)
     if distributed.rank() == 0:
         phase = training.timetable.at(step)

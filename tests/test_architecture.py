@@ -60,7 +60,7 @@ LAYERS = [
         "content",
     },
     {"engine", "build", "report"},
-    {"checkpoint", "embed", "positives_page"},
+    {"checkpoint", "embed", "frozen_texts", "positives_page"},
     {"evaluate", "step"},
     {"train", "predict"},
     {"command_line"},

@@ -12,7 +12,7 @@ from torch import Tensor
 from deepcoro.config import Block, ConfigError
 from deepcoro.sample import StudyRecord, text_id
 from deepcoro.text_bank import TextBank
-from deepcoro.tokens import Tokens
+from deepcoro.tokens import TextFeatures, Tokens
 
 
 class Config(Block):
@@ -71,6 +71,10 @@ class TextsField:
     def join(self, films: Any) -> None:
         """Makes sure that the edges are of these films. DataError when none is."""
         self.bank.join(films)
+
+    def read_features(self, features: TextFeatures) -> None:
+        """Texts come with these from now on."""
+        self._tokens.features = features
 
     def text_of(self, study: StudyRecord, clip_indices: tuple[int, ...]) -> str | None:
         """The heaviest of a sample's texts (the first of equals), which evaluation takes for its report; None without any."""

@@ -189,6 +189,9 @@ class Config(Block):
     """A small encoder with random weights in place of `model`; its tokenizer is trained on the training reports."""
     text_freeze_ratio: float = Field(0.0, ge=0, le=1)
     """Fraction FROZEN: floor(ratio * (embeddings + blocks)) parts from the bottom; 0.8 freezes 80 %, 1 everything."""
+    cache_features: bool = False
+    """With everything frozen: embed each distinct training text once, keep the features in run_dir/text_features, and train without
+    running the tower."""
     pooling: Literal["cls", "mean"] = "cls"
     """What stands for the text: its class token, or the mean of its tokens."""
     attention: Literal["sdpa", "eager"] = "sdpa"
@@ -199,6 +202,14 @@ class Config(Block):
         if self.from_scratch and self.text_freeze_ratio:
             raise ValueError(
                 f"text_freeze_ratio {self.text_freeze_ratio} would freeze random weights; with from_scratch it has to be 0"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _only_frozen_features_are_kept(self) -> "Config":
+        if self.cache_features and self.text_freeze_ratio < 1:
+            raise ValueError(
+                f"cache_features needs text_freeze_ratio 1, it is {self.text_freeze_ratio}: what trains changes its features"
             )
         return self
 
@@ -237,7 +248,10 @@ class Config(Block):
             encoder = self.from_scratch.build(len(tokenizer), self.attention)
         else:
             from transformers import AutoModel
+            from transformers.integrations import unset_hf_deepspeed_config
 
+            # accelerate tells transformers of ZeRO-3, and weights would come divided before there is an engine to gather them
+            unset_hf_deepspeed_config()
             encoder = self._from_hub(
                 AutoModel.from_pretrained, dtype=torch.float32, attn_implementation=self.attention
             )
