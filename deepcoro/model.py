@@ -120,7 +120,8 @@ class VideoTextModel(nn.Module):
         return Features(**found)
 
     def _encode(self, batch: Batch, video: Tensor, shown: Tensor | None = None) -> VideoFeatures:
-        return self.towers["video"].features(video, batch["clip_mask"], self.clips_per_chunk, shown)
+        part = () if shown is None else (shown,)  # a tower without a sparse path is never asked for one
+        return self.towers["video"].features(video, batch["clip_mask"], self.clips_per_chunk, *part)
 
     def _embed_texts(self, report: dict[str, Any]) -> Float[Tensor, "text dim"]:
         """One call of the tower a bucket of lengths; as many on every rank."""

@@ -9,6 +9,7 @@ from deepcoro import command_line, config
 from deepcoro.run_config import load_run_config
 from tests.data.server import serving
 from tests.launch import SILENT
+from tests.text_tables import write_text_tables
 
 # What makes a twin tiny. Everything else, the paradigm above all, is the shipped config's own.
 TINY = {
@@ -50,7 +51,10 @@ def tiny_twin(name: str, shards: Path | str, run_dir: Path, *more_shards: Path) 
 def test_the_tiny_twin_of_every_shipped_config_trains_three_steps(
     name: str, tiny_shards: Path, other_shards: Path, tmp_path: Path
 ) -> None:
-    assert command_line.main([name, *tiny_twin(name, tiny_shards, tmp_path, other_shards)]) == 0
+    words = tiny_twin(name, tiny_shards, tmp_path, other_shards)
+    if load_run_config(config.find_config(name), []).data.fields["report"].type == "texts":
+        words += [f"data.shards={other_shards}", *write_text_tables(tmp_path)]
+    assert command_line.main([name, *words]) == 0
     lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     losses = [line["train/loss"] for line in lines if "train/loss" in line]
     assert len(losses) == 3

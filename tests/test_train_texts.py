@@ -6,21 +6,15 @@ import pytest
 
 from tests.launch import STEADY, losses, main_on_rank, main_on_this_rank, metrics
 from tests.ranks import Ranks
+from tests.text_tables import write_text_tables
 
 RETRIEVAL = "{zero_shot: false, captioning: false, clinical_findings: false, alignment_uniformity: false, retrieval: {bootstrap_samples: 20, strata: []}}"
 
 
 @pytest.fixture(scope="module")
 def tables(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Each film of `other_shards` but one has two of seven texts."""
     folder = tmp_path_factory.mktemp("tables")
-    texts = [f"T{number},text number {number} of seven" for number in range(7)]
-    films = [f"other{study}-film{film}" for study in range(12) for film in (0, 1)][1:]
-    edges = [
-        f"{film},T{(place + far) % 7},{1 - far / 2}" for place, film in enumerate(films) for far in (0, 1)
-    ]
-    (folder / "texts.csv").write_text("\n".join(["text_id,prompt_text", *texts, ""]))
-    (folder / "edges.csv").write_text("\n".join(["clip,text_id,weight", *edges, ""]))
+    write_text_tables(folder)
     return folder
 
 
