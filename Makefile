@@ -15,8 +15,8 @@ demo: install
 	$(BIN)/python tools/make_demo_data.py $(DEMO) --preset demo --seed 0
 	$(BIN)/python tools/shard_dataset.py --csv $(DEMO)/dataset.csv --output $(DEMO_SHARDS) --report_scope side --key_file $(DEMO)/demo.key
 	rm -rf $(DEMO_RUN)
-	$(BIN)/accelerate launch --config_file accelerate_configs/$(DEMO_LAUNCH).yaml train.py demo/demo data.shards=$(DEMO_SHARDS) run_dir=$(DEMO_RUN)
-	$(BIN)/accelerate launch --config_file accelerate_configs/$(DEMO_LAUNCH).yaml train.py demo/demo data.shards=$(DEMO_SHARDS) run_dir=$(DEMO_RUN) run_mode=test checkpoint=best
+	$(BIN)/accelerate launch --config_file accelerate_configs/$(DEMO_LAUNCH).yaml train.py demo/multitask data.shards=$(DEMO_SHARDS) run_dir=$(DEMO_RUN)
+	$(BIN)/accelerate launch --config_file accelerate_configs/$(DEMO_LAUNCH).yaml train.py demo/multitask data.shards=$(DEMO_SHARDS) run_dir=$(DEMO_RUN) run_mode=test checkpoint=best
 	@echo "report: $(CURDIR)/$(DEMO_RUN)/report.html"
 
 install: $(VENV)/.installed

@@ -150,7 +150,7 @@ def test_the_shipped_configs_are_these() -> None:
         "clip/siglip_config",
         "clip/siglip_texts_config",
         "clip/timm_config",
-        "demo/demo",
+        "demo/multitask",
         "demo/tiny",
         "demo/tiny_multitask",
     ]
