@@ -14,6 +14,7 @@ from deepcoro.metrics import (
     alignment_uniformity,
     captioning,
     clinical_findings,
+    reconstruction,
     retrieval,
     zero_shot,
 )
@@ -103,9 +104,11 @@ class Evaluate(Block):
         "alignment_uniformity": alignment_uniformity.Config(),
         "captioning": captioning.Config(),
         "clinical_findings": clinical_findings.Config(),
+        "reconstruction": reconstruction.Config(),
     }
     """What is measured; the key is the metric's prefix and default `type`. `false` takes a default metric out. Those of captions
-    measure nothing in a run without a captioning objective, the others nothing in one without a contrastive objective."""
+    measure nothing in a run without a captioning objective, reconstruction nothing without masked_modeling, the others nothing without
+    a contrastive objective."""
     training_reports: int = pydantic.Field(default=5000, ge=0)
     """Training samples whose reports are the controls of captions (the most common one of the side, the nearest one), drawn by seed;
     0 = no such controls."""
