@@ -2,6 +2,7 @@
 
 import contextlib
 import datetime
+import gc
 import logging
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -109,6 +110,26 @@ class Engine:
         _refuse_compiled_pieces(config, self.zero_stage)
         self._adamw = _innermost_optimizer(self.optimizer)
         self._create_moments()
+
+    def release(self) -> None:
+        """Lets go of model and optimiser: their memory is free before another engine is built. This one is of no use any more."""
+        if self.zero_stage == 3:  # DeepSpeed 0.19.8 never takes the root module off this stack
+            from deepspeed.runtime.zero.parameter_offload import FWD_MODULE_STACK
+
+            FWD_MODULE_STACK[:] = [module for module in FWD_MODULE_STACK if module is not self.model]
+            for (
+                flat,
+                _,
+            ) in (
+                self._optimized()
+            ):  # something in DeepSpeed still holds its optimiser: the weights are freed by hand
+                flat.data = flat.new_empty(0)
+        self._adamw.state.clear()
+        self.wrapped = self.model = self.optimizer = self._adamw = None
+        self.accelerator.free_memory()
+        gc.collect()  # accelerate collects before it lets go of its own lists
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
     @property
     def device(self) -> torch.device:

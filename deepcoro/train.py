@@ -54,7 +54,7 @@ class Run:
     config: RunConfig
     parts: Parts
     engine: Engine | None
-    """Of the phase that the run is in."""
+    """Of the phase that the run is in; None before the first."""
     stream: TrainingStream
     plan: Plan
     max_steps: int
@@ -134,8 +134,7 @@ def _build_engine(training: Run, accelerator: Any, saved: checkpoint.Checkpoint 
 def _enter_next_phase(training: Run, saved: checkpoint.Checkpoint) -> None:
     """Another engine in place of this one, as a resumed run would build it. The old one's memory is free before the new one is made."""
     accelerator = training.engine.accelerator
-    training.engine = None
-    accelerator.free_memory()
+    training.engine.release()
     _build_engine(training, accelerator, saved)
 
 

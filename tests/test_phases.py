@@ -3,22 +3,26 @@ engine, and stopping anywhere changes nothing.
 """
 
 import shutil
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
+from deepcoro import train
 from deepcoro.build import build_model, build_parts
 from deepcoro.checkpoint import Checkpoint
 from deepcoro.config import find_config
 from deepcoro.data.order import Shuffled
 from deepcoro.data.plan import Plan
 from deepcoro.data.stream import TrainingStream
+from deepcoro.engine import start_accelerator
 from deepcoro.model import VideoTextModel
 from deepcoro.optim import lr_factor, parameter_groups
 from deepcoro.run_config import RunConfig, load_run_config
-from tests.launch import SILENT, STEADY, losses, main_on_rank, main_on_this_rank, metrics, tiny
+from deepcoro.step import train_step
+from tests.launch import SILENT, STEADY, as_launched, losses, main_on_rank, main_on_this_rank, metrics, tiny
 from tests.ranks import Ranks
 
 ENGINES = ("ddp", "zero2", "zero3_whole")
@@ -177,6 +181,29 @@ def test_a_run_stopped_before_at_or_after_a_boundary_goes_on_as_if_nothing_had_b
     for name in ("weights", "moments"):
         resumed, whole = (getattr(at_step(each, STEPS), name)() for each in (tmp_path / "run", runs / engine))
         torch.testing.assert_close(resumed, whole, rtol=0, atol=0)
+
+
+def old_model_is_gone(rank: int, engine: str, shards: Path, run_dir: Path) -> bool:
+    """Whether nothing holds the model of one phase once the next one has begun."""
+    name, *overrides = tiny(shards, run_dir, *WORDS)
+    config = load_run_config(find_config(name), overrides)
+    with as_launched(engine):
+        training = train._prepare(config, start_accelerator(config))
+        batches = iter(training.stream)
+        for step in range(2):
+            weights = training.timetable.loss_weights(step)
+            train_step(training.engine, [next(batches)], step, train._lr(training), weights)
+            training.progress.step += 1
+        old = weakref.ref(training.engine.model)
+        train._enter_next_phase(training, train._save(training, is_better=False))
+        return old() is None and training.engine.model is not None
+
+
+@pytest.mark.parametrize("engine", ["ddp", "zero2"])
+def test_no_memory_of_a_phase_outlives_it(
+    tiny_shards: Path, two_ranks: Ranks, tmp_path: Path, engine: str
+) -> None:
+    assert two_ranks.run(old_model_is_gone, engine, tiny_shards, tmp_path) == [True, True]
 
 
 def test_a_resumed_run_may_not_rewrite_its_past(
