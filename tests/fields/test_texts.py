@@ -11,7 +11,7 @@ from deepcoro.fields import texts
 from deepcoro.losses import clip, siglip
 from deepcoro.objectives.contrastive import Config
 from deepcoro.sample import ClipRecord, StudyRecord, text_id
-from tests.gloo import run_on_ranks
+from tests.ranks import Ranks
 
 NUM_TEXTS, NUM_FILMS = 9, 8
 # films 3 has no edge
@@ -174,9 +174,9 @@ def every_case(rank: int, world_size: int, folder) -> dict:
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory) -> dict[int, dict]:
+def trained(tmp_path_factory, two_ranks: Ranks) -> dict[int, dict]:
     folder = tmp_path_factory.mktemp("ranks")
-    return {1: every_case(0, 1, folder), 2: run_on_ranks(every_case, 2, 2, folder)[0]}
+    return {1: every_case(0, 1, folder), 2: two_ranks.run(every_case, 2, folder)[0]}
 
 
 def by_definition(folder, loss: str) -> dict:
