@@ -22,9 +22,11 @@ from deepcoro.evaluated import Evaluated
 from deepcoro.fields import video
 from deepcoro.groups import measure_groups
 from deepcoro.predictions import Predictions, write_predictions
+from deepcoro.reconstructions import reconstruction_pictures
 from deepcoro.report import write_report
 from deepcoro.report_captions import CaptionExample, choose_captions, show_captions
 from deepcoro.report_examples import Example, choose_examples, film_strip, films_shown, show_examples
+from deepcoro.report_reconstructions import write_pictures
 from deepcoro.run_config import RunConfig, keys_changed_since
 from deepcoro.seen import overlap, seen_of_state
 
@@ -70,6 +72,8 @@ def run(config: RunConfig) -> int:
         }
         write_results(config.run_dir, record)
         write_split_predictions(config, f"{record['data']}_{split}", evaluated)
+        pictures = reconstruction_pictures(model, config, parts, evaluated, config.evaluate.num_examples)
+        write_pictures(config.run_dir, pictures)
         searches = retrieval_examples(config, parts, evaluated)
         path = write_report(config.run_dir, searches, caption_examples(config, parts, evaluated))
         logger.info("report: %s", path)

@@ -6,7 +6,7 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from deepcoro.features import Features, Surroundings, VideoFeatures
@@ -52,14 +52,15 @@ class VideoTextModel(nn.Module):
     def forward(
         self,
         batch: Batch,
-        task: Literal["losses", "embed", "features", "evaluate"] = "losses",
+        task: Literal["losses", "embed", "features", "evaluate", "pictures"] = "losses",
         active: Collection[str] | None = None,
         cached: Mapping[str, dict] = MappingProxyType({}),
     ) -> dict[str, Any]:
         """`losses`: {objective: {"sum": this rank's share, ...metrics}} of the `active` objectives (None = all), where one with `cached`
         gradients of its embeddings gives {"surrogate": <embeddings, gradients>} instead; `embed`: {objective: what its `loss_of`
         takes}; `features`: what embeds `video` rows and `text` rows; `evaluate`: `features` of the films, and what the
-        active objectives that have an `evaluate` say of each row, as `objective/number`.
+        active objectives that have an `evaluate` say of each row, as `objective/number`; `pictures`: bytes [clip, frame, height,
+        width] of those that draw.
 
         In training mode films are augmented first. A batch without `video` or without `report` gives the features of the other
         alone (prompts have no film). One decode, one dense pass and one sparse pass serve all objectives.
@@ -70,6 +71,8 @@ class VideoTextModel(nn.Module):
             return self._joint_embeddings(self._features(batch, {"study", "text"}))
         if task == "evaluate":
             return self._evaluate(batch, active)
+        if task == "pictures":
+            return self._pictures(batch)
         chosen = {name: each for name, each in self.objectives.items() if active is None or name in active}
         features = self._features(batch, set().union(*(each.reads for each in chosen.values())), chosen)
         with self._autocast():
@@ -99,6 +102,18 @@ class VideoTextModel(nn.Module):
                 for key, value in objective.evaluate(features, batch).items()
             }
         return self._joint_embeddings(features) | rows
+
+    def _pictures(self, batch: Batch) -> dict[str, dict[str, UInt8[Tensor, "clip frame height width"]]]:
+        chosen = {name: each for name, each in self.objectives.items() if hasattr(each, "pictures")}
+        features = self._features(batch, set().union(*(each.reads for each in chosen.values())), chosen)
+        with self._autocast():
+            return {
+                name: {
+                    key: self.normalisation.to_bytes(film)
+                    for key, film in objective.pictures(features, batch).items()
+                }
+                for name, objective in chosen.items()
+            }
 
     def _features(
         self, batch: Batch, reads: Collection[str], objectives: Mapping[str, nn.Module] | None = None

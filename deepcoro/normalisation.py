@@ -44,6 +44,10 @@ class PixelNormalisation(nn.Module):
     ) -> Float[Tensor, "clip channel frame height width"]:
         return (video.to(self.mean.dtype) - self.mean) / self.std
 
+    def to_bytes(self, films: Float[Tensor, "*shape"]) -> UInt8[Tensor, "*shape"]:
+        """Normalised films as grey levels again, for the eye."""
+        return (films * self.std + self.mean).round().clamp(0, 255).to(torch.uint8)
+
     def override(self, config: Config) -> None:
         """What the configuration sets wins over what a checkpoint brought."""
         if config.pixel_mean is None:

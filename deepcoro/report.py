@@ -24,6 +24,7 @@ from deepcoro.page import render_page
 from deepcoro.report_captions import CaptionExample
 from deepcoro.report_examples import Example
 from deepcoro.report_figures import Curve, Scored
+from deepcoro.report_reconstructions import Picture, read_pictures, reconstruction_rows
 
 EXAMPLES_FILE = "report_examples.json"
 """Examples of the last evaluation; they hold films, like the report."""
@@ -59,6 +60,8 @@ class ReportInputs:
     examples: Sequence[Example] = ()
     captions: Sequence[CaptionExample] = ()
     """Generated reports to read."""
+    reconstructions: Sequence[Picture] = ()
+    """Films with hidden parts, guessed."""
     scored: Sequence[Scored] = ()
     """Zero-shot scores and truth, for the curves."""
     data_summary: Mapping[str, object] = field(default_factory=dict)
@@ -110,6 +113,7 @@ def read_inputs(run_dir: Path) -> ReportInputs:
         positives={name: task.positive for name, task in metric.config.tasks.items()},
         examples=_EXAMPLES.validate_json(examples) if examples else [],
         captions=_CAPTIONS.validate_json(_text(run_dir / CAPTIONS_FILE) or "[]"),
+        reconstructions=read_pictures(run_dir),
         scored=_read_scores(run_dir, document, metric),
         data_summary=document.get("data_summary") or {},
         has_positives_page=(run_dir / "positives.html").is_file(),
@@ -193,11 +197,14 @@ def render_report(inputs: ReportInputs) -> str:
         interval_figure=report_figures.interval_figure(measures) if measures else "",
         score_figures=_score_figures(inputs.scored),
         training_figures=training_figures(inputs.history),
+        reconstructions=inputs.reconstructions,
+        reconstruction_rows=reconstruction_rows(inputs.results),
         forward=[example for example in inputs.examples if example.direction == "text_to_video"],
         backward=[example for example in inputs.examples if example.direction == "video_to_text"],
         caption_tables=report_captions.caption_tables(inputs.results),
         segment_rows=report_captions.segment_rows(inputs.results),
-        holds_films=any(_has_film(example) for example in (*inputs.examples, *inputs.captions)),
+        holds_films=bool(inputs.reconstructions)
+        or any(_has_film(example) for example in (*inputs.examples, *inputs.captions)),
         timings={
             key: value for key, value in inputs.results.items() if key.startswith(("speed/", "memory/"))
         },

@@ -1,6 +1,6 @@
 """How well hidden parts of films are guessed, beside guesses that need no model."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
@@ -40,33 +40,38 @@ class Reconstruction:
         return []
 
     def film_scores(self, evaluated: Evaluated) -> dict[str, np.ndarray]:
-        """A column of the predictions table: the error of each film, NaN where it has no unit to guess."""
-        key = f"{self.config.objective}/{_MODEL}"
-        return {key: evaluated.rows[key]} if key in evaluated.rows else {}
+        """Columns of the predictions table: none, it holds zero-shot scores."""
+        return {}
 
     def measure(self, evaluated: Evaluated) -> tuple[dict[str, float], list[str]]:
         """Means over films of `error`, of each `error_of_BASELINE` and of `advantage_over_BASELINE`, the difference in each film;
         the same `..._on_vessels` where the evaluation knew which pixels those are. Nothing in a run without the objective.
         """
+        return self.compute(evaluated.rows, evaluated.patients)
+
+    def compute(
+        self, rows: Mapping[str, np.ndarray], patients: Sequence[str | None]
+    ) -> tuple[dict[str, float], list[str]]:
+        """The same from what the objective said of each film, by `objective/number`, and the films' patients."""
         name = self.config.objective
-        if f"{name}/{_MODEL}" not in evaluated.rows:
+        if f"{name}/{_MODEL}" not in rows:
             return {}, []
         numbers: dict[str, float] = {}
         notes: list[str] = []
         for suffix in ("", "_on_vessels"):
-            columns = self._columns(evaluated, suffix)
+            columns = self._columns(rows, suffix)
             if columns:
-                found, note = self._means(columns, suffix, evaluated.patients)
+                found, note = self._means(columns, suffix, patients)
                 numbers |= found
                 notes += note
         return numbers, notes
 
-    def _columns(self, evaluated: Evaluated, suffix: str) -> dict[str, np.ndarray]:
+    def _columns(self, rows: Mapping[str, np.ndarray], suffix: str) -> dict[str, np.ndarray]:
         names = (_MODEL, *(f"{_MODEL}_of_{baseline}" for baseline in _BASELINES))
         keys = {name: f"{self.config.objective}/{name}{suffix}" for name in names}
-        if keys[_MODEL] not in evaluated.rows:
+        if keys[_MODEL] not in rows:
             return {}
-        columns = {name: evaluated.rows[key].astype(np.float64) for name, key in keys.items()}
+        columns = {name: rows[key].astype(np.float64) for name, key in keys.items()}
         for baseline in _BASELINES:
             columns[f"advantage_over_{baseline}"] = columns[f"{_MODEL}_of_{baseline}"] - columns[_MODEL]
         return columns

@@ -16,7 +16,7 @@ from deepcoro.draws import clip_keys, row_of_clip
 from deepcoro.features import Features, MaskUnits, Surroundings, VideoFeatures, gather_clips
 from deepcoro.masked_video.decoder import MaskedDecoder
 from deepcoro.masked_video.masks import Masking, MaskRule, hidden_of, nearest_in_time
-from deepcoro.masked_video.pixels import UnitPixels, cut, inside, normalise
+from deepcoro.masked_video.pixels import UnitPixels, cut, inside, normalise, put_together
 from deepcoro.masked_video.teacher import LaggingTeacher
 
 
@@ -50,6 +50,10 @@ class MaskedModeling(nn.Module):
         )
         self.pixels = nn.Linear(config.decoder_dim, weight.shape[1])
         self.latents = None if self.latent == "none" else nn.Linear(config.decoder_dim, beside.video_dim)
+        for head in (self.pixels, self.latents):
+            if head is not None:  # at first it guesses next to nothing, whose error is 1
+                nn.init.trunc_normal_(head.weight, std=0.02)
+                nn.init.zeros_(head.bias)
         self.teacher = None
         if self.latent == "ema":
             self.teacher = LaggingTeacher(beside.video_tower, config.ema_momentum, beside.clips_per_chunk)
@@ -108,6 +112,25 @@ class MaskedModeling(nn.Module):
                 f"{name}_on_vessels": _mean_of_rows(each, weight, batch) for name, each in squares.items()
             }
         return found
+
+    @torch.no_grad()
+    def pictures(
+        self, features: Features, batch: Mapping[str, Any]
+    ) -> dict[str, Float[Tensor, "clip frame height width"]]:
+        """Grey films to look at, in the units of the normalised films: `original`; `masked`, its hidden units at the mean grey level;
+        `reconstruction`, where they are the decoder's guess with each unit's own mean and contrast.
+        """
+        guess = self.guess(features, batch)
+        pixels = cut(features.video, self.units)
+        mean, std = (_rows_at(each, guess.hidden) for each in (guess.truth.mean, guess.truth.std))
+        index = repeat(guess.hidden, "b u -> b u d", d=pixels.shape[-1])
+        films = {
+            "original": pixels,
+            "masked": pixels.scatter(1, index, torch.zeros_like(guess.normalised)),
+            "reconstruction": pixels.scatter(1, index, guess.normalised * std + mean),
+        }
+        size = (features.video.shape[2], features.video.shape[3])
+        return {name: put_together(each, self.units, *size) for name, each in films.items()}
 
     def _copied(self, guess: Guess, shown: Tensor) -> Float[Tensor, "clip masked pixel"]:
         source = nearest_in_time(shown, self.units).gather(1, guess.hidden)

@@ -8,7 +8,7 @@ import pytest
 from deepcoro.angiography import motion
 from deepcoro.angiography.carm import CArm
 from deepcoro.angiography.detector import VENDORS
-from deepcoro.angiography.film import Injection, project, render_film, vessels_of
+from deepcoro.angiography.film import Injection, project, render_film, vessel_thickness_mm, vessels_of
 from deepcoro.angiography.findings import Lesion
 from deepcoro.angiography.lumen import BLOOD, WALL, LesionShape, Scale
 from deepcoro.angiography.motion import Bolus, Rhythm, concentration, contraction_of, systole
@@ -243,3 +243,18 @@ def test_fewer_twigs_and_larger_steps_leave_the_named_tree():
         vessels_of(injection(scale=replace(scale, step=1.0)))[1].mass_mm3.sum(),
     )
     assert coarse == pytest.approx(fine, rel=0.05)
+
+
+def test_thickness_of_arteries_is_where_contrast_darkens_the_film():
+    """Against the same film without an injection, which differs in arteries and in the puff at the root alone."""
+    filled = injection(carm=replace(LAO, size_px=128))
+    thickness = vessel_thickness_mm(filled)
+    pixels = [
+        render_film(each).pixels.astype(int) for each in (filled, replace(filled, bolus=motion.NO_BOLUS))
+    ]
+    darker = pixels[1] - pixels[0]
+    assert thickness.shape == darker.shape
+    assert (darker[thickness > 1.0] > 0).mean() > 0.98
+    assert (darker[thickness == 0] == 0).mean() > 0.95
+    assert 0.005 < (thickness > 0.5).mean() < 0.2
+    assert not vessel_thickness_mm(replace(filled, bolus=motion.NO_BOLUS)).any()

@@ -260,6 +260,24 @@ def _normal(values, inside):
     return (values - own.mean()) / std.clamp(min=0.02) * inside, std < 0.02
 
 
+@pytest.mark.parametrize(("frames", "size_px"), [(FRAMES, SIZE_PX), (5, 40)])
+def test_pictures_show_the_film_what_was_seen_of_it_and_the_guess_elsewhere(frames, size_px):
+    tower, objective = make(frames=frames, size_px=size_px)
+    video, batch = films(3, channels=3, frames=frames, size_px=size_px), batch_of()
+    found = features_of(tower, objective, video, batch)
+    drawn = objective.pictures(found, batch)
+    grid = objective.units.grid
+    seen = pixels_of(found.shown, 3, frames, size_px, grid)[:, 0]
+    assert torch.equal(drawn["original"], video.mean(1))
+    assert torch.equal(drawn["masked"], torch.where(seen, video.mean(1), 0))
+    assert torch.equal(drawn["reconstruction"][seen], video.mean(1)[seen])
+    guess, unit = objective.guess(found, batch), int(hidden_of(found.shown, len(objective.inside))[1, 0])
+    box = _box(unit, grid)
+    whole, own = video[1].mean(0)[box], drawn["reconstruction"][1][box]
+    wanted = guess.normalised[1, 0].reshape(2, UNIT_PX, UNIT_PX)[tuple(slice(size) for size in own.shape)]
+    torch.testing.assert_close(own, wanted * whole.std(correction=0) + whole.mean())
+
+
 @pytest.mark.parametrize(("frames", "size_px"), [(4, 32), (1, 40), (5, 33)])
 def test_small_and_uneven_clips_can_be_masked(frames, size_px):
     tower, objective = make("dense", frames=frames, size_px=size_px)

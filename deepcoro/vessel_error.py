@@ -1,0 +1,116 @@
+"""Errors of masked modelling on the pixels of arteries, which only the generator of demo films knows: its films, made anew."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import torch
+from einops import rearrange
+from jaxtyping import Bool, UInt8
+from torch import Tensor, nn
+
+from deepcoro.angiography.cohort import films_of, patient_of, studies_of
+from deepcoro.angiography.film import Injection, render_film, vessel_thickness_mm
+from deepcoro.angiography.folder import Recipe
+from deepcoro.angiography.presets import preset_named
+from deepcoro.fields import video
+from deepcoro.metrics import reconstruction
+from deepcoro.model import to_device
+from deepcoro.sample import ClipRecord
+
+THICKNESS_MM = 0.5
+"""A pixel shows an artery where the beam meets at least so much blood, at full contrast."""
+
+
+@torch.no_grad()
+def vessel_error(
+    model: nn.Module, field: video.Config, recipe: Recipe, split: str, batch_size: int = 16
+) -> tuple[dict[str, float], list[str]]:
+    """Metrics of `reconstruction` over the films of a split, also `..._on_vessels`, and notes.
+
+    The films are those of the data set `recipe`, rendered again in 8 bits and scaled as the video field scales them; they have
+    not been through the shards' JPEG, and they are hidden by other draws, so errors differ a little from those of shards.
+    """
+    model.eval()
+    device = next(model.parameters()).device
+    rows: dict[str, list[Tensor]] = {}
+    patients: list[str] = []
+    for position, batch, owners in _batches(field, recipe, split, batch_size):
+        batch["position"] = torch.arange(position, position + len(owners))
+        for name, values in model(to_device(batch, device), task="evaluate").items():
+            rows.setdefault(name, []).append(values.float().cpu())
+        patients += owners
+    numbers: dict[str, float] = {}
+    notes: list[str] = [] if patients else [f"no film of the generator's split '{split}'"]
+    gathered = {name: torch.cat(values).numpy() for name, values in rows.items()}
+    for name in [key.removesuffix("/error") for key in gathered if key.endswith("/error")]:
+        metric = reconstruction.Config(objective=name).build()
+        found, said = metric.compute(gathered, patients)
+        numbers, notes = numbers | found, notes + said
+    return numbers, notes
+
+
+def _batches(
+    field: video.Config, recipe: Recipe, split: str, batch_size: int
+) -> Iterator[tuple[int, dict[str, Tensor], list[str]]]:
+    films, owners, position = [], [], 0
+    for injection, patient in injections_of(recipe, split):
+        films.append(shown_film(injection, field))
+        owners.append(patient)
+        if len(films) == batch_size:
+            yield position, _collated(films), owners
+            position += len(films)
+            films, owners = [], []
+    if films:
+        yield position, _collated(films), owners
+
+
+def injections_of(recipe: Recipe, split: str) -> Iterator[tuple[Injection, str]]:
+    """What each film of a data set's split shows, and its patient."""
+    preset = preset_named(recipe.preset)
+    for number in range(recipe.patients):
+        patient = patient_of(preset, recipe.seed, number)
+        if patient.split != split:
+            continue
+        for study in studies_of(preset, recipe.seed, patient):
+            for plan in films_of(preset, recipe.seed, study, recipe.format):
+                yield replace(plan.injection, bits=8), patient.patient_id
+
+
+def shown_film(
+    injection: Injection, field: video.Config
+) -> tuple[UInt8[Tensor, "frame height width"], Bool[Tensor, "frame height width"]]:
+    """One clip as an evaluation shows it, and where arteries are in it."""
+    pixels = render_film(injection).pixels
+    vessels = (vessel_thickness_mm(injection) >= THICKNESS_MM).astype(np.uint8) * 255
+    record = ClipRecord(
+        clip="rendered",
+        member="000.mjpg",
+        frame_offsets=list(range(len(pixels) + 1)),
+        height=pixels.shape[1],
+        width=pixels.shape[2],
+        frame_rate_fps=injection.frame_rate_fps,
+    )
+    wanted = video.frame_indices(field, record, None)[0]
+    box = video.shown_box(record.height, record.width, field)
+    scaled = [
+        video.fitted(
+            rearrange(torch.from_numpy(film[wanted]), "frame height width -> frame 1 height width"),
+            record,
+            box,
+            field,
+        )[:, 0]
+        for film in (pixels, vessels)
+    ]
+    return scaled[0], scaled[1] > 127
+
+
+def _collated(films: list[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
+    pixels, vessels = (torch.stack(part) for part in zip(*films, strict=True))
+    everything = torch.ones(len(films), dtype=torch.bool)
+    return {
+        "video": rearrange(pixels, "clip frame height width -> clip 1 frame height width"),
+        "vessels": vessels,
+        "clip_mask": rearrange(everything, "row -> row 1"),
+        "valid": everything,
+    }
