@@ -121,7 +121,7 @@ def evaluate_split(
     """Embeds on all ranks; metrics are computed on rank 0 and are the same on every rank. Collective. `active`: as in `embed_split`."""
     metrics = [metric.build() for metric in config.evaluate.metrics.values()]
     prompts = dict.fromkeys(sentence for metric in metrics for sentence in metric.prompts())
-    reads_training = any(getattr(metric, "reads_training_reports", False) for metric in metrics)
+    reads_training = any(metric.reads_training_reports for metric in metrics)
     evaluated = embed_split(model, config, parts, split, list(prompts), reads_training, active)
     measured: tuple[dict[str, float], list[str]] = ({}, [])
     if distributed.rank() == 0:

@@ -84,6 +84,25 @@ class Evaluated:
         )
 
 
+class Measurement:
+    """What every metric of an evaluation has; it overrides `measure`, and the others where it has something to ask or to tell."""
+
+    reads_training_reports = False
+    """Whether `evaluated.training` is wanted."""
+
+    def prompts(self) -> list[str]:
+        """Sentences that are embedded before `measure`."""
+        return []
+
+    def measure(self, evaluated: Evaluated) -> tuple[dict[str, float], list[str]]:
+        """Flat numbers, and a sentence for what could not be measured."""
+        raise NotImplementedError
+
+    def film_scores(self, evaluated: Evaluated) -> dict[str, np.ndarray]:
+        """Columns of the predictions table: a number a film."""
+        return {}
+
+
 def label_word(value: object) -> str | None:
     """A label as a word: 1, 1.0 and True are "1"; None, NaN and the empty cell are not assessed."""
     if value is None or value != value or value == "":

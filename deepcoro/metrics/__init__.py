@@ -1,8 +1,7 @@
 """What an evaluation computes from embeddings; to add a metric is to add a file here and a name below.
 
-A metric's `Config.build()` gives `prompts()` (sentences it wants embedded), `measure(evaluated)` (flat numbers, notes on what
-could not be measured) and `film_scores(evaluated)` (columns of the predictions table). One whose `reads_training_reports` is True is
-given `evaluated.training`.
+A metric's `Config.build()` gives a `deepcoro.evaluated.Measurement`: what it wants embedded, its flat numbers with notes on what could
+not be measured, and its columns of the predictions table.
 """
 
 from deepcoro.config import choice

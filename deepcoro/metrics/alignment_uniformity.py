@@ -12,7 +12,7 @@ from jaxtyping import Float
 
 from deepcoro.bootstrap import mean_intervals, patient_rows
 from deepcoro.config import Block
-from deepcoro.evaluated import Evaluated
+from deepcoro.evaluated import Evaluated, Measurement
 
 _ROWS_AT_ONCE = 1024
 
@@ -36,19 +36,11 @@ class Config(Block):
         return AlignmentUniformity(self)
 
 
-class AlignmentUniformity:
+class AlignmentUniformity(Measurement):
     """Embeddings and who belongs to whom in, flat metrics under `alignment_uniformity/` out."""
 
     def __init__(self, config: Config) -> None:
         self.config = config
-
-    def prompts(self) -> list[str]:
-        """Sentences to embed before `measure`: none."""
-        return []
-
-    def film_scores(self, evaluated: Evaluated) -> dict[str, np.ndarray]:
-        """Columns of the predictions table: none."""
-        return {}
 
     def measure(self, evaluated: Evaluated) -> tuple[dict[str, float], list[str]]:
         """Flat metrics. Nothing, and no note, without an objective that puts films and texts into one space."""

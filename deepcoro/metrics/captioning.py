@@ -17,7 +17,7 @@ from jaxtyping import Float
 
 from deepcoro.answers import Answers, answers_of, control_captions, measured, share
 from deepcoro.config import Block
-from deepcoro.evaluated import Evaluated
+from deepcoro.evaluated import Evaluated, Measurement
 
 _ORDERS = (1, 2, 3, 4)
 _CIDER_SIGMA = 6.0
@@ -44,21 +44,13 @@ class Config(Block):
         return Captioning(self)
 
 
-class Captioning:
+class Captioning(Measurement):
     """Reports and captions in, flat metrics under `captioning/` out."""
 
     reads_training_reports = True
 
     def __init__(self, config: Config) -> None:
         self.config = config
-
-    def prompts(self) -> list[str]:
-        """Sentences to embed before `measure`: none."""
-        return []
-
-    def film_scores(self, evaluated: Evaluated) -> dict[str, np.ndarray]:
-        """Columns of the predictions table: none beyond the caption, which it has."""
-        return {}
 
     def measure(self, evaluated: Evaluated) -> tuple[dict[str, float], list[str]]:
         """Flat metrics with intervals and controls. Nothing, and no note, where the run writes no captions."""

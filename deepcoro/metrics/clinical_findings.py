@@ -20,7 +20,7 @@ from deepcoro.angiography.grammar import parse_trees, sentences
 from deepcoro.angiography.vocabulary import DOMINANCES, SEGMENTS, SIDES, segments_of, severity_floor
 from deepcoro.answers import advantages, answers_of, control_captions, measured, share
 from deepcoro.config import Block
-from deepcoro.evaluated import Evaluated
+from deepcoro.evaluated import Evaluated, Measurement
 
 _NUM_SHUFFLES = 20
 _SIGNIFICANT = severity_floor("moderate")
@@ -202,21 +202,13 @@ def _measures(sums: Float[np.ndarray, "sample count"]) -> dict[str, Float[np.nda
     return values
 
 
-class ClinicalFindings:
+class ClinicalFindings(Measurement):
     """Reports and captions in, flat metrics under `clinical_findings/` out."""
 
     reads_training_reports = True
 
     def __init__(self, config: Config) -> None:
         self.config = config
-
-    def prompts(self) -> list[str]:
-        """Sentences to embed before `measure`: none."""
-        return []
-
-    def film_scores(self, evaluated: Evaluated) -> dict[str, np.ndarray]:
-        """Columns of the predictions table: none beyond the caption, which it has."""
-        return {}
 
     def measure(self, evaluated: Evaluated) -> tuple[dict[str, float], list[str]]:
         """Flat metrics with intervals and controls. Nothing, and no note, where the run writes no captions."""

@@ -8,7 +8,7 @@ import pydantic
 
 from deepcoro.bootstrap import mean_intervals, patient_rows
 from deepcoro.config import Block
-from deepcoro.evaluated import Evaluated
+from deepcoro.evaluated import Evaluated, Measurement
 
 _MODEL = "error"
 _BASELINES = ("unit_mean", "nearest_visible")
@@ -29,19 +29,11 @@ class Config(Block):
         return Reconstruction(self)
 
 
-class Reconstruction:
+class Reconstruction(Measurement):
     """Rows that the objective's `evaluate` left behind -> flat metrics."""
 
     def __init__(self, config: Config) -> None:
         self.config = config
-
-    def prompts(self) -> list[str]:
-        """Sentences to embed before `measure`: none."""
-        return []
-
-    def film_scores(self, evaluated: Evaluated) -> dict[str, np.ndarray]:
-        """Columns of the predictions table: none, it holds zero-shot scores."""
-        return {}
 
     def measure(self, evaluated: Evaluated) -> tuple[dict[str, float], list[str]]:
         """Means over films of `error`, of each `error_of_BASELINE` and of `advantage_over_BASELINE`, the difference in each film;

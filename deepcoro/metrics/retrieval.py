@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 
 from deepcoro.bootstrap import HIGH, LOW, mean_intervals, patient_rows
 from deepcoro.config import Block
-from deepcoro.evaluated import Evaluated
+from deepcoro.evaluated import Evaluated, Measurement
 from deepcoro.kernels.tied_ranks import Places, chance_places, film_places, permuted_hits, text_places
 
 _CONTROL_QUERIES = 2000
@@ -83,19 +83,11 @@ class _Gallery:
         )
 
 
-class Retrieval:
+class Retrieval(Measurement):
     """Numbers in, numbers out: embeddings and who belongs to whom -> flat metrics under `retrieval/`."""
 
     def __init__(self, config: Config) -> None:
         self.config = config
-
-    def prompts(self) -> list[str]:
-        """Sentences to embed before `measure`: none."""
-        return []
-
-    def film_scores(self, evaluated: Evaluated) -> dict[str, np.ndarray]:
-        """Columns of the predictions table: none beyond the nearest texts, which it always has."""
-        return {}
 
     def measure(self, evaluated: Evaluated) -> tuple[dict[str, float], list[str]]:
         """Flat metrics of an evaluated split, and a sentence for what could not be measured. Nothing without a shared space."""

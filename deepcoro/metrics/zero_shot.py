@@ -9,7 +9,7 @@ from jaxtyping import Float
 
 from deepcoro.bootstrap import HIGH, LOW, auroc, auroc_interval, patient_rows, permuted_aurocs
 from deepcoro.config import Block
-from deepcoro.evaluated import Evaluated
+from deepcoro.evaluated import Evaluated, Measurement
 from deepcoro.kernels.tied_ranks import TIE, require_finite
 
 _CONTROL_PERMUTATIONS = 200
@@ -63,7 +63,7 @@ def class_name(value: object) -> str | None:
     return text or None
 
 
-class ZeroShot:
+class ZeroShot(Measurement):
     """Embed `prompts()` with the text tower, then `scores` and `compute`; nothing here runs a model."""
 
     def __init__(self, config: Config) -> None:
