@@ -13,12 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from unittest import mock
 
+from deepcoro.run_config import Evaluate
+
 ROOT = Path(__file__).parent.parent
 TIMEOUT_S = 900
 
 # No dropout, so that the same samples give the same loss however they are spread over ranks; no evaluation unless asked for.
 STEADY = ("towers.text.from_scratch.dropout=0.0",)
-METRICS = ("retrieval", "zero_shot", "alignment_uniformity", "captioning", "clinical_findings")
+METRICS = tuple(Evaluate.model_fields["metrics"].default)
 SILENT = (f"evaluate.metrics={{{', '.join(f'{name}: false' for name in METRICS)}}}",)
 # The learning rate then does not depend on max_steps, so runs of other lengths have the same curve.
 CONSTANT_LR = ("optim.warmup_steps=0", "optim.final_lr_fraction=1.0")
