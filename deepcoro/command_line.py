@@ -91,8 +91,16 @@ def _choices(folder: str) -> str:
         for module in vars(package).values()
         if hasattr(module, "Config") and hasattr(module, "__file__")
     ]
-    texts = [f"# {' '.join((block.__doc__ or '').split())}\n{config.show(block())}\n" for block in blocks]
+    texts = [
+        f"# {' '.join((block.__doc__ or '').split())}\n{config.show(_defaults(block))}\n" for block in blocks
+    ]
     return "\n".join(texts)
+
+
+def _defaults(block: type[config.Block]) -> config.Block:
+    """The block as it is without a word from the user; keys that have no default say so."""
+    required = [name for name, field in block.model_fields.items() if field.is_required()]
+    return block.model_construct(**dict.fromkeys(required, "REQUIRED"))
 
 
 def _run(run_config: RunConfig) -> int:

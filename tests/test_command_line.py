@@ -96,12 +96,12 @@ def test_what_is_shown_reads_back_as_the_same_config(
 @pytest.mark.parametrize(
     ("folder", "types"),
     [
-        ("objectives", ["contrastive"]),
+        ("objectives", ["contrastive", "captioning", "masked_modeling"]),
         ("losses", ["clip", "siglip"]),
         ("towers", ["video_mvit", "video_timm", "text_hf"]),
         ("poolers", ["mean", "attention"]),
-        ("fields", ["video", "report"]),
-        ("metrics", ["retrieval", "zero_shot"]),
+        ("fields", ["video", "report", "caption", "texts"]),
+        ("metrics", ["retrieval", "zero_shot", "captioning", "clinical_findings", "reconstruction"]),
     ],
 )
 def test_a_list_names_every_choice_of_a_folder(
