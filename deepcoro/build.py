@@ -1,5 +1,6 @@
 """From a run config to its parts: open shards, tokenizer, fields, model. The same for every verb."""
 
+import functools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from deepcoro import distributed
 from deepcoro.config import ConfigError
 from deepcoro.data.collection import Collection
 from deepcoro.data.stream import BuiltField
+from deepcoro.evaluated import TrainingReports
 from deepcoro.fields.texts import Config as TextsConfig
 from deepcoro.fields.texts import TextsField
 from deepcoro.model import VideoTextModel
@@ -30,6 +32,8 @@ class Parts:
     fields: dict[str, BuiltField]
     started_from: Seen
     """Whom the weights were trained on that the video tower starts from."""
+    training_reports: TrainingReports | None = None
+    """Drawn by the first evaluation that compares generated reports with them; not embedded."""
 
     def provenance(self) -> dict[str, Any]:
         """What a checkpoint remembers of its data: enough to notice other data, or a patient met before."""
@@ -37,8 +41,13 @@ class Parts:
             "folder": self.shards.name,
             "patient_split": self.shards.patient_split,
             **self.shards.record(),
-            **self.seen_in("train").joined(self.started_from).to_state(),
+            **self.trained_on.to_state(),
         }
+
+    @functools.cached_property
+    def trained_on(self) -> Seen:
+        """Whom a model of this run has seen; every checkpoint says so."""
+        return self.seen_in("train").joined(self.started_from)
 
     def seen_in(self, split: str) -> Seen:
         """The patients of a split; none when there is no such split or the source names none."""

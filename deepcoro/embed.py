@@ -1,12 +1,13 @@
 """A split through the model, on all ranks, each sample exactly once: embeddings of films and of distinct texts."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from rich.progress import track
 from torch import Tensor, nn
 
@@ -47,7 +48,7 @@ def embed_split(
     facts, drawn = None, None
     if distributed.rank() == 0:
         facts = _facts(parts, units, seen)
-        drawn = _drawn_training_reports(config, parts.shards) if captions and reads_training_reports else None
+        drawn = _training_reports(config, parts) if captions and reads_training_reports else None
     facts, drawn = distributed.broadcast_object((facts, drawn))
     prompts = list(prompts)
     training_texts = list(drawn.texts) if drawn else []
@@ -103,25 +104,45 @@ def _captions(rows: dict[str, np.ndarray], tokenizer: Any) -> list[str]:
 
 
 def _embed_texts(model: nn.Module, config: RunConfig, tokenizer: Any, texts: list[str]) -> np.ndarray:
-    """Each rank embeds a contiguous share; the order is that of `texts`. Width 0 where the model has no space for them."""
+    """In the order of `texts`. Width 0 where the model has no space for them."""
     if not any(hasattr(objective, "embed_text") for objective in model.objectives.values()):
         return np.zeros((len(texts), 0), np.float32)
-    device = next(model.parameters()).device
+    embedded = encoded_in_shares(
+        texts,
+        tokenizer,
+        config.data.fields["report"].max_tokens,
+        next(model.parameters()).device,
+        lambda report: model({"report": report}, task="features")["text"],
+    )
+    return embedded.cpu().numpy()
+
+
+def encoded_in_shares(
+    texts: Sequence[str],
+    tokenizer: Any,
+    max_tokens: int,
+    device: torch.device,
+    encode: Callable[[dict[str, Tensor]], Float[Tensor, "text dim"]],
+) -> Float[Tensor, "text dim"]:
+    """Each rank encodes a contiguous share, in batches that are padded behind the texts as in training; all of them in fp32 on every
+    rank, in the order of `texts`. `encode` is given `input_ids` and `attention_mask` [text token]. Collective.
+    """
     share = np.array_split(np.arange(len(texts)), distributed.world_size())[distributed.rank()]
-    embedded: list[Tensor] = []
+    encoded: list[Tensor] = []
     # one batch at least, so that every rank knows the width (and ZeRO's ranks call the tower alike)
     for start in range(0, max(len(share), 1), TEXTS_PER_BATCH):
         chosen = [texts[index] for index in share[start : start + TEXTS_PER_BATCH]]
         tokens = tokenizer(
             chosen or [""],
             padding=True,
+            padding_side="right",
             truncation=True,
-            max_length=config.data.fields["report"].max_tokens,
+            max_length=max_tokens,
             return_tensors="pt",
         )
         report = {name: tokens[name].to(device) for name in ("input_ids", "attention_mask")}
-        embedded.append(model({"report": report}, task="features")["text"].float()[: len(chosen)])
-    return distributed.gather_rows(torch.cat(embedded)).cpu().numpy()
+        encoded.append(encode(report).float()[: len(chosen)])
+    return distributed.gather_rows(torch.cat(encoded))
 
 
 @dataclass(frozen=True)
@@ -154,6 +175,13 @@ def _facts(parts: Parts, units: Units, seen: np.ndarray) -> _Facts:
     names = sorted({name for each in labels for name in each})
     columns = {name: [each.get(name) for each in labels] for name in names}
     return _Facts(texts, np.array(text_of_film, dtype=np.int64), columns)
+
+
+def _training_reports(config: RunConfig, parts: Parts) -> TrainingReports | None:
+    """Read once a run: they are the same in every evaluation, and records may lie far away."""
+    if parts.training_reports is None:
+        parts.training_reports = _drawn_training_reports(config, parts.shards)
+    return parts.training_reports
 
 
 def _drawn_training_reports(config: RunConfig, shards: Collection) -> TrainingReports | None:

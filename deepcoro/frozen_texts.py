@@ -20,6 +20,7 @@ from deepcoro import atomic, distributed
 from deepcoro.build import Parts
 from deepcoro.config import ConfigError
 from deepcoro.data.units import Units
+from deepcoro.embed import encoded_in_shares
 from deepcoro.run_config import RunConfig
 from deepcoro.sample import StudyRecord
 from deepcoro.tokens import TextFeatures, letters_id
@@ -27,7 +28,6 @@ from deepcoro.tokens import TextFeatures, letters_id
 logger = logging.getLogger(__name__)
 
 FOLDER = "text_features"
-TEXTS_PER_BATCH = 64
 _MOST_REPORTS = 8
 
 
@@ -98,23 +98,14 @@ def _embedded(
 ) -> Float[Tensor, "text dim"]:
     """In the order of the texts, on every rank; each embeds those of its share, which are of like length."""
     order = np.argsort([len(text) for text in texts], kind="stable")
-    mine = np.array_split(order, distributed.world_size())[distributed.rank()]
-    device, parts = next(tower.parameters()).device, []
-    for start in range(0, max(len(mine), 1), TEXTS_PER_BATCH):
-        chosen = [texts[row] for row in mine[start : start + TEXTS_PER_BATCH]]
-        tokens = tokenizer(
-            chosen or [""],
-            padding=True,
-            padding_side="right",
-            truncation=True,
-            max_length=config.data.fields["report"].max_tokens,
-            return_tensors="pt",
-        ).to(device)
+    device, max_tokens = next(tower.parameters()).device, config.data.fields["report"].max_tokens
+
+    def encode(report: dict[str, Tensor]) -> Tensor:
         with torch.autocast(device.type, torch.bfloat16, enabled=config.precision == "bf16"):
-            found = tower(tokens["input_ids"], tokens["attention_mask"])
-        parts.append(found.float()[: len(chosen)])
-    gathered = distributed.gather_rows(torch.cat(parts))
-    return gathered[torch.from_numpy(np.argsort(order, kind="stable")).to(device)]
+            return tower(**report)
+
+    features = encoded_in_shares([texts[row] for row in order], tokenizer, max_tokens, device, encode)
+    return features[torch.from_numpy(np.argsort(order, kind="stable")).to(device)]
 
 
 def _write(folder: Path, texts: Sequence[str], features: Tensor) -> None:

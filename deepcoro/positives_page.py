@@ -50,7 +50,9 @@ def write_positives(config: RunConfig, parts: Parts) -> Path | None:
     """Writes the page where texts are matched by more than equality; None where they are not. For one rank."""
     rules = [each.positives for each in config.objectives.values() if getattr(each, "positives", None)]
     field = parts.fields.get("report")
-    if not rules or field is None:
+    rule = next((each for each in rules if each.likeness), None)
+    has_edges = hasattr(field, "bank")
+    if not rules or field is None or not (has_edges or rule):
         return None
     units = parts.shards.units("train", config.data.multi_video, config.data.num_videos)
     chosen = np.unique(
@@ -60,12 +62,9 @@ def write_positives(config: RunConfig, parts: Parts) -> Path | None:
         (parts.shards.study(int(units.study_row[unit])), units.shown_clips(unit, None)) for unit in chosen
     ]
     looked_at = f"{len(samples)} of {len(units)}"
-    if hasattr(field, "bank"):
+    if has_edges:
         matched = of_edges(field.bank, samples, looked_at)
     else:
-        rule = next((each for each in rules if each.likeness), None)
-        if rule is None:
-            return None
         texts = [text for text in (field.text_of(*sample) for sample in samples) if text is not None]
         matched = of_rule(rule, texts, field.describe, looked_at)
     path = config.run_dir / PAGE
