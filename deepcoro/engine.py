@@ -117,12 +117,8 @@ class Engine:
             from deepspeed.runtime.zero.parameter_offload import FWD_MODULE_STACK
 
             FWD_MODULE_STACK[:] = [module for module in FWD_MODULE_STACK if module is not self.model]
-            for (
-                flat,
-                _,
-            ) in (
-                self._optimized()
-            ):  # something in DeepSpeed still holds its optimiser: the weights are freed by hand
+            # something in DeepSpeed still holds its optimiser: the weights are freed by hand
+            for flat, _ in self._optimized():
                 flat.data = flat.new_empty(0)
         self._adamw.state.clear()
         self.wrapped = self.model = self.optimizer = self._adamw = None

@@ -4,12 +4,11 @@ A group is searched and scored as if the split held nothing else, so its numbers
 """
 
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
 
 import numpy as np
 
 from deepcoro.bootstrap import patient_rows
-from deepcoro.evaluated import Evaluated, label_word
+from deepcoro.evaluated import Evaluated, Measurement, label_word
 
 USUAL = ("status", "stent_presence")
 """Columns that data need not have: where they are absent nothing is said."""
@@ -17,13 +16,8 @@ _MOST_GROUPS = 20
 _NO_VALUE = ("_ci_low", "_ci_high", "_chance", "_modal", "_nearest", "_shuffled")
 
 
-@runtime_checkable
-class Metric(Protocol):
-    def measure(self, evaluated: Evaluated) -> tuple[dict[str, float], list[str]]: ...
-
-
 def measure_groups(
-    metrics: Sequence[Metric], evaluated: Evaluated, columns: Sequence[str], min_patients: int
+    metrics: Sequence[Measurement], evaluated: Evaluated, columns: Sequence[str], min_patients: int
 ) -> tuple[dict[str, float], list[str]]:
     """Flat numbers under `by/{column}={value}/`, and a sentence for a column that cannot be used.
 
@@ -58,7 +52,7 @@ def measure_groups(
     return numbers, notes
 
 
-def _measure(metrics: Sequence[Metric], group: Evaluated, min_patients: int) -> dict[str, float]:
+def _measure(metrics: Sequence[Measurement], group: Evaluated, min_patients: int) -> dict[str, float]:
     num_patients = len(np.unique(patient_rows(group.patients, len(group.clips))))
     counts = {"num_films": float(len(group.clips)), "num_patients": float(num_patients)}
     if num_patients < min_patients:

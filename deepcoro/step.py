@@ -65,14 +65,18 @@ def train_step(
             )
             loss = torch.zeros(1, device=engine.device)
             for name, result in results.items():
-                if "surrogate" in result:
-                    loss = loss + undo * result["surrogate"]
-                    continue
-                record.add(name, result)
-                loss = loss + undo * record.normalised(name, result["sum"])
+                loss = loss + undo * _part_of_loss(record, name, result)
             record.grad_norm = engine.backward(loss.squeeze(0))
     engine.move_teachers(list(loss_weights))
     return record
+
+
+def _part_of_loss(record: Record, name: str, result: dict[str, Tensor]) -> Tensor:
+    """What an objective adds to the loss of a micro-batch; one whose window is cached has been recorded."""
+    if "surrogate" in result:
+        return result["surrogate"]
+    record.add(name, result)
+    return record.normalised(name, result["sum"])
 
 
 def _counts(engine: Engine, window: list[Batch], loss_weights: Mapping[str, float]) -> dict[str, Tensor]:

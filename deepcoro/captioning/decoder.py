@@ -3,7 +3,7 @@
 Every parameter is used inside the forward of the module that owns it, the fused loss included (ZeRO-3 gathers it there).
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from einops import rearrange
@@ -47,7 +47,7 @@ class Written:
     room: int
     keys: Tensor | None = None
     values: Tensor | None = None
-    length: int = field(default=0)
+    length: int = 0
 
     def extended(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """All keys and values so far, [line, head, token, width], these last."""

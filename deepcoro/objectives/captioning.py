@@ -25,7 +25,6 @@ from deepcoro.kernels.fused_cross_entropy import LinearCrossEntropy
 class Captioning(nn.Module):
     """Cross-entropy of every token that is to be predicted; owns the decoder."""
 
-    name = "captioning"
     reads = frozenset({"clips"})
 
     def __init__(self, config: "Config", beside: Surroundings):

@@ -26,7 +26,6 @@ class Contrastive(nn.Module):
     Neither projection is ever frozen. `logit_scale` holds the logarithm of the multiplier, `logit_bias` the number added.
     """
 
-    name = "contrastive"
     reads = frozenset({"study", "text"})
 
     def __init__(self, config: "Config", beside: Surroundings):

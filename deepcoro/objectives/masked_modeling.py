@@ -35,8 +35,6 @@ class Guess:
 class MaskedModeling(nn.Module):
     """Owns the decoder, its heads and the teacher. What it hides and how it is scored is the same in training and in evaluation."""
 
-    name = "masked_modeling"
-
     def __init__(self, config: "Config", beside: Surroundings):
         super().__init__()
         self.units = _units_of(beside)
@@ -182,8 +180,13 @@ def _real_cells(batch: Mapping[str, Any]) -> Bool[Tensor, "row slot"]:
 def _real_clips(features: Features, batch: Mapping[str, Any]) -> Float[Tensor, "clip"]:
     """1 for the clips of valid rows; 0 for those of others, and for a film that stands in for none."""
     num_clips = len(features.shown)
-    is_real = torch.arange(num_clips, device=features.shown.device) < batch["clip_mask"].sum()
-    return (is_real & batch["valid"][row_of_clip(num_clips, batch["clip_mask"])]).to(torch.float32)
+    is_valid = batch["valid"][row_of_clip(num_clips, batch["clip_mask"])]
+    return (_stands_for_itself(num_clips, batch) & is_valid).to(torch.float32)
+
+
+def _stands_for_itself(num_clips: int, batch: Mapping[str, Any]) -> Bool[Tensor, "clip"]:
+    """False for the film of a batch without any."""
+    return torch.arange(num_clips, device=batch["clip_mask"].device) < batch["clip_mask"].sum()
 
 
 def _rows_at(
@@ -195,8 +198,7 @@ def _rows_at(
 def _mean_of_rows(values: Tensor, weight: Tensor, batch: Mapping[str, Any]) -> Float[Tensor, "row"]:
     """Weighted mean over all clips of each row; NaN where a row has no weight."""
     row = row_of_clip(len(values), batch["clip_mask"])
-    real = torch.arange(len(values), device=row.device) < batch["clip_mask"].sum()
-    weight = weight * real[:, None, None]
+    weight = weight * _stands_for_itself(len(values), batch)[:, None, None]
     sums, weights = (
         values.new_zeros(len(batch["valid"])).index_add(0, row, each.sum((1, 2)).to(values.dtype))
         for each in (values * weight, weight)
