@@ -11,6 +11,7 @@ from deepcoro.fields import texts
 from deepcoro.losses import clip, siglip
 from deepcoro.objectives.contrastive import Config
 from deepcoro.sample import ClipRecord, StudyRecord, text_id
+from tests.objectives.over_ranks import loss_and_gradients
 from tests.ranks import Ranks
 
 NUM_TEXTS, NUM_FILMS = 9, 8
@@ -154,16 +155,7 @@ def trained_on(rank: int, world_size: int, folder, loss: str, form: str) -> dict
             [feature(100 + field.bank.ids.index(each), 3) for each in batch["report"]["id"].tolist()]
         ),
     )
-    count = objective.count(batch)
-    if world_size > 1:
-        torch.distributed.all_reduce(count)
-    total = objective(features, batch)["sum"] * world_size / count
-    total.backward()
-    found = {"loss": total.detach()} | {name: each.grad for name, each in objective.named_parameters()}
-    for value in found.values() if world_size > 1 else ():
-        torch.distributed.all_reduce(value)
-        value /= world_size
-    return found
+    return loss_and_gradients(objective, features, batch, world_size)
 
 
 def every_case(rank: int, world_size: int, folder) -> dict:

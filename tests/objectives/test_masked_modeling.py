@@ -1,5 +1,7 @@
 """The objective on the tiny encoder: blind to what is hidden, exact sums over rows, and numbers that a loop finds too."""
 
+import itertools
+
 import pytest
 import torch
 
@@ -239,10 +241,11 @@ def _by_loop(objective, found, batch):
                 "error_of_unit_mean": torch.zeros_like(target),
                 "error_of_nearest_visible": copied,
             }
-            for name, value in guesses.items():
-                for suffix, weight in (("", inside[box]), ("_on_vessels", inside[box] * vessels[box])):
-                    total = sums.setdefault(name + suffix, torch.zeros(3, 2, dtype=torch.float64))[row]
-                    total += torch.stack([((value - target).square() * weight).sum(), weight.sum()])
+            weights = {"": inside[box], "_on_vessels": inside[box] * vessels[box]}
+            for name, suffix in itertools.product(guesses, weights):
+                total = sums.setdefault(name + suffix, torch.zeros(3, 2, dtype=torch.float64))[row]
+                squares = (guesses[name] - target).square() * weights[suffix]
+                total += torch.stack([squares.sum(), weights[suffix].sum()])
     return {name: value[:, 0] / value[:, 1] for name, value in sums.items()}
 
 

@@ -14,6 +14,7 @@ from deepcoro.fields.report import Config as ReportConfig
 from deepcoro.losses import clip, siglip
 from deepcoro.objectives.contrastive import Config
 from deepcoro.positives import findings, similarity
+from tests.objectives.over_ranks import loss_and_gradients
 from tests.ranks import Ranks
 
 VIDEO_DIM, TEXT_DIM = 5, 3
@@ -89,16 +90,7 @@ def trained_on(rank: int, world_size: int, rule: str, loss: str, form: str) -> d
     objective = build(rule, loss, form)
     start = sum(SHARES[world_size][:rank])
     features, batch = micro_batch(rule, range(start, start + SHARES[world_size][rank]))
-    count = objective.count(batch)
-    if world_size > 1:
-        torch.distributed.all_reduce(count)
-    total = objective(features, batch)["sum"] * world_size / count
-    total.backward()
-    found = {"loss": total.detach()} | {name: each.grad for name, each in objective.named_parameters()}
-    for value in found.values() if world_size > 1 else ():
-        torch.distributed.all_reduce(value)
-        value /= world_size
-    return found
+    return loss_and_gradients(objective, features, batch, world_size)
 
 
 CASES = list(itertools.product(RULES, LOSSES, FORMS))
