@@ -253,7 +253,8 @@ def _resized(
     # torch's vector code for bytes wants three or four interleaved channels: grey frames pass as channels, four at a time (2x)
     count = len(frames)
     frames = torch.cat([frames, frames[-1:].expand(-count % 4, -1, -1, -1)]) if count % 4 else frames
-    fours = rearrange(frames, "(group four) 1 height width -> group four height width", four=4)
-    fours = fours.contiguous(memory_format=torch.channels_last)
+    fours = rearrange(frames, "(group four) 1 height width -> four group height width", four=4)
+    # stacked and seen from the side: half the time of .contiguous(memory_format=torch.channels_last), the same bytes
+    fours = rearrange(torch.stack(tuple(fours), dim=-1), "group height width four -> group four height width")
     fours = functional.interpolate(fours, size=(height, width), mode="bilinear", antialias=True)
     return rearrange(fours, "group four height width -> (group four) 1 height width")[:count]
