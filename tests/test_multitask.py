@@ -50,6 +50,18 @@ def test_every_engine_trains_three_objectives_as_ddp_does(runs: Path, engine: st
     )
 
 
+@pytest.mark.parametrize("engine", ["ddp", "zero2"])
+def test_accumulation_gives_the_losses_of_the_whole_batch_on_both_sides_of_a_boundary(
+    tiny_shards: Path, two_ranks: Ranks, runs: Path, tmp_path: Path, engine: str
+) -> None:
+    """By the gradient cache: half of the tower thaws after step 1, masked modelling and its teacher begin with step 5."""
+    halves = ("batch_size=2", "gradient_accumulation_steps=2")
+    words = multitask(tiny_shards, tmp_path, *WORDS, *halves)
+    assert two_ranks.run(main_on_rank, engine, *words) == [0, 0]
+    assert losses(tmp_path) == pytest.approx(losses(runs / "ddp"), rel=1e-5)
+    torch.testing.assert_close(weights_at(tmp_path, 5), weights_at(runs / "ddp", 5), rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("engine", ENGINES)
 def test_masked_modelling_does_not_exist_before_its_start(runs: Path, engine: str) -> None:
     lines = [line for line in metrics(runs / engine) if "train/loss" in line]
