@@ -9,10 +9,13 @@ from typing import Any
 from deepcoro import distributed
 from deepcoro.config import ConfigError
 from deepcoro.data.collection import Collection
+from deepcoro.data.label_values import check_labels
 from deepcoro.data.stream import BuiltField
 from deepcoro.evaluated import TrainingReports
+from deepcoro.fields.labels import LabelsField
 from deepcoro.fields.texts import Config as TextsConfig
 from deepcoro.fields.texts import TextsField
+from deepcoro.fields.view import ViewField
 from deepcoro.model import VideoTextModel
 from deepcoro.normalisation import constants
 from deepcoro.run_config import RunConfig
@@ -29,6 +32,7 @@ class Parts:
     shards: Collection
     """The films, read as one folder."""
     tokenizer: Any
+    """The text tower's; None in a run without one."""
     fields: dict[str, BuiltField]
     started_from: Seen
     """Whom the weights were trained on that the video tower starts from."""
@@ -68,10 +72,15 @@ def build_parts(config: RunConfig, make_tokenizer: bool = False) -> Parts:
     shards = Collection.open(config.data)
     tokenizer = _tokenizer(config, shards, make_tokenizer)
     fields = {name: field.build(tokenizer) for name, field in config.data.fields.items()}
+    if isinstance(fields.get("view"), ViewField):
+        fields["view"].slots = fields["video"].slots
+        fields["view"].slots_per_film = config.data.fields["video"].clips_per_film
     report = fields.get("report")
     if isinstance(report, TextsField):
         report.join(shards.films.batches(["clip", "study"]))
         shards.reads_beside(report.bank.sha256)
+    if isinstance(fields.get("labels"), LabelsField):
+        _look_through_labels(config, shards, fields["labels"])
     if make_tokenizer:
         _describe_texts(config, shards, fields)
     return Parts(shards, tokenizer, fields, seen_through(config.towers.video.weights))
@@ -90,13 +99,17 @@ def build_model(
     source = config.towers.video.weights
     of_weights = read_pixel_constants(source) if source else None
     mean, std = constants(config.normalisation, of_weights, of_films or parts.shards.pixel_statistics())
-    return VideoTextModel(config, parts.tokenizer, mean, std)
+    labels = parts.fields.get("labels")
+    counts = {} if labels is None else {column: labels.counts(column) for column in labels.config.columns}
+    return VideoTextModel(config, parts.tokenizer, mean, std, counts)
 
 
 def _tokenizer(config: RunConfig, shards: Collection, make: bool) -> Any:
-    """The text tower's own tokenizer, or one learned from the training reports and kept in run_dir/tokenizer."""
+    """The text tower's own tokenizer, or one learned from the training reports and kept in run_dir/tokenizer; None without a tower."""
     folder: Path = config.run_dir / "tokenizer"
     text = config.towers.text
+    if text is None:
+        return None
     if make and distributed.rank() == 0 and not folder.exists():
         text.make_tokenizer(_words_of(config, shards), folder)
     distributed.barrier()
@@ -109,6 +122,17 @@ def _words_of(config: RunConfig, shards: Collection) -> Iterator[str]:
     report = config.data.fields.get("report")
     if isinstance(report, TextsConfig):
         yield from TextBank(report.texts, report.edges).texts
+
+
+def _look_through_labels(config: RunConfig, shards: Collection, labels: LabelsField) -> None:
+    """Labels are checked in the splits that this run compares with them; inference has none."""
+    of_mode = {"train": ("train", "val"), "val": ("val",), "test": ("test",), "inference": ()}
+    units = {
+        split: shards.units(split, config.data.multi_video, config.data.num_videos)
+        for split in of_mode[config.run_mode]
+        if split in shards.splits
+    }
+    labels.set_counts(check_labels(labels.config, shards, units, config.run_mode == "train"))
 
 
 def _describe_texts(config: RunConfig, shards: Collection, fields: dict[str, BuiltField]) -> None:

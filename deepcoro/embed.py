@@ -156,6 +156,7 @@ def _facts(parts: Parts, units: Units, seen: np.ndarray) -> _Facts:
     """Texts and labels of the units, out of their JSON members; a field with texts of its own says which is whose."""
     shards = parts.shards
     text_of = getattr(parts.fields.get("report"), "text_of", StudyRecord.report_of)
+    agreed = getattr(parts.fields.get("labels"), "agreed", lambda study, clips: {})
     rows: dict[int, int] = {}
     texts: list[str] = []
     text_of_film, labels = [], []
@@ -171,6 +172,7 @@ def _facts(parts: Parts, units: Units, seen: np.ndarray) -> _Facts:
         text_of_film.append(row)
         source = {"source": list(shards.sources)[int(shards.source_of_study(units.study_row[[unit]])[0])]}
         merged = merged_labels([study.clips[clip] for clip in clips])
+        merged |= agreed(study, clips)
         labels.append(merged | source if len(shards.sources) > 1 else merged)
     names = sorted({name for each in labels for name in each})
     columns = {name: [each.get(name) for each in labels] for name in names}
@@ -209,7 +211,7 @@ def _drawn_training_reports(config: RunConfig, shards: Collection) -> TrainingRe
 
 def merged_labels(clips: Sequence[ClipRecord]) -> dict[str, float | str | None]:
     """Labels of a sample, side and view among them: a value that its films agree on; where they disagree it is not assessed."""
-    films = [{"side": clip.side, "view": clip.view} | clip.labels for clip in clips]
+    films = [clip.known for clip in clips]
     merged = {}
     for name in {name for film in films for name in film}:
         values = {film.get(name) for film in films} - {None}

@@ -1,7 +1,7 @@
 """What a video tower hands on: tokens of every clip of every study, and the views of them that poolers and heads read."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -59,10 +59,10 @@ class Surroundings:
 
     video_dim: int
     """Width of the video tower's tokens and of the pooled study."""
-    text_dim: int
-    """Width of the text tower's features."""
+    text_dim: int | None
+    """Width of the text tower's features; None in a run without one."""
     tokenizer: Any
-    """The text tower's, with the Hugging Face call convention."""
+    """The text tower's, with the Hugging Face call convention; None in a run without one."""
     frames: int
     """Frames of a clip."""
     size_px: int
@@ -73,6 +73,8 @@ class Surroundings:
     """Clips that an encoder takes at a time; None = all."""
     caption_tokens: int | None = None
     """Longest sequence of the field `caption`; None where the run has no such field."""
+    label_counts: Mapping[str, Mapping[float, int]] = field(default_factory=dict)
+    """Label column -> value -> rows of the training split that have it (for class weights); empty outside of training."""
 
 
 @dataclass(frozen=True)

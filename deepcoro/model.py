@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from deepcoro.features import Features, Surroundings, VideoFeatures
+from deepcoro.features import Features, Surroundings, VideoFeatures, scatter_clips
 from deepcoro.fields.report import buckets_of
 from deepcoro.gradient_cache import surrogate
 from deepcoro.normalisation import PixelNormalisation
@@ -21,29 +21,35 @@ Batch = dict[str, Any]
 class VideoTextModel(nn.Module):
     """Towers, pooler and objectives behind one forward; every objective runs on every rank, masked where it has no target."""
 
-    def __init__(self, config: RunConfig, tokenizer: Any, pixel_mean: float, pixel_std: float):
+    def __init__(
+        self,
+        config: RunConfig,
+        tokenizer: Any,
+        pixel_mean: float,
+        pixel_std: float,
+        label_counts: Mapping[str, Mapping[float, int]] = MappingProxyType({}),
+    ):
+        """`label_counts`: as in Surroundings. Without `towers.text` there is no text tower and no tokenizer."""
         super().__init__()
         video = config.data.fields["video"]
         self.precision = config.precision
         self.clips_per_chunk = config.clips_per_chunk
         self.augment = config.augment.build(config.seed)
         self.normalisation = PixelNormalisation(pixel_mean, pixel_std)
-        self.towers = nn.ModuleDict(
-            {
-                "video": config.towers.video.build(video.frames, video.size_px),
-                "text": config.towers.text.build(tokenizer),
-            }
-        )
+        self.towers = nn.ModuleDict({"video": config.towers.video.build(video.frames, video.size_px)})
+        if config.towers.text is not None:
+            self.towers["text"] = config.towers.text.build(tokenizer)
         self.pooler = config.pooler.build(self.towers["video"].dim)
         beside = Surroundings(
             video_dim=self.towers["video"].dim,
-            text_dim=self.towers["text"].dim,
+            text_dim=self.towers["text"].dim if "text" in self.towers else None,
             tokenizer=tokenizer,
             frames=video.frames,
             size_px=video.size_px,
             video_tower=self.towers["video"],
             clips_per_chunk=config.clips_per_chunk,
             caption_tokens=getattr(config.data.fields.get("caption"), "max_tokens", None),
+            label_counts=label_counts,
         )
         self.objectives = nn.ModuleDict(
             {name: objective.build(beside) for name, objective in config.objectives.items()}
@@ -123,9 +129,9 @@ class VideoTextModel(nn.Module):
         with self._autocast():
             if "video" in batch:
                 found["video"] = self.normalisation(batch["video"])
-                if {"study", "clips"} & set(reads):
-                    found["clips"] = self._encode(batch, found["video"])
-                    found["study"] = self.pooler(found["clips"].per_video(), found["clips"].clip_mask)
+            if {"study", "clips"} & set(reads) and ("video" in batch or "video_features" in batch):
+                found["clips"] = self._clips(batch, found.get("video"))
+                found["study"] = self.pooler(found["clips"].per_video(), found["clips"].clip_mask)
             if "report" in batch and "text" in reads:
                 found["text"] = self._embed_texts(batch["report"])
             if "visible" in reads and "video" in found:
@@ -133,6 +139,19 @@ class VideoTextModel(nn.Module):
                 found["shown"] = masking.shown_units(batch, len(found["video"]))
                 found["visible"] = self._encode(batch, found["video"], found["shown"])
         return Features(**found)
+
+    def clip_features(self, batch: Batch) -> VideoFeatures:
+        """What the tower makes of the films of a batch, nothing else."""
+        with self._autocast():
+            return self._encode(batch, self.normalisation(batch["video"]))
+
+    def _clips(self, batch: Batch, video: Tensor | None) -> VideoFeatures:
+        """Of a frozen tower whose features are stored, without running it on any rank."""
+        if video is not None:
+            return self._encode(batch, video)
+        mask = batch["clip_mask"]
+        tokens = scatter_clips(batch["video_features"], mask)
+        return VideoFeatures(tokens, mask, self.towers["video"].has_class_token)
 
     def _encode(self, batch: Batch, video: Tensor, shown: Tensor | None = None) -> VideoFeatures:
         part = () if shown is None else (shown,)  # a tower without a sparse path is never asked for one

@@ -9,6 +9,7 @@ import pydantic
 from deepcoro.augment import Config as Augment
 from deepcoro.config import Block, dump, parse, read_tree, typed_by_key
 from deepcoro.data.config import Data
+from deepcoro.implied import with_needs
 from deepcoro.metrics import (
     Metric,
     alignment_uniformity,
@@ -33,8 +34,8 @@ class Towers(Block):
 
     video: VideoTower = video_mvit.Config()
     """Encoder of films."""
-    text: TextTower = text_hf.Config()
-    """Encoder of reports."""
+    text: TextTower | None = text_hf.Config()
+    """Encoder of reports; null, and left out whatever is written here, where no objective reads texts."""
 
     @pydantic.model_validator(mode="before")
     @classmethod
@@ -59,6 +60,10 @@ class Optim(Block):
     """Peak learning rate of what objectives of type captioning own (their decoder); unset = lr. Logged as lr/NAME."""
     mvm_lr: float | None = pydantic.Field(default=None, gt=0)
     """Peak learning rate of what objectives of type masked_modeling own (decoder, mask tokens); unset = lr. Logged as lr/NAME."""
+    head_lr: float | None = pydantic.Field(default=None, gt=0)
+    """Peak learning rate of the heads of linear_probing, where its own head_lr names none; unset = lr. Logged as lr/NAME."""
+    head_weight_decay: float | None = pydantic.Field(default=None, ge=0)
+    """Weight decay of these heads, where linear_probing's own head_weight_decay names none; unset = weight_decay."""
     layer_decay: float = pydantic.Field(default=1.0, gt=0, le=1)
     """Layer-wise decay of the video tower's learning rate: layer i of L has lr * layer_decay^(L - i); 0 is the embedding, L the last
     norm. For fine-tuning public weights (0.75 to 0.9); 1 = one rate for all. Logged as lr/video/layer_NN."""
@@ -206,17 +211,12 @@ class RunConfig(Block):
 
     @pydantic.model_validator(mode="before")
     @classmethod
-    def _captioning_reads_captions(cls, value: Any) -> Any:
-        """The field that a captioning objective reads need not be named."""
-        objectives = typed_by_key(value.get("objectives")) if isinstance(value, dict) else None
-        blocks = objectives.values() if isinstance(objectives, dict) else ()
-        if not any(isinstance(block, dict) and block.get("type") == "captioning" for block in blocks):
+    def _objectives_have_what_they_read(cls, value: Any) -> Any:
+        """Fields that objectives and pooler read need not be named; what only texts need is gone where nobody reads texts."""
+        if not isinstance(value, dict):
             return value
-        data = value.get("data") or {}
-        fields = data.get("fields") or {} if isinstance(data, dict) else None
-        if not isinstance(fields, dict):
-            return value
-        return value | {"data": data | {"fields": {"caption": {}} | fields}}
+        defaults = {key: cls.model_fields[key].default for key in ("objectives", "pooler")}
+        return with_needs(value, (dict[str, Objective], defaults["objectives"]), (Pooler, defaults["pooler"]))
 
     @pydantic.field_validator("objectives", mode="before")
     @classmethod
@@ -241,21 +241,68 @@ class RunConfig(Block):
     @pydantic.model_validator(mode="after")
     def _cached_features_stay_true(self) -> "RunConfig":
         thawing = [phase.text for phase in self.freeze if phase.text not in (None, 1)]
-        if self.towers.text.cache_features and thawing:
+        if self.towers.text is not None and self.towers.text.cache_features and thawing:
             raise ValueError(
                 f"towers.text.cache_features is for a tower that stays frozen, and freeze has phases with text = {thawing}"
+            )
+        if self.caches_films:
+            self._refuse_changing_films()
+        return self
+
+    def _refuse_changing_films(self) -> None:
+        reading = [name for name, each in self.objectives.items() if getattr(each, "reads_films", False)]
+        causes = {
+            "freeze has phases with another video than 1": any(
+                each.video not in (None, 1) for each in self.freeze
+            ),
+            "augment changes films (set it to {})": self.augment != Augment(),
+            "data.fields.video.jitter is true": self.data.fields["video"].jitter,
+            f"objectives {reading} read the films themselves": bool(reading),
+        }
+        found = [cause for cause, holds in causes.items() if holds]
+        if found:
+            raise ValueError(
+                f"towers.video.cache_features is for films that never change, and {'; '.join(found)}; change that, or set it to false"
+            )
+
+    @property
+    def caches_films(self) -> bool:
+        """Whether each film goes through the video tower once a run."""
+        return getattr(self.towers.video, "cache_features", False)
+
+    @pydantic.model_validator(mode="after")
+    def _texts_have_a_tower(self) -> "RunConfig":
+        reading = [name for name, each in self.objectives.items() if getattr(each, "reads_text", False)]
+        if reading and self.towers.text is None:
+            raise ValueError(
+                f"towers.text is null, and objectives {reading} read texts; give it a tower, such as {{type: text_hf}}"
             )
         return self
 
     @property
     def own_lr(self) -> dict[str, float]:
         """Peak learning rate of each objective whose own parameters do not follow the rest of the model."""
-        of_type = {"captioning": self.optim.captioning_lr, "masked_modeling": self.optim.mvm_lr}
+        of_type = {
+            "captioning": self.optim.captioning_lr,
+            "masked_modeling": self.optim.mvm_lr,
+            "linear_probing": self.optim.head_lr,
+        }
         return {
             name: of_type.get(objective.type) or self.optim.lr
             for name, objective in self.objectives.items()
             if objective.type in of_type or name in self.schedules
         }
+
+    @property
+    def own_groups(self) -> dict[str, dict[str, float]]:
+        """Path below the model's objectives -> `lr` and `weight_decay` of the parameters there, where they are not those around them."""
+        groups: dict[str, dict[str, float]] = {}
+        for name, objective in self.objectives.items():
+            if objective.type == "linear_probing" and self.optim.head_weight_decay is not None:
+                groups[name] = {"weight_decay": self.optim.head_weight_decay}
+            own = getattr(objective, "own_groups", dict)()
+            groups |= {f"{name}.{path}": settings for path, settings in own.items()}
+        return groups
 
     @property
     def evaluation_batch_size(self) -> int:
@@ -297,6 +344,8 @@ MAY_CHANGE_ON_RESUME = frozenset(
         "data.num_workers",
         "data.worker_timeout_s",
         "data.max_bad_fraction",
+        "towers.video.cache_features",
+        "towers.video.features_folder",
         "data.fields.report.length_buckets",
         "data.fields.report.texts",
         "data.fields.report.edges",

@@ -57,6 +57,11 @@ class ClipRecord(Block):
     def num_frames(self) -> int:
         return len(self.frame_offsets) - 1
 
+    @property
+    def known(self) -> dict[str, float | str | None]:
+        """Side, view and labels by name; None = not known or not assessed."""
+        return {"side": self.side, "view": self.view} | self.labels
+
 
 class Report(Block):
     """One text of a study and what it speaks of."""

@@ -130,7 +130,7 @@ def _freeze(model: nn.Module, phase: Phase) -> None:
     active = [model.objectives[name] for name in phase.active]
     reads = set().union(*(objective.reads for objective in active))
     idle = [objective for name, objective in model.objectives.items() if name not in phase.active]
-    if "text" not in reads:
+    if "text" not in reads and "text" in model.towers:
         idle.append(model.towers["text"])
     if "study" not in reads:
         idle.append(model.pooler)

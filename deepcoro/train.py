@@ -18,6 +18,7 @@ from deepcoro.data.stream import TrainingStream
 from deepcoro.data.training_order import training_order
 from deepcoro.engine import Engine, start_accelerator
 from deepcoro.fields.report import padded_token_fraction
+from deepcoro.frozen_films import read_films_from_disk
 from deepcoro.frozen_texts import read_texts_from_disk
 from deepcoro.model import Batch, num_parameters
 from deepcoro.optim import build_optimizer, lr_of_groups, lr_of_places
@@ -117,15 +118,17 @@ def _build_engine(training: Run, accelerator: Any, saved: checkpoint.Checkpoint 
     model = build_model(config, training.parts)
     if saved is not None:
         model.load_state_dict(saved.weights())
-    if training.engine is None and config.towers.text.cache_features:
+    if training.engine is None and config.towers.text is not None and config.towers.text.cache_features:
         read_texts_from_disk(model, config, training.parts, accelerator.device)
+    if training.engine is None and config.caches_films:
+        read_films_from_disk(model, config, training.parts, accelerator.device)
     since = enter_phase(model, training.timetable, step)
     if distributed.rank() == 0:
         phase = training.timetable.at(step)
         logger.info("objectives: %s; parameters: %s", ", ".join(phase.active), num_parameters(model))
     if training.flops_per_sample is None:
         training.flops_per_sample = _flops_per_sample(config, model, accelerator.device)
-    optimizer = build_optimizer(model, config.optim, config.own_lr, since)
+    optimizer = build_optimizer(model, config.optim, config.own_lr, since, config.own_groups)
     training.engine = Engine(accelerator, model, optimizer, config)
     if saved is not None:
         training.engine.set_moments(saved.moments(), step, since)
@@ -139,7 +142,7 @@ def _enter_next_phase(training: Run, saved: checkpoint.Checkpoint) -> None:
 
 
 def _flops_per_sample(config: RunConfig, model: nn.Module, device: torch.device) -> float | None:
-    if peak_tflops(device) is None:
+    if peak_tflops(device) is None or config.caches_films:
         return None
     video = config.data.fields["video"]
     tower = model.towers["video"].to(device)

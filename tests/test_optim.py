@@ -117,6 +117,44 @@ def test_an_objective_with_a_learning_rate_of_its_own_is_a_group_of_its_name() -
     assert lr_of_places(lr) == {"default": 1.0, "text": 1.0, "reports": 0.125}
 
 
+class Heads(nn.Module):
+    """Two heads and something that both share."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heads = nn.ModuleDict({"cto": nn.Linear(4, 1), "lvef": nn.Linear(4, 1)})
+        self.shared = nn.Linear(4, 4)
+
+
+def test_parts_of_an_objective_have_learning_rates_and_decays_of_their_own_and_follow_its_schedule() -> None:
+    model = Towers()
+    model.objectives = nn.ModuleDict({"probe": Heads()})
+    own = {
+        "probe.heads.cto": {"lr": 0.5},
+        "probe": {"weight_decay": 0.0},
+        "probe.heads.lvef": {"weight_decay": 0.3},
+    }
+    optim = Optim(lr=1.0, weight_decay=0.1, warmup_steps=0)
+    groups = parameter_groups(model, optim, {"probe": 0.25}, own_groups=own)
+    found = {group["name"]: (group["peak_lr"], group["weight_decay"]) for group in groups}
+    assert {name: found[name] for name in found if name.startswith("probe")} == {
+        "probe": (0.25, 0.0),
+        "probe_no_decay": (0.25, 0.0),
+        "probe/cto": (0.5, 0.0),
+        "probe/cto_no_decay": (0.5, 0.0),
+        "probe/lvef": (0.25, 0.3),
+        "probe/lvef_no_decay": (0.25, 0.0),
+    }
+    lr = lr_of_groups(0, 10, optim, groups, {"probe": 0.5})
+    assert lr_of_places(lr) == {
+        "default": 1.0,
+        "text": 1.0,
+        "probe": 0.125,
+        "probe/cto": 0.25,
+        "probe/lvef": 0.125,
+    }
+
+
 def test_what_began_to_train_later_is_a_group_apart_with_the_same_learning_rate() -> None:
     groups = parameter_groups(
         Towers(), Optim(lr=1.0, text_lr=0.1), since={"towers.text.1.weight": 30, "towers.text.1.bias": 30}

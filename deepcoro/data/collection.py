@@ -13,6 +13,7 @@ import numpy as np
 from deepcoro.config import ConfigError, DataError
 from deepcoro.data.config import Data
 from deepcoro.data.film_columns import FilmColumns, stored_columns
+from deepcoro.data.folds import Fold, with_fold
 from deepcoro.data.index import StudyTable, split_code
 from deepcoro.data.patients import every_patient_is_named, refuse_other_splits, refuse_shared_patients
 from deepcoro.data.shards import CachedStudies, Shards
@@ -29,20 +30,29 @@ class Collection(CachedStudies):
     """Reads as one shard folder does: studies are numbered through all sources, and so are films."""
 
     def __init__(
-        self, sources: dict[str, Shards], tables: Sequence[Path] = (), where: str | None = None
+        self,
+        sources: dict[str, Shards],
+        tables: Sequence[Path] = (),
+        where: str | None = None,
+        fold: Fold | None = None,
     ) -> None:
         """DataError when folders, tables and splits disagree, or a patient is in two splits."""
         self.sources = sources
         self.where = where
+        self.fold = fold
         self._shards = list(sources.values())
         self._first_study = np.cumsum([0, *(len(shards.studies) for shards in self._shards)])
         for shards in self._shards:
             refuse_other_splits(shards)
         self.studies = _numbered_through(self._shards)
         self._overlay = self._join(tables)
+        self.films = FilmColumns(sources, self.studies, self._overlay)
+        if fold is not None:
+            column = self.films.read([fold.column])[fold.column].combine_chunks()
+            self.studies = with_fold(self.studies, column, fold)
+            self.films = FilmColumns(sources, self.studies, self._overlay)
         refuse_shared_patients(self.studies)
         self._all_patients_named = every_patient_is_named(self.studies)
-        self.films = FilmColumns(sources, self.studies, self._overlay)
         self._kept = None if where is None else self._filtered(where)
         self.fingerprint = self._fingerprint()
         self._prepare_reading()
@@ -52,14 +62,14 @@ class Collection(CachedStudies):
         """What the config names."""
         if data.shards is not None:
             shards = Shards.open(data.shards, data.storage, data.cache, data.shards_per_window)
-            return Collection({shards.folder.name: shards}, data.tables, data.where)
+            return Collection({shards.folder.name: shards}, data.tables, data.where, data.fold)
         if not data.sources:
             raise ConfigError("data.shards is not set; give it the folder that tools/shard_dataset.py wrote")
         sources = {
             name: Shards.open(source.shards, data.storage, data.cache, data.shards_per_window)
             for name, source in data.sources.items()
         }
-        return Collection(sources, data.tables, data.where)
+        return Collection(sources, data.tables, data.where, data.fold)
 
     @property
     def name(self) -> str:
@@ -138,6 +148,9 @@ class Collection(CachedStudies):
             },
             "tables": [vars(table) for table in self._overlay.records] if self._overlay else [],
             "where": self.where,
+            "fold": (
+                None if self.fold is None else {"column": self.fold.column, "held_out": self.fold.held_out}
+            ),
             "splits": {split: self._counts(split) for split in self.studies.splits},
         }
 
@@ -204,9 +217,10 @@ class Collection(CachedStudies):
         """That of the folder, where there is one and nothing beside it. Names of sources do not count, their order does."""
         own = [shards.fingerprint for shards in self._shards]
         tables = [table.sha256 for table in self._overlay.records] if self._overlay else []
-        if len(own) == 1 and not tables and self.where is None:
+        if len(own) == 1 and not tables and self.where is None and self.fold is None:
             return own[0]
-        return hashlib.sha256(json.dumps([own, tables, self.where]).encode()).hexdigest()
+        chosen = [self.where] if self.fold is None else [self.where, self.fold.column, self.fold.held_out]
+        return hashlib.sha256(json.dumps([own, tables, *chosen]).encode()).hexdigest()
 
     def _read_study(self, row: int) -> StudyRecord:
         source = int(self.source_of_study(row))

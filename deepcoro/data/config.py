@@ -9,6 +9,7 @@ import pydantic
 from deepcoro.config import Block, ConfigError, typed_by_key
 from deepcoro.data.balance import Balance
 from deepcoro.data.cache import Cache
+from deepcoro.data.folds import Fold
 from deepcoro.data.order import SHARDS_PER_WINDOW
 from deepcoro.data.storage import Location, Storage
 from deepcoro.data.watch import Workers
@@ -40,6 +41,8 @@ class Data(Block):
     """Newer labels, splits (`Split`) and texts (`Report`) by keyed `clip`, `study` or `patient`; CSV, later ones win."""
     where: str | None = None
     """Films to use, in every run mode: a condition on the columns of films.parquet, such as "num_frames >= 10"."""
+    fold: Fold | None = None
+    """Cross-validation: which of the folds of a column is val, in the place of the val split that the films have."""
     balance: Balance = "none"
     """none: each sample once an epoch; study: each study once, with one clip in turn; label: classes of balance_by by shares."""
     balance_by: str | None = None

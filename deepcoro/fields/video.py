@@ -1,18 +1,19 @@
 """Clips of a film, sampled over its length, as uint8 squares: only the wanted frames are decoded, at the scale that is needed."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pydantic
 import torch
 from einops import rearrange
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 from torch.nn import functional
 
 from deepcoro.config import Block, DataError
 from deepcoro.sample import ClipRecord, StudyRecord
+from deepcoro.stored_features import StoredFeatures
 
 
 class Config(Block):
@@ -34,6 +35,8 @@ class Config(Block):
     """Clips that `multi_window` takes of a film; the pooler joins them. A film no longer than one window gives one."""
     default_frame_rate_fps: float | None = pydantic.Field(None, gt=0)
     """Frame rate of films that name none, for windows. null: such a film is a bad sample, since a rate is never guessed."""
+    jitter: bool = True
+    """Training shows other frames of a film each time, as `sampling` says; false: those of evaluation, always."""
     fit: Literal["letterbox", "crop"] = "letterbox"
     """How a film that is not square keeps its aspect: black bars, or its central square."""
 
@@ -61,11 +64,14 @@ class Config(Block):
 class VideoField:
     """Batch entries `video` uint8 [clip channel frame height width], the real clips only, and `clip_mask` [row, slot].
 
-    A row has `num_videos` slots, times `windows` for `multi_window`: the windows of a film follow each other.
+    A row has `num_videos` slots, times `windows` for `multi_window`: the windows of a film follow each other. With `stored` features
+    no film is read, and in the place of `video` stands `video_features` [clip token dim].
     """
 
     def __init__(self, config: Config) -> None:
         self._config = config
+        self.stored: StoredFeatures | None = None
+        """What a frozen tower made of the clips that evaluation shows, once it has."""
 
     def decode(
         self,
@@ -73,29 +79,49 @@ class VideoField:
         clip_indices: tuple[int, ...],
         read_clip: Callable[[int], bytes],
         draw: np.random.Generator | None,
-    ) -> list[UInt8[Tensor, "channel frame height width"]]:
+    ) -> list[UInt8[Tensor, "channel frame height width"] | Float[Tensor, "token dim"]]:
         """The clips of each film in turn; `draw` None = evaluation. DataError when one cannot be decoded."""
+        if self.stored is not None:
+            return [clip for index in clip_indices for clip in self.stored.of(study.clips[index].clip)]
+        draw = draw if self._config.jitter else None
         return [
             clip
             for index in clip_indices
             for clip in self._clips(study, study.clips[index], read_clip(index), draw)
         ]
 
-    def collate(
-        self, values: list[list[UInt8[Tensor, "_ frame height width"]] | None], num_videos: int
-    ) -> dict[str, UInt8[Tensor, "clip channel frame height width"] | Bool[Tensor, "study slot"]]:
+    def collate(self, values: list[list[Tensor] | None], num_videos: int) -> dict[str, Tensor]:
+        clips = [clip for value in values for clip in value or []]
+        num_clips = torch.tensor([len(value or []) for value in values])
+        slots = torch.arange(num_videos * self._config.clips_per_film)
+        joined = self._joined(clips) if self.stored is None else self._features(clips)
+        return joined | {"clip_mask": slots < rearrange(num_clips, "study -> study 1")}
+
+    def _features(
+        self, clips: list[Float[Tensor, "token dim"]]
+    ) -> dict[str, Float[Tensor, "clip token dim"]]:
+        return {"video_features": torch.stack(clips) if clips else self.stored.no_clip()}
+
+    def _joined(
+        self, films: list[UInt8[Tensor, "_ frame height width"]]
+    ) -> dict[str, UInt8[Tensor, "clip channel frame height width"]]:
         """Grey films become colour (three equal channels) only beside a colour film; one black film stands in for none at all."""
         size_px, frames = self._config.size_px, self._config.frames
-        films = [film for value in values for film in value or []]
         channels = max((film.shape[0] for film in films), default=1)
         if not films:
             films = [torch.zeros(1, frames, size_px, size_px, dtype=torch.uint8)]
-        num_clips = torch.tensor([len(value or []) for value in values])
-        slots = torch.arange(num_videos * self._config.clips_per_film)
-        return {
-            "video": torch.stack([film.expand(channels, -1, -1, -1) for film in films]),
-            "clip_mask": slots < rearrange(num_clips, "study -> study 1"),
-        }
+        return {"video": torch.stack([film.expand(channels, -1, -1, -1) for film in films])}
+
+    def slots(self, study: StudyRecord, clip_indices: Sequence[int]) -> list[int]:
+        """Which film of the study each slot of its row shows. DataError where that hangs on a frame rate that is not known."""
+        shown = []
+        for index in clip_indices:
+            clip = study.clips[index]
+            try:
+                shown += [index] * len(frame_indices(self._config, clip, None))
+            except ValueError as error:
+                raise DataError(f"film {clip.clip} of study {study.study}: {error}") from error
+        return shown
 
     def _clips(
         self, study: StudyRecord, clip: ClipRecord, payload: bytes, draw: np.random.Generator | None

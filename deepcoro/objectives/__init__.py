@@ -8,6 +8,13 @@ rows can be joined over micro-batches (`deepcoro/gradient_cache.py` says how it 
 `shown_units(batch, num_clips)`; one that says something of each row of an evaluation has `evaluate(features, batch)` ->
 {number: [row, ...]}, equally wide in every batch and on every rank. All are called under the run's autocast: what needs fp32
 switches it off.
+
+The Config may have `needed_fields()` -> {field: block}: fields it reads, which `data.fields` then need not name (labels: `{"labels":
+{"columns": [...], "values": {column: {word: number}}}}`, batch entry `labels` {column: [row], NaN = not assessed}, class counts in
+`Surroundings.label_counts`); and `reads_text = True` (a ClassVar) if it needs the text tower or its tokenizer: a run in which none
+does has neither (`deepcoro/implied.py`). For stored features of a frozen video tower it says `reads_films = True` if it reads
+`Features.video` or `visible`, and `reads_tokens = True` if it (or a pooler) reads more of `Features.clips` than `per_video()`.
+`own_groups()` -> {path below the objective: {"lr", "weight_decay"}} names parameters that are optimised otherwise than the rest.
 """
 
 from deepcoro.config import choice

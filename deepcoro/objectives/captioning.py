@@ -5,7 +5,7 @@ and their tokens come from the field `caption`.
 """
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -93,6 +93,8 @@ class Config(Block):
 
     type: Literal["captioning"] = "captioning"
     """Which objective this is."""
+    reads_text: ClassVar[bool] = True
+    reads_tokens: ClassVar[bool] = True
     decoder_layers: int = Field(6, ge=1)
     """Blocks of the decoder; half as many as the text tower has is usual (LocCa)."""
     decoder_heads: int = Field(8, ge=1)
@@ -110,6 +112,10 @@ class Config(Block):
     """Share of the target that is spread evenly over the vocabulary."""
     generation: Generation = Generation()
     """How captions are written in evaluation."""
+
+    def needed_fields(self) -> dict[str, dict]:
+        """What `data.fields` has whether it is named or not."""
+        return {"caption": {}}
 
     def shape(self, beside: Surroundings, words: CaptionWords) -> DecoderShape:
         """Raises ConfigError when the run gives the decoder nothing to write, or heads that do not divide its width."""

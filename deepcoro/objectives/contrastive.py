@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -118,6 +118,7 @@ class Config(Block):
 
     type: Literal["contrastive"] = "contrastive"
     """Which objective this is."""
+    reads_text: ClassVar[bool] = True
     loss: Loss = ClipConfig()
     """`clip` (softmax over the batch) or `siglip` (sigmoid of every pair), with the scale and bias they start from."""
     positives: Positives = report_id.Config()

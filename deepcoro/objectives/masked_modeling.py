@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from einops import repeat
@@ -211,6 +211,7 @@ class Config(Block):
 
     type: Literal["masked_modeling"] = "masked_modeling"
     """Which objective this is."""
+    reads_films: ClassVar[bool] = True
     mask_ratio: float = Field(0.75, gt=0, lt=1)
     """Fraction of each clip's mask units that is hidden. A unit is a cell of the encoder's last grid: 2 frames x 32x32 px in the
     published variants (16x16 px in `demo` and `tiny`). The encoder never sees the hidden ones and costs as much less."""

@@ -2,11 +2,12 @@
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 from einops import rearrange
 from jaxtyping import Bool, Float, Int
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 
 from deepcoro.config import Block, ConfigError
@@ -65,11 +66,29 @@ class Config(Block):
     """Fraction of the mask units (2 frames x 32x32 px) that each clip hides in training, drawn anew each step: 0.5 saves about half of the
     time and memory of the encoder; evaluation sees all. Finish a run without it (FLIP, arXiv:2212.00794)."""
 
+    cache_features: bool = False
+    """For a tower that is frozen altogether (video_freeze_ratio 1, data.fields.video.jitter false, no augment): each film goes through
+    it once, before the first step, and training then reads what it said; a probe's epoch takes seconds."""
+    features_folder: Path | None = None
+    """Where these are kept, by weights, films and frames; runs that name the same folder share them. On several nodes, one that all
+    of them see. Unset = run_dir/video_features."""
+
     @field_validator("activation_checkpointing", mode="before")
     @classmethod
     def _as_switch(cls, value: Any) -> Any:
         """`true` and `false`, as other towers have it."""
         return {True: "blocks", False: "none"}.get(value, value) if isinstance(value, bool) else value
+
+    @model_validator(mode="after")
+    def _cached_features_stay_true(self) -> "Config":
+        if self.cache_features and (self.video_freeze_ratio < 1 or self.patch_dropout):
+            raise ValueError(
+                f"cache_features needs video_freeze_ratio 1 and patch_dropout 0, they are {self.video_freeze_ratio} and "
+                f"{self.patch_dropout}: what changes from step to step cannot be kept"
+            )
+        if self.features_folder is not None and not self.cache_features:
+            raise ValueError("features_folder is for cache_features=true")
+        return self
 
     def build(self, frames: int, size_px: int) -> "VideoMViT":
         settings = EncoderSettings(

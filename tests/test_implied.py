@@ -1,0 +1,71 @@
+"""What a run's tree leaves unsaid: fields that objectives read, and no text tower where nobody reads texts."""
+
+import pydantic
+import pytest
+
+from deepcoro.config import Block, dump
+from deepcoro.fields import labels
+from deepcoro.implied import with_needs
+from deepcoro.run_config import RunConfig, run_config_from_dump
+
+
+class Heads(Block):
+    """Stands for an objective of heads."""
+
+    needs: dict = {}
+
+    def needed_fields(self) -> dict[str, dict]:
+        return {"labels": self.needs}
+
+
+DOMINANCE = {"columns": ["dominance"], "values": {"dominance": {"left": 0, "right": 1}}}
+
+
+def completed(fields: dict, *needs: dict) -> dict:
+    tree = {"objectives": {f"probe{number}": Heads(needs=each) for number, each in enumerate(needs)}}
+    whole = with_needs(tree | {"data": {"fields": fields}}, (dict[str, Heads], {}), (Heads | None, None))
+    return whole["data"]["fields"]
+
+
+def test_columns_and_maps_of_several_objectives_and_of_the_yaml_are_joined() -> None:
+    fields = completed({"labels": {"columns": ["cto"], "conflict": "max"}}, DOMINANCE, {"columns": ["lvef"]})
+    block = labels.Config(**fields["labels"])
+    assert block.columns == ["cto", "dominance", "lvef"]
+    assert block.values == {"dominance": {"left": 0.0, "right": 1.0}}
+    assert block.conflict == "max"
+
+
+def test_a_map_that_says_otherwise_than_an_objective_needs_is_refused() -> None:
+    agreed = completed({"labels": {"values": {"stent": {True: 1}}}}, {"values": {"stent": {"1": 1}}})
+    assert agreed["labels"]["values"] == {"stent": {"1": 1}}
+    with pytest.raises(ValueError, match=r"data.fields.labels.values.dominance.left is 1.*objectives.probe0"):
+        completed({"labels": {"values": {"dominance": {"left": 1}}}}, DOMINANCE)
+
+
+def test_a_field_that_is_needed_cannot_be_taken_out() -> None:
+    with pytest.raises(ValueError, match="reads the field 'labels'"):
+        completed({"labels": False}, DOMINANCE)
+
+
+def test_a_run_whose_objectives_read_no_text_has_no_text_tower_and_no_field_of_texts() -> None:
+    config = RunConfig(
+        objectives={"masked_modeling": {}},
+        towers={"text": {"type": "text_hf", "text_freeze_ratio": 1}},
+        data={"fields": {"report": {"max_tokens": 8}, "caption": {}}},
+    )
+    assert config.towers.text is None
+    assert sorted(config.data.fields) == ["video"]
+    again = run_config_from_dump(dump(config), "dump")
+    assert again == config
+
+
+def test_a_run_that_reads_texts_needs_a_text_tower() -> None:
+    assert RunConfig().towers.text is not None
+    assert "report" in RunConfig().data.fields
+    with pytest.raises(pydantic.ValidationError, match=r"objectives \['contrastive'\] read texts"):
+        RunConfig(towers={"text": None})
+
+
+def test_a_tree_that_is_wrong_keeps_its_own_error() -> None:
+    with pytest.raises(pydantic.ValidationError, match="temperature"):
+        RunConfig(objectives={"contrastive": {"temperature": 1}})
