@@ -11,14 +11,14 @@ import os
 import platform
 import sys
 import tempfile
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from deepcoro.data import benchmark, benchmark_readers
 
-PACKAGES = ("torch", "simplejpeg", "av", "opencv-python-headless", "numpy", "webdataset")
+PACKAGES = ("torch", "simplejpeg", "av", "opencv-python-headless", "numpy", "webdataset", "torchcodec")
 
 
 def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
@@ -34,6 +34,13 @@ def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--folder", type=Path, help="where films and shards are made (default: temporary)")
     return parser.parse_args(words)
+
+
+def versioned(package: str) -> str:
+    try:
+        return f"{package} {version(package)}"
+    except PackageNotFoundError:
+        return f"no {package}"
 
 
 def main(words: list[str] | None = None) -> None:
@@ -52,7 +59,7 @@ def main(words: list[str] | None = None) -> None:
     print(
         f"{options.films} films, 512 px, {task.film_frames} frames -> {task.frames} frames at {task.size_px} px, {options.rounds} rounds"
     )
-    print(f"Python {platform.python_version()}, " + ", ".join(f"{name} {version(name)}" for name in PACKAGES))
+    print(f"Python {platform.python_version()}, {', '.join(map(versioned, PACKAGES))}")
     print(f"load average {', '.join(f'{load:.1f}' for load in os.getloadavg())}")
     print(benchmark.table(results, benchmark_readers.PREDECESSOR, benchmark_readers.ONE_PASS))
     for note in notes:

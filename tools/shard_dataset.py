@@ -249,10 +249,16 @@ def read_films(arguments: argparse.Namespace) -> tuple[Table, Path, list[str] | 
     if (arguments.csv is None) == (arguments.layout is None):
         raise ConfigError("give either --csv FILE, or --layout NAME --source FOLDER")
     if arguments.layout is None:
+        if arguments.source is not None:
+            raise ConfigError(
+                "--source belongs to --layout; the paths of --csv start from the folder of the table"
+            )
         table = read_table(arguments.csv, arguments.delimiter)
         table = table if arguments.texts is None else with_prompts(table, arguments.texts)
         return table, arguments.csv.parent, arguments.label_columns
     layout = layout_named(arguments.layout)
+    if arguments.texts is not None:
+        raise ConfigError(f"--texts belongs to --csv; --layout {layout.NAME} has no prompts")
     if arguments.source is None or not arguments.source.is_dir():
         raise ConfigError(f"--layout {layout.NAME} needs --source, the folder that holds {layout.SOURCE}")
     table = layout.read(arguments.source)

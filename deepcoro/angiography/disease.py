@@ -12,6 +12,7 @@ from deepcoro.angiography.vocabulary import (
     Dominance,
     Side,
     segments_of,
+    severity_floor,
 )
 
 
@@ -82,7 +83,7 @@ def later(disease: Disease, preset: Preset, rng: np.random.Generator) -> Disease
 def _progress(lesion: Lesion, rng: np.random.Generator) -> Lesion:
     if lesion.cto:
         return lesion
-    if lesion.stenosis_percent >= 70 and rng.random() < 0.5:
+    if lesion.stenosis_percent >= severity_floor("severe") and rng.random() < 0.5:
         return replace(lesion, stenosis_percent=0, stent=True, thrombus=False)
     return replace(lesion, stenosis_percent=min(lesion.stenosis_percent + int(rng.integers(0, 3)) * 10, 99))
 
@@ -123,8 +124,11 @@ def syntax_score(diseases: tuple[Disease, ...]) -> float:
 def event_risk(diseases: tuple[Disease, ...], lvef_percent: int, age_years: int) -> float:
     """Probability of a major cardiac event, a made-up logistic law: known, so that the best possible AUROC is known."""
     lesions = [lesion for disease in diseases for lesion, _ in disease.lesions]
-    left_main = any(lesion.segment == "left_main" and lesion.stenosis_percent >= 50 for lesion in lesions)
-    severe = sum(lesion.stenosis_percent >= 70 for lesion in lesions)
+    left_main = any(
+        lesion.segment == "left_main" and lesion.stenosis_percent >= severity_floor("moderate")
+        for lesion in lesions
+    )
+    severe = sum(lesion.stenosis_percent >= severity_floor("severe") for lesion in lesions)
     occluded = any(lesion.cto for lesion in lesions)
     weak = max(50 - lvef_percent, 0)
     logit = -3.2 + 1.1 * left_main + 0.5 * severe + 0.9 * occluded + 0.05 * weak + 0.03 * (age_years - 65)

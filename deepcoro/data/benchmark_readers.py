@@ -51,21 +51,31 @@ def container_readers(films: list[Path], task: Task) -> tuple[list[Reader], list
         ("H.264, PyAV, a seek per frame", read_by_seeking, movies),
         (ONE_PASS, read_in_one_pass, movies),
     ]
+    decoder_type, reason = _torchcodec()
     notes = []
-    try:
-        from torchcodec.decoders import VideoDecoder
-    except (ImportError, OSError, RuntimeError) as error:
-        reason = str(error).strip().split("\n")[0]
+    if decoder_type is None:
         notes.append(
             f"torchcodec is not measured ({reason}); `pip install torchcodec` and Debian's ffmpeg bring it"
         )
     else:
-        read = partial(read_with_torchcodec, VideoDecoder)
+        read = partial(read_with_torchcodec, decoder_type)
         ways += [
             ("AVI, torchcodec, wanted frames", read, films),
             ("H.264, torchcodec, wanted frames", read, movies),
         ]
     return [_one_by_one(name, read, files, task) for name, read, files in ways], notes
+
+
+def _torchcodec() -> tuple[Any, str]:
+    """Its decoder, or None and why."""
+    try:
+        import torchcodec
+        from torchcodec.decoders import VideoDecoder
+    except (ImportError, OSError, RuntimeError) as error:
+        return None, str(error).strip().split("\n")[0]
+    if torchcodec.ffmpeg_major_version is None:  # since 0.16 it is imported for its pictures alone
+        return None, "FFmpeg's libraries are not there"
+    return VideoDecoder, ""
 
 
 def _one_by_one(name: str, read: Callable[[Path, Task], np.ndarray], files: list[Path], task: Task) -> Reader:

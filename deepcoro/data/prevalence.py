@@ -6,7 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow
 
-SIGNIFICANT_PERCENT = 70.0
+from deepcoro.angiography.vocabulary import severity_floor
+
+_SEVERE_PERCENT = severity_floor("severe")
 """From here on a stenosis in per cent counts as positive."""
 _UNEVEN = 4.0
 """Standard errors between a split and the other films of known value that are told."""
@@ -64,8 +66,8 @@ def _questions(label: str, column: pyarrow.ChunkedArray) -> list[tuple[str, np.n
     if np.isin(known, (0.0, 1.0)).all() and not is_percent:
         return [(label, assessed & (np.nan_to_num(values) == 1.0), assessed)]
     if is_percent:
-        positive = assessed & (np.nan_to_num(values) >= SIGNIFICANT_PERCENT)
-        return [(f"{label} >= {SIGNIFICANT_PERCENT:g}", positive, assessed)]
+        positive = assessed & (np.nan_to_num(values) >= _SEVERE_PERCENT)
+        return [(f"{label} >= {_SEVERE_PERCENT:g}", positive, assessed)]
     return []
 
 

@@ -64,7 +64,7 @@ def _start(workers: int) -> Any:
     searched = os.pathsep.join(filter(None, (str(_ROOT), os.environ.get("PYTHONPATH"))))
     try:
         ray.init(
-            address=address,
+            address=address or "local",  # None would join a cluster that somebody started on this machine
             num_cpus=None if address else workers,
             include_dashboard=None if address else False,
             log_to_driver=False,  # a worker's traceback may name a film

@@ -11,7 +11,7 @@ from deepcoro.config import ConfigError, DataError
 from deepcoro.data.film_table import as_words
 from deepcoro.ingest.aliases import canonical_columns
 from deepcoro.ingest.filmed import place_of, reason_against, shown_by
-from deepcoro.ingest.labels import LabelRules, Unreadable, settle
+from deepcoro.ingest.labels import LabelRules, Unreadable, fraction_complaint, settle
 from deepcoro.ingest.scrubber import Scrubber
 from deepcoro.ingest.table import NONE
 
@@ -45,6 +45,8 @@ def meaning(table: str, column: str, cells: pyarrow.Array, erased: str, scrubber
         values = [None if cell == erased else settled.read(cell) for cell in written]
     except Unreadable as error:
         raise DataError(f"{table}: a cell of '{column}' is {error}; correct the table") from error
+    if complaint := fraction_complaint(settled, values):
+        raise DataError(f"{table}: '{column}' has {complaint}")
     kept = [scrubber.label(column, value) for value in values]
     meant = [
         _text(value, is_withheld=whole is not value and value is None, cell=cell, erased=erased)

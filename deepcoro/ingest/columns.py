@@ -87,21 +87,23 @@ def find_roles(columns: Sequence[str], given: dict[str, str | None], labels: Seq
 
     `labels` are names or patterns (`*_stenosis`); None takes DEFAULT_LABELS. ConfigError names what is missing.
     """
-    found = {role: _find(role, names, columns, given.get(role)) for role, names in NAMES.items()}
+    found = {role: find_column(role, columns, given.get(role)) for role in NAMES}
     for role in ("path", "study"):
         if found[role] is None:
             raise ConfigError(
                 f"no column for the {role}: none of {list(NAMES[role])} is in the table; name it with --{role}_column;"
-                f" the table has {_shown(columns)}"
+                f" the table has {shown_names(columns)}"
             )
     private = {found[role] for role in ("path", "study", "patient", "split", "report")}
-    return Roles(**found, labels=_find_labels(columns, labels, private))
+    return Roles(**found, labels=find_labels(columns, labels, private))
 
 
-def _find(role: str, names: Sequence[str], columns: Sequence[str], given: str | None) -> str | None:
+def find_column(role: str, columns: Sequence[str], given: str | None) -> str | None:
+    """The column given, else the first of the usual names of the role that is there. ConfigError when the one given is not."""
+    names = NAMES[role]
     if given is not None:
         if given not in columns:
-            raise ConfigError(f"--{role}_column '{given}' is not in the table; it has {_shown(columns)}")
+            raise ConfigError(f"--{role}_column '{given}' is not in the table; it has {shown_names(columns)}")
         return given
     plain = {_plain(column): column for column in reversed(columns)}
     exact = next((name for name in names if name in columns), None)
@@ -113,13 +115,16 @@ def _plain(name: str) -> str:
     return re.sub(r"[\s_-]", "", name).casefold()
 
 
-def _find_labels(
+def find_labels(
     columns: Sequence[str], labels: Sequence[str] | None, private: set[str | None]
 ) -> tuple[str, ...]:
+    """The label columns by name or pattern (None: the usual ones), without the private ones. ConfigError when one is not there."""
     wanted = DEFAULT_LABELS if labels is None else labels
     for pattern in labels or ():
         if not any(_matches(name, pattern) for name in columns):
-            raise ConfigError(f"--label_columns: '{pattern}' is not in the table; it has {_shown(columns)}")
+            raise ConfigError(
+                f"--label_columns: '{pattern}' is not in the table; it has {shown_names(columns)}"
+            )
         if pattern in private:
             raise ConfigError(
                 f"--label_columns: '{pattern}' is read as path, id, split or report; it cannot be a label too"
@@ -134,10 +139,11 @@ def _matches(column: str, pattern: str) -> bool:
     return any(fnmatch.fnmatchcase(name, pattern) for name in (column, canonical_column(column)))
 
 
-def _shown(columns: Sequence[str], most: int = 40) -> str:
-    """The names for an error; none where not one of them is usual, since a table without a header begins with a patient's row."""
+def shown_names(columns: Sequence[str], header: Sequence[str] | None = None, most: int = 40) -> str:
+    """These names of a header (None: they are the whole of it) for an error; none where not one of the header's is usual, since
+    a table without a header begins with a patient's row."""
     usual = {name for names in NAMES.values() for name in names}
-    if not usual.intersection(columns):
+    if not usual.intersection(columns if header is None else header):
         return f"{len(columns)} columns of other names (is its first line the header?)"
     named = [name for name in columns if _NAME.fullmatch(name) and not _NUMBER.search(name)]
     rest = len(columns) - len(named[:most])
@@ -157,9 +163,9 @@ def view_of_cell(cell: str | None) -> str | None:
 
 
 def number_of_cell(cell: str | None) -> float | None:
-    """A finite number, with a point or (as French tables write it) a comma; None for anything else."""
+    """A finite number, with a point or (as French tables write it) a comma; None for anything else (Python reads `70_90` as 7090)."""
     try:
-        number = float(cell.replace(",", ".", 1)) if cell is not None else math.nan
+        number = float(cell.replace(",", ".", 1)) if cell is not None and "_" not in cell else math.nan
     except ValueError:
         return None
     return number if math.isfinite(number) else None

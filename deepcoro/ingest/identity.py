@@ -3,8 +3,10 @@
 import hmac
 import logging
 import os
+import re
 import secrets
 import stat
+import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -16,6 +18,7 @@ logger = logging.getLogger(__name__)
 KEY_FILE_VARIABLE = "DEEPCORO_KEY_FILE"
 _SHORTEST_KEY = 16
 _RECIPE, _DEMO_KEY = "recipe.json", "demo.key"  # what make_demo_data leaves beside its table
+_WHOLE_NUMBER = re.compile(r"(\d+)\.0+")
 
 
 class Identity:
@@ -27,8 +30,12 @@ class Identity:
         self._secret = secret
 
     def keyed(self, kind: str, original: str) -> str:
-        """16 hexadecimal digits; `kind` (patient, study, clip) keeps equal originals of different kinds apart."""
-        return self._digest(kind, original)[:16]
+        """16 hexadecimal digits; `kind` (patient, study, clip) keeps equal originals of different kinds apart.
+
+        A patient or study `7734501.0` is `7734501`: a program that fills a gap in a column of numbers writes all of them so,
+        and next month's table, without a gap, would make another patient of them.
+        """
+        return self._digest(kind, original if kind == "clip" else _one_spelling(original))[:16]
 
     def fraction(self, kind: str, original: str) -> float:
         """A number in [0, 1) that is a function of the original: what draws splits."""
@@ -41,6 +48,12 @@ class Identity:
 
     def _digest(self, kind: str, original: str) -> str:
         return hmac.new(self._secret, f"{kind}:{original}".encode(), "sha256").hexdigest()
+
+
+def _one_spelling(original: str) -> str:
+    composed = unicodedata.normalize("NFC", original)
+    number = _WHOLE_NUMBER.fullmatch(composed)
+    return number[1] if number else composed
 
 
 def load_identity(

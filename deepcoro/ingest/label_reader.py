@@ -16,6 +16,7 @@ from deepcoro.ingest.labels import (
     Unreadable,
     Value,
     derived_columns,
+    fraction_complaint,
     settle,
 )
 from deepcoro.ingest.scrubber import Scrubber
@@ -105,7 +106,7 @@ class LabelReader:
 
     def finish(self) -> None:
         """DataError that names every column with cells that do not fit its rule, and a row for each."""
-        bad = [memo.complaint for memo in self._values if memo.complaint]
+        bad = [complaint for memo in self._values if (complaint := memo.complaint or memo.of_fractions())]
         if bad:
             more = f"; and {len(bad) - 8} more columns" if len(bad) > 8 else ""
             raise DataError(
@@ -203,6 +204,10 @@ class _Memo(dict[str | None, Label]):
         self.column = column
         self.reader = reader
         self.complaint: str | None = None
+
+    def of_fractions(self) -> str | None:
+        complaint = fraction_complaint(self.column, (value for _, value in self.values()))
+        return complaint and f"{self.column.source} ({complaint})"
 
     def __missing__(self, cell: str | None) -> Label:
         try:

@@ -242,6 +242,14 @@ def _percent(cell: str) -> float:
     return number
 
 
+def fraction_complaint(column: Column, values: Iterable[Value | None]) -> str | None:
+    """What is wrong when a column of percentages holds nothing above 1: each of them would be read as hardly a stenosis."""
+    largest = max((value for value in values if isinstance(value, float)), default=0.0)
+    if column.kind != "percent" or not 0 < largest <= 1:
+        return None
+    return "no value above 1: fractions, or yes and no? Write percentages from 0 to 100, or declare another kind (--label_rules)"
+
+
 def _word(cell: str, known: Mapping[str, str]) -> str:
     word = " ".join(cell.split())
     if len(word) > _LONGEST_WORD:

@@ -2,6 +2,7 @@
 
 import csv
 import gzip
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,8 @@ def inside(folder: Path, layout: str, *names: str) -> Path:
 
 
 def records(path: Path, needed: Sequence[str]) -> Iterator[dict[str, str]]:
-    """Rows of a CSV (also `.csv.gz`), read one by one: some are larger than memory. DataError when a needed column is absent."""
+    """Rows of a CSV (also `.csv.gz`), read one by one: some are larger than memory. DataError when a needed column is absent, or
+    when a row has more or fewer cells than the header: half of a download would pass for the whole."""
     open_text = gzip.open if path.suffix == ".gz" else open
     try:
         with open_text(path, "rt", encoding="utf-8-sig", newline="") as text:
@@ -33,8 +35,13 @@ def records(path: Path, needed: Sequence[str]) -> Iterator[dict[str, str]]:
                 raise DataError(
                     f"{path.name} has no column {missing}; it has {list(reader.fieldnames or ())}"
                 )
-            yield from reader
-    except (csv.Error, EOFError, UnicodeDecodeError, gzip.BadGzipFile) as error:
+            for row in reader:
+                if None in row or None in row.values():
+                    raise DataError(
+                        f"{path.name}: line {reader.line_num} has more or fewer cells than the header; download it again"
+                    )
+                yield row
+    except (csv.Error, EOFError, UnicodeDecodeError, gzip.BadGzipFile, zlib.error) as error:
         raise DataError(f"{path.name} is damaged ({error}); download it again") from error
 
 

@@ -1,7 +1,6 @@
 """A user's own label table to keyed ids, so that `data.tables` can join it; a table of predictions back to the user's ids."""
 
 import csv
-import fnmatch
 import io
 import logging
 from collections.abc import Mapping, Sequence
@@ -9,7 +8,7 @@ from pathlib import Path
 
 from deepcoro import atomic
 from deepcoro.config import ConfigError, DataError
-from deepcoro.ingest.columns import DEFAULT_LABELS, NAMES, number_of_cell
+from deepcoro.ingest.columns import NAMES, find_column, find_labels, number_of_cell
 from deepcoro.ingest.crosswalk import Entry
 from deepcoro.ingest.identity import Identity
 from deepcoro.ingest.scrubber import Scrubber
@@ -40,14 +39,14 @@ def keyed_rows(
     `given` names columns by role where they have unusual names; `labels` are names or patterns (None = the usual labels). Paths
     are relative to `folder`, that of the table that was sharded. ConfigError when no column holds an id.
     """
-    roles = {role: _column(table.columns, role, given.get(role)) for role in (*IDS, "split", "report")}
+    roles = {role: find_column(role, table.columns, given.get(role)) for role in (*IDS, "split", "report")}
     if not any(roles[role] for role in IDS):
         usual = [name for role in IDS for name in NAMES[role]]
         raise ConfigError(
             f"no column holds an id: none of {usual} is in the table; name one with --study_column, --path_column or"
             " --patient_column"
         )
-    taken = _labels(table.columns, labels, set(roles.values()))
+    taken = find_labels(table.columns, labels, set(roles.values()))
     dropped = [name for name in table.columns if name not in {*roles.values(), *taken}]
     if dropped:
         logger.warning(
@@ -55,28 +54,14 @@ def keyed_rows(
             dropped,
         )
     rows = [cells for cells in table.rows if cells is not None]
+    if not rows:
+        raise DataError(
+            f"each of the {len(table.rows)} rows has more or fewer cells than the header; check the delimiter"
+        )
     if len(rows) < len(table.rows):
         logger.warning("%d rows have more or fewer cells than the header: left out", len(table.rows) - len(rows))  # fmt: skip
     folder = folder.resolve()
     return [_keyed_row(cells, roles, taken, folder, identity, scrubber) for cells in rows]
-
-
-def _column(columns: Sequence[str], role: str, given: str | None) -> str | None:
-    if given is not None and given not in columns:
-        raise ConfigError(f"--{role}_column '{given}' is not in the table; it has {list(columns)}")
-    return given or next((name for name in NAMES[role] if name in columns), None)
-
-
-def _labels(
-    columns: Sequence[str], patterns: Sequence[str] | None, private: set[str | None]
-) -> tuple[str, ...]:
-    wanted = DEFAULT_LABELS if patterns is None else patterns
-    for pattern in patterns or ():
-        if not fnmatch.filter(columns, pattern):
-            raise ConfigError(f"--label_columns: '{pattern}' is not in the table; it has {list(columns)}")
-    return tuple(
-        name for name in columns if name not in private and any(fnmatch.fnmatch(name, each) for each in wanted)
-    )  # fmt: skip
 
 
 def _keyed_row(

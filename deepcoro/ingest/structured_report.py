@@ -23,6 +23,7 @@ _COPIED = (
     "ReferringPhysicianName",
 )  # fmt: skip
 """Of the patient and study modules; empty where no film can be read."""
+_REFERENCE = ("StudyInstanceUID", "SeriesInstanceUID", "SOPClassUID", "SOPInstanceUID")
 
 
 def write_report(
@@ -31,9 +32,14 @@ def write_report(
     """Writes the report of one study (0600). `entries` are its films in the crosswalk, `measurements` named numbers.
 
     Patient and study are those of the films' own headers where these can still be read, else those of the crosswalk.
-    DataError when the study has no valid UID.
+    DataError when the study has no valid UID, or when its films are of two patients by their headers.
     """
     headers = [header for entry in entries if (header := _header(Path(entry.file))) is not None]
+    patients = {str(header.get("PatientID", "")) for header in headers}
+    if len(patients) > 1:
+        raise DataError(
+            f"the films of this study name {len(patients)} patients in their headers: a report would go into the wrong record"
+        )
     report = _report(entries[0], headers, now)
     report.ContentSequence = [
         *_observer(report.SOPInstanceUID, model),
@@ -46,11 +52,12 @@ def write_report(
 
 
 def _header(path: Path) -> Dataset | None:
-    """None for a film that is gone or no DICOM."""
+    """None for a film that is gone, is no DICOM or does not say which it is."""
     try:
-        return pydicom.dcmread(path, stop_before_pixels=True)
+        header = pydicom.dcmread(path, stop_before_pixels=True)
     except (OSError, InvalidDicomError):
         return None
+    return header if all(header.get(name) for name in _REFERENCE) else None
 
 
 def _report(entry: Entry, headers: Sequence[Dataset], now: datetime) -> FileDataset:
@@ -80,7 +87,7 @@ def _report(entry: Entry, headers: Sequence[Dataset], now: datetime) -> FileData
     report.CompletionFlag, report.VerificationFlag = "COMPLETE", "UNVERIFIED"
     report.ReferencedPerformedProcedureStepSequence, report.PerformedProcedureCodeSequence = [], []
     if headers:
-        report.CurrentRequestedProcedureEvidenceSequence = [_evidence(headers)]
+        report.CurrentRequestedProcedureEvidenceSequence = _evidence(headers)
     report.ValueType, report.ContinuityOfContent = "CONTAINER", "SEPARATE"
     report.ConceptNameCodeSequence = [_code("126000", "Imaging Measurement Report")]
     template = Dataset()
@@ -89,18 +96,21 @@ def _report(entry: Entry, headers: Sequence[Dataset], now: datetime) -> FileData
     return report
 
 
-def _evidence(headers: Sequence[Dataset]) -> Dataset:
-    study = Dataset()
-    study.StudyInstanceUID = headers[0].StudyInstanceUID
-    series: dict[str, list[Dataset]] = {}
+def _evidence(headers: Sequence[Dataset]) -> list[Dataset]:
+    """An item a study: what the user's table calls one study may be several of the archive's."""
+    studies: dict[str, dict[str, list[Dataset]]] = {}
     for header in headers:
+        series = studies.setdefault(header.StudyInstanceUID, {})
         series.setdefault(header.SeriesInstanceUID, []).append(_reference(header))
-    study.ReferencedSeriesSequence = []
-    for uid, references in series.items():
-        item = Dataset()
-        item.SeriesInstanceUID, item.ReferencedSOPSequence = uid, references
-        study.ReferencedSeriesSequence.append(item)
-    return study
+    items = []
+    for study_uid, series in studies.items():
+        items.append(Dataset())
+        items[-1].StudyInstanceUID, items[-1].ReferencedSeriesSequence = study_uid, []
+        for uid, references in series.items():
+            item = Dataset()
+            item.SeriesInstanceUID, item.ReferencedSOPSequence = uid, references
+            items[-1].ReferencedSeriesSequence.append(item)
+    return items
 
 
 def _reference(header: Dataset) -> Dataset:

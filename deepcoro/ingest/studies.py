@@ -3,6 +3,7 @@
 import functools
 import itertools
 import logging
+import posixpath
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -181,8 +182,9 @@ def film_path(folder: Path, cell: str) -> Path:
 
 
 def original_clip(path: Path, folder: Path) -> str:
-    """What the id of a film is made from: its path, relative to the table's (resolved) folder where it lies below it."""
-    return (path.relative_to(folder) if path.is_relative_to(folder) else path).as_posix()
+    """What the id of a film is made from: its path, relative to the table's (resolved) folder where it lies below it, each film
+    one (`day/../films/a.dcm` is `films/a.dcm`)."""
+    return posixpath.normpath((path.relative_to(folder) if path.is_relative_to(folder) else path).as_posix())
 
 
 def _cell(cells: Cells, column: str | None) -> str | None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deepcoro.config import ConfigError, DataError
+from deepcoro.ingest.columns import shown_names
 
 DELIMITERS = {"comma": ",", "tab": "\t", "alpha": "α", "semicolon": ";"}
 _MISSING = frozenset(("", "nan", "null", "na", "n/a", "<na>", "nat"))
@@ -122,7 +123,7 @@ def _read_text(path: Path) -> str:
 def _check_names(columns: Sequence[str], path: Path) -> None:
     twice = sorted({name for name in columns if name and columns.count(name) > 1})
     if twice:
-        raise ConfigError(f"{path} names columns twice: {twice}; rename or drop one")
+        raise ConfigError(f"{path} names columns twice: {shown_names(twice, columns)}; rename or drop one")
 
 
 def _sniff(header: str) -> str:

@@ -4,11 +4,13 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from deepcoro.config import ConfigError, DataError
 from deepcoro.data import manifest as schema
+from deepcoro.data import ray_engine
 from deepcoro.data.parts import part_of, write_part
 from deepcoro.data.writer import write_dataset
 from tests.data.studies import SMALL, contents, forbid_opening, make_studies
@@ -82,6 +84,18 @@ def test_without_ray_the_engine_says_how_to_get_it(tmp_path, studies, monkeypatc
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(ConfigError, match=r"pip install 'deepcoro\[ray\]'"):
         write_dataset(studies, tmp_path / "out", SMALL.model_copy(update={"engine": "ray", "workers": 2}))
+
+
+def test_a_cluster_is_joined_only_when_it_is_named(monkeypatch):
+    """Ray's own default joins whatever cluster somebody started on this machine, and refuses the number of workers then."""
+    asked = []
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(init=lambda **words: asked.append(words)))
+    for address, expected in ((None, ("local", 2)), ("head:6379", ("head:6379", None))):
+        monkeypatch.delenv("RAY_ADDRESS", raising=False)
+        if address:
+            monkeypatch.setenv("RAY_ADDRESS", address)
+        ray_engine._start(2)
+        assert (asked[-1]["address"], asked[-1]["num_cpus"]) == expected
 
 
 _ON_RAY = """

@@ -91,6 +91,7 @@ def test_dominance_and_status_of_the_table_itself_decide_on_its_findings(folder,
             "newer.csv: a cell of 'mid_lad_cto' is neither yes nor no",
         ),
         ("study,mid_lad_stenosis\ns0,-2\n", DataError, "no percentage"),
+        ("study,mid_lad_stenosis\ns0,0.7\n", DataError, "newer.csv: 'mid_lad_stenosis' has no value above 1"),
         (
             "study,OM1_cto,om1_cto\ns0,1,1\n",
             ConfigError,

@@ -3,7 +3,7 @@
 import pytest
 
 from deepcoro.config import ConfigError
-from deepcoro.ingest.columns import find_roles, side_of, view_of_cell
+from deepcoro.ingest.columns import find_roles, number_of_cell, side_of, view_of_cell
 
 GENERATED = ("FileName", "PatientID", "StudyInstanceUID", "Split", "Report", "side", "view", "cto", "mid_lad_stenosis", "birth_date")  # fmt: skip
 
@@ -73,5 +73,14 @@ def test_an_error_about_columns_never_shows_the_row_of_a_table_without_a_header(
         with pytest.raises(ConfigError) as caught:
             find_roles(header, {}, None)
         assert not [cell for cell in row[:4] if cell in str(caught.value)]
+    for columns, given in ((row, {"study": "cath"}), ([*row, "x"], {"path": "file"})):
+        with pytest.raises(ConfigError, match="is its first line the header") as caught:
+            find_roles(columns, given, None)
+        assert "TREMBLAY" not in str(caught.value)
     with pytest.raises(ConfigError, match="site_name"):
         find_roles(["Report", "site_name"], {}, None)
+
+
+@pytest.mark.parametrize(("cell", "number"), [("70", 70.0), ("12,5", 12.5), ("70_90", None), ("1_0", None), ("inf", None), ("", None), (None, None)])  # fmt: skip
+def test_a_number_is_what_a_person_would_call_one(cell, number):
+    assert number_of_cell(cell) == number

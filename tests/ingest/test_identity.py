@@ -27,6 +27,18 @@ def test_ids_depend_on_key_kind_and_original_and_are_no_plain_hash():
     assert len(identity.keyed("patient", "7")) == 16
 
 
+def test_a_patient_is_one_however_a_program_spells_the_number_or_the_accent():
+    """A gap in a column of numbers makes pandas write all of them with `.0`: next month's table, without a gap, does not."""
+    identity = Identity(KEY)
+    for kind in ("patient", "study"):
+        assert identity.keyed(kind, "7734501.0") == identity.keyed(kind, "7734501")
+        assert identity.keyed(kind, "Be\u0301langer") == identity.keyed(kind, "B\u00e9langer")
+        assert (
+            len({identity.keyed(kind, each) for each in ("1.2", "1.2.0", "7.05", "7", "MRN7.0", "MRN7")}) == 6
+        )
+    assert identity.keyed("clip", "7.0") != identity.keyed("clip", "7"), "a file name is what it is"
+
+
 def test_fractions_are_even():
     drawn = [Identity(KEY).fraction("split", str(number)) for number in range(2000)]
     assert all(0 <= each < 1 for each in drawn)

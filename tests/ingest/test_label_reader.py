@@ -100,6 +100,18 @@ def test_all_columns_that_do_not_fit_are_told_at_once_with_a_row_and_no_value(tm
     assert "Tremblay" not in str(caught.value) and "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("cells", [("0.7", "0"), ("1", "0"), ("0,4", None)])
+def test_fractions_are_not_read_as_percentages(tmp_path, cells):
+    rows = [{"mid_lad_stenosis": cell} for cell in cells]
+    with pytest.raises(
+        DataError, match="mid_lad_stenosis .no value above 1: fractions, or yes and no. Write perc"
+    ):
+        read(tmp_path, *rows)
+    read(tmp_path, *rows, rules=LabelRules(rules={"mid_lad_stenosis": Rule(kind="number")}))
+    read(tmp_path, *rows, {"mid_lad_stenosis": "1.5"})
+    read(tmp_path, {"mid_lad_stenosis": "0"}, {"mid_lad_stenosis": None})
+
+
 def test_one_class_in_training_is_an_error_with_the_remedy(tmp_path, caplog):
     other = {"StudyInstanceUID": "s2", "Split": "test", "main_structure": "RCA", "mid_rca_cto": "1"}
     labels = ["mid_rca_cto", "status"]

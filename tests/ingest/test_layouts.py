@@ -225,6 +225,8 @@ def test_every_layout_says_what_it_expects_of_the_folder(tmp_path):
             "give either --csv FILE, or --layout NAME --source FOLDER",
         ),
         ([], "give either --csv FILE, or --layout NAME --source FOLDER"),
+        (["--csv", "films.csv", "--source", "."], "--source belongs to --layout"),
+        (["--layout", "camus", "--source", ".", "--texts", "texts.csv"], "--texts belongs to --csv"),
     ],
 )
 def test_what_the_command_needs_is_told_in_one_line(tmp_path, run, words, message):

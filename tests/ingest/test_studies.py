@@ -58,6 +58,17 @@ def test_the_id_of_a_film_does_not_move_with_its_folder(tmp_path):
     assert absolute.films[0].path == tmp_path / "x/1.npy"
 
 
+def test_a_film_that_is_named_by_two_ways_is_one_film(tmp_path):
+    studies, rejections = read(
+        tmp_path, {"FileName": "day/../x/1.npy"}, {"FileName": "x/1.npy"}, {"FileName": "../x/1.npy"}
+    )
+    assert [film.row for film in studies[0].films] == [1, 3]
+    assert [(each.row, each.reason) for each in rejections] == [
+        (2, "duplicate_film: row 1 names the same file")
+    ]
+    assert studies[0].films[0].path == tmp_path / "day" / ".." / "x" / "1.npy", "opened as the table says"
+
+
 def test_backslashes_of_a_table_from_windows_lead_to_the_same_film(tmp_path):
     windows, _ = read(tmp_path, {"FileName": "x\\1.npy"})
     usual, _ = read(tmp_path, {"FileName": "x/1.npy"})

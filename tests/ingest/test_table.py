@@ -72,6 +72,19 @@ def test_what_cannot_be_read_says_why_in_one_line(tmp_path, content, error, mess
     assert "\n" not in str(caught.value)
 
 
+def test_columns_named_twice_are_told_but_not_the_row_of_a_table_without_a_header(tmp_path):
+    path = tmp_path / "films.csv"
+    path.write_text("FileName,Report,Report\na,b,c\n")
+    with pytest.raises(ConfigError, match="names columns twice: ..Report.."):
+        read_table(path)
+    path.write_text("a.dcm,TREMBLAY,TREMBLAY\nb.dcm,ROY,ROY\n")
+    with pytest.raises(
+        ConfigError, match="twice: 1 columns of other names .is its first line the header"
+    ) as caught:
+        read_table(path)
+    assert "TREMBLAY" not in str(caught.value)
+
+
 def test_a_missing_table_is_a_config_error(tmp_path):
     with pytest.raises(ConfigError, match="does not exist"):
         read_table(tmp_path / "none.csv")

@@ -1,4 +1,5 @@
 import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -77,6 +78,18 @@ def test_the_table_has_ratios_to_the_first_to_h264_and_to_plain_webdataset():
     lines = benchmark.table(results, "old", "passes").splitlines()[2:]
     assert lines[3] == "| shards | 100.0 (101.0) | 100.0 | 25.0 | 12.5 | 0.91 | 2.00 | 47.0 | 45.0 |"
     assert lines[0] == "| old | 4.0 (5.0) | 4.0 | 1.0 | 0.5 |  | 2.00 |  | 45.0 |"
+
+
+def test_torchcodec_without_ffmpeg_is_told_and_the_others_are_measured(films, monkeypatch):
+    """It imports without: only a decoder that is made fails."""
+    decoders = SimpleNamespace(VideoDecoder=object)
+    monkeypatch.setitem(
+        sys.modules, "torchcodec", SimpleNamespace(ffmpeg_major_version=None, decoders=decoders)
+    )
+    monkeypatch.setitem(sys.modules, "torchcodec.decoders", decoders)
+    readers, (note,) = benchmark_readers.container_readers(films, TASK)
+    assert "not measured (FFmpeg's libraries are not there)" in note
+    assert not [reader.name for reader in readers if "torchcodec" in reader.name]
 
 
 def test_a_tiny_run_prints_versions_a_table_and_what_is_missing(capsys, monkeypatch):

@@ -109,6 +109,16 @@ def test_a_table_of_studies_needs_no_films_and_takes_usual_labels_only(place, ru
     assert rows_of(tmp_path / "keyed.csv") == [{"study": Identity(KEY.encode()).keyed("study", f"{UID}.1"), "lvef": "55"}]  # fmt: skip
 
 
+def test_columns_are_found_as_in_sharding_and_a_table_of_broken_rows_is_told(place, run, tmp_path):
+    table = write_table(tmp_path / "own.csv", [{"study instance uid": f"{UID}.1", "leftmain_calcification": "mild"}])  # fmt: skip
+    words = ("--to_keyed", table, "--key_file", place / "id.key", "--output", tmp_path / "keyed.csv")
+    assert run(*words)[0] == 0
+    assert rows_of(tmp_path / "keyed.csv") == [{"study": Identity(KEY.encode()).keyed("study", f"{UID}.1"), "leftmain_calcification": "mild"}]  # fmt: skip
+    table.write_text("StudyInstanceUID,lvef\n1,2,3\n4\n")
+    code, _, err = run(*words)
+    assert code == 2 and "each of the 2 rows has more or fewer cells than the header" in err
+
+
 def test_predictions_get_their_originals_back_film_by_film(place, run, tmp_path):
     output = tmp_path / "predictions.csv"
     words = ("--to_original", place / "predictions.csv", "--crosswalk", place / "private", "--output", output)

@@ -3,6 +3,7 @@
 import json
 import logging
 import re
+import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -110,7 +111,12 @@ def _projections(*folders: Path) -> dict[str, str]:
     if path is None:
         logger.warning("%s: no CADICAprojections.json, so the tree of each film is not known", NAME)
         return {}
-    listed = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        listed = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # also of its code
+        raise DataError(f"{path.name} is not valid JSON; download it again") from error
+    if not isinstance(listed, dict):
+        raise DataError(f"{path.name} holds no lists by name ({', '.join(_GROUPS)}); download it again")
     return {film: structure for group, structure in _GROUPS.items() for film in listed.get(group, ())}
 
 
@@ -140,9 +146,13 @@ def _clinical(path: Path) -> dict[int, float]:
 def _sheet(path: Path) -> list[tuple[Any, ...]]:
     try:
         import openpyxl
+        from openpyxl.utils.exceptions import InvalidFileException
     except ImportError as error:
         raise ConfigError("metadata.xlsx needs openpyxl: pip install 'deepcoro[layouts]'") from error
-    sheet = openpyxl.load_workbook(path, data_only=True).active
+    try:
+        sheet = openpyxl.load_workbook(path, data_only=True).active
+    except (zipfile.BadZipFile, KeyError, ValueError, InvalidFileException) as error:
+        raise DataError(f"{path.name} is no workbook that can be read; download it again") from error
     return list(sheet.iter_rows(values_only=True)) or [()]
 
 

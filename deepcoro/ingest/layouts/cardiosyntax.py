@@ -86,7 +86,12 @@ def _rows(
         raise DataError(
             f"{path.name}: study {number} is in two splits ({earlier}/{split}); correct the lists"
         )
-    for structure, film in _films(study):
+    films = list(_films(study))
+    if not all(film for _, film in films):
+        raise DataError(f"{path.name}: a film of study {number} has no path; download the list again")
+    if not films:
+        logger.warning("%s: study %d of %s lists no film", NAME, number, path.name)
+    for structure, film in films:
         yield {
             "FileName": film,
             "PatientID": f"{NAME}/{study.get('patient_id') or key}",
@@ -97,10 +102,10 @@ def _rows(
         }
 
 
-def _films(study: Mapping[str, Any]) -> Iterator[tuple[str | None, str]]:
-    """(structure, path) of each film, in either version of the lists."""
+def _films(study: Mapping[str, Any]) -> Iterator[tuple[str | None, str | None]]:
+    """(structure, path) of each film, in either version of the lists; the path is None where none is told."""
     for side, artery in (("left", "LCA"), ("right", "RCA")):
         for video in study.get(f"videos_{side}") or ():
-            yield _STRUCTURES[artery], str(video["path"])
+            yield _STRUCTURES[artery], video.get("path")
     for video in study.get("videos") or ():
-        yield _STRUCTURES.get(str(video.get("artery")).upper()), str(video["path"])
+        yield _STRUCTURES.get(str(video.get("artery")).upper()), video.get("path")

@@ -1,10 +1,13 @@
 """CoronaryDominance: 1,574 studies sorted by the dominance of the heart, npz (doi 10.57967/hf/4360)."""
 
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
 from deepcoro.ingest.layout_files import Record, as_table
 from deepcoro.ingest.table import Table
+
+logger = logging.getLogger(__name__)
 
 NAME = "coronary_dominance"
 MODALITY = "XA"
@@ -27,10 +30,12 @@ def read(folder: Path) -> Table:
 
 
 def _rows(folder: Path) -> Iterator[Record]:
+    left_out = 0
     for path in sorted(folder.rglob("*_Dominance/*/*/*.npz")):
         *groups, dominance, study, artery, _ = path.relative_to(folder).parts
         side = dominance.removesuffix("_Dominance").lower()
         if artery.upper() not in _STRUCTURES or side not in ("left", "right"):
+            left_out += 1
             continue
         part, *quality = groups or [folder.name]
         key = f"{_OVERLAPPING}/{study}"
@@ -43,3 +48,5 @@ def _rows(folder: Path) -> Iterator[Record]:
             "part": part,
             "quality": quality[0] if quality else ("normal" if part.endswith("normal") else None),
         }
+    if left_out:
+        logger.warning("%s: %d films lie in a folder that is neither LCA nor RCA: left out", NAME, left_out)
