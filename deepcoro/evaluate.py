@@ -2,7 +2,6 @@
 
 import json
 import logging
-import subprocess
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -23,11 +22,12 @@ from deepcoro.fields import video
 from deepcoro.groups import measure_groups
 from deepcoro.predictions import Predictions, write_predictions
 from deepcoro.reconstructions import reconstruction_pictures
-from deepcoro.report import write_report
 from deepcoro.report_captions import CaptionExample, choose_captions, show_captions
 from deepcoro.report_examples import Example, choose_examples, film_strip, films_shown, show_examples
 from deepcoro.report_reconstructions import write_pictures
 from deepcoro.run_config import RunConfig, keys_changed_since
+from deepcoro.run_pages import write_pages
+from deepcoro.run_record import git_commit
 from deepcoro.seen import overlap, seen_of_state
 
 logger = logging.getLogger(__name__)
@@ -75,7 +75,7 @@ def run(config: RunConfig) -> int:
         pictures = reconstruction_pictures(model, config, parts, evaluated, config.evaluate.num_examples)
         write_pictures(config.run_dir, pictures)
         searches = retrieval_examples(config, parts, evaluated)
-        path = write_report(config.run_dir, searches, caption_examples(config, parts, evaluated))
+        path = write_pages(config.run_dir, searches, caption_examples(config, parts, evaluated))
         logger.info("report: %s", path)
     distributed.barrier()
     return 0
@@ -218,18 +218,3 @@ def write_results(run_dir: Path, record: dict[str, Any]) -> None:
     atomic.write_text(path, json.dumps(record | {"times_computed": len(ledger), "ledger": ledger}, indent=1))
     atomic.write_text(run_dir / "results.json", json.dumps(record["metrics"], indent=1))
     logger.info("results: %s", path)
-
-
-def git_commit() -> str | None:
-    """Commit of the code that runs; None outside a git checkout."""
-    try:
-        found = subprocess.run(
-            ["git", "rev-parse", "--short=12", "HEAD"],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-    except FileNotFoundError:
-        return None
-    return found.stdout.strip() or None

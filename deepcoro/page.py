@@ -1,4 +1,4 @@
-"""HTML pages from `deepcoro/templates`: every string escaped, a missing value an error."""
+"""Pages from `deepcoro/templates`: in HTML and SVG every string escaped, in Markdown none (a filter has to), a missing value an error."""
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -13,7 +13,7 @@ def render_page(template: str, filters: Mapping[str, Callable] = {}, /, **values
     """The page as one text. `filters` are functions that the template applies with `|`."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_TEMPLATES),
-        autoescape=True,
+        autoescape=jinja2.select_autoescape(("html", "svg"), default=False),
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -23,6 +23,7 @@ from deepcoro.metrics import zero_shot
 from deepcoro.page import render_page
 from deepcoro.report_captions import CaptionExample
 from deepcoro.report_examples import Example
+from deepcoro.report_explanations import Explanation, drawn, read_explanations
 from deepcoro.report_figures import Curve, Scored
 from deepcoro.report_reconstructions import Picture, read_pictures, reconstruction_rows
 
@@ -62,6 +63,8 @@ class ReportInputs:
     """Generated reports to read."""
     reconstructions: Sequence[Picture] = ()
     """Films with hidden parts, guessed."""
+    explanations: Sequence[Explanation] = ()
+    """Films with maps of where the model looks."""
     scored: Sequence[Scored] = ()
     """Zero-shot scores and truth, for the curves."""
     data_summary: Mapping[str, object] = field(default_factory=dict)
@@ -70,6 +73,8 @@ class ReportInputs:
     times_computed: int | None = None
     notes: Sequence[str] = ()
     """What the evaluation left out, and why."""
+    aggregates_only: bool = False
+    """The page is the one to share: it draws nothing of which a film can be told."""
 
 
 def write_report(
@@ -92,7 +97,7 @@ def write_report(
 
 def read_inputs(run_dir: Path) -> ReportInputs:
     """What the run folder holds, however little."""
-    document = _newest_result(run_dir)
+    document = (result_documents(run_dir) or [{}])[-1]
     config_text = _text(run_dir / "config.yaml")
     measured = _metrics_of(yaml.safe_load(config_text) or {})
     metric = zero_shot.Config.model_validate(measured.get("zero_shot", {})).build()
@@ -114,6 +119,7 @@ def read_inputs(run_dir: Path) -> ReportInputs:
         examples=_EXAMPLES.validate_json(examples) if examples else [],
         captions=_CAPTIONS.validate_json(_text(run_dir / CAPTIONS_FILE) or "[]"),
         reconstructions=read_pictures(run_dir),
+        explanations=read_explanations(run_dir),
         scored=_read_scores(run_dir, document, metric),
         data_summary=document.get("data_summary") or {},
         has_positives_page=(run_dir / "positives.html").is_file(),
@@ -126,12 +132,11 @@ def _text(path: Path) -> str:
     return path.read_text(encoding="utf-8") if path.is_file() else ""
 
 
-def _newest_result(run_dir: Path) -> dict:
-    """The document of the last evaluation; {} when there is none."""
+def result_documents(run_dir: Path) -> list[dict]:
+    """Those of all evaluations, the newest last."""
     files = sorted((run_dir / "results").glob("*.json"), key=lambda file: file.stat().st_mtime)
     documents = [json.loads(file.read_text(encoding="utf-8")) for file in files]
-    documents = [document for document in documents if isinstance(document, dict) and "split" in document]
-    return documents[-1] if documents else {}
+    return [document for document in documents if isinstance(document, dict) and "split" in document]
 
 
 def _overlap_notes(document: Mapping) -> list[str]:
@@ -195,15 +200,16 @@ def render_report(inputs: ReportInputs) -> str:
         tables=report_tables.tables(inputs.results, inputs.strata, inputs.positives),
         group_tables=report_groups.group_tables(inputs.results),
         interval_figure=report_figures.interval_figure(measures) if measures else "",
-        score_figures=_score_figures(inputs.scored),
+        score_figures=_score_figures(inputs.scored, inputs.aggregates_only),
         training_figures=training_figures(inputs.history),
         reconstructions=inputs.reconstructions,
         reconstruction_rows=reconstruction_rows(inputs.results),
+        explanations=drawn(inputs.explanations),
         forward=[example for example in inputs.examples if example.direction == "text_to_video"],
         backward=[example for example in inputs.examples if example.direction == "video_to_text"],
         caption_tables=report_captions.caption_tables(inputs.results),
         segment_rows=report_captions.segment_rows(inputs.results),
-        holds_films=bool(inputs.reconstructions)
+        holds_films=bool(inputs.reconstructions or inputs.explanations)
         or any(_has_film(example) for example in (*inputs.examples, *inputs.captions)),
         timings={
             key: value for key, value in inputs.results.items() if key.startswith(("speed/", "memory/"))
@@ -215,13 +221,16 @@ def _has_film(example: Example | CaptionExample) -> bool:
     return bool(example.strip) or any(each.strip for each in getattr(example, "candidates", ()))
 
 
-def _score_figures(scored: Sequence[Scored]) -> list[str]:
-    return [report_figures.roc_figure(scored), report_figures.histogram_figure(scored)] if scored else []
+def _score_figures(scored: Sequence[Scored], aggregates_only: bool) -> list[str]:
+    if not scored:
+        return []
+    curves = [report_figures.roc_figure(scored)]
+    return curves if aggregates_only else [*curves, report_figures.histogram_figure(scored)]
 
 
 def _warnings(inputs: ReportInputs) -> list[str]:
     found = []
-    if not inputs.results:
+    if not inputs.results and not (inputs.aggregates_only and inputs.split):
         found.append("There are no results yet: this run has not been evaluated.")
     if inputs.history and not any(key.startswith("val/") for line in inputs.history for key in line):
         found.append("Nothing was measured on a validation split during training.")

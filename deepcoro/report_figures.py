@@ -139,8 +139,8 @@ def _draw_measure(axes: "Axes", row: float, measure: Measure) -> None:
     axes.plot([measure.value], [row], "o", color=COLOURS[0], markersize=6.5)
 
 
-def curve_figure(curves: Sequence[Curve], title: str, smoothed: bool = True) -> str:
-    """Lines over steps; where smoothed, a long line is drawn pale with its running mean on top."""
+def curve_figure(curves: Sequence[Curve], title: str, smoothed: bool = True, x_label: str = "step") -> str:
+    """Lines over steps (or what `x_label` says); where smoothed, a long line is drawn pale with its running mean on top."""
     import matplotlib
 
     with matplotlib.rc_context(_STYLE):
@@ -161,7 +161,7 @@ def curve_figure(curves: Sequence[Curve], title: str, smoothed: bool = True) -> 
                 label=curve.label,
             )
         axes.set_title(title, loc="left", fontsize=10, color=INK)
-        axes.set_xlabel("step")
+        axes.set_xlabel(x_label)
         axes.ticklabel_format(axis="y", scilimits=(-3, 5), useMathText=True)
         if len(curves) > 1:
             axes.legend(fontsize=8.5, loc="best")

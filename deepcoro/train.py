@@ -24,8 +24,9 @@ from deepcoro.model import Batch, num_parameters
 from deepcoro.optim import build_optimizer, lr_of_groups, lr_of_places
 from deepcoro.positives_page import write_positives
 from deepcoro.preemption import EXIT_CODE, Preemption
-from deepcoro.report import write_report
 from deepcoro.run_config import RunConfig, keys_changed_since
+from deepcoro.run_pages import write_pages
+from deepcoro.run_record import note_start
 from deepcoro.speed import Stopwatch, peak_tflops, training_flops_per_clip
 from deepcoro.step import Record, train_step
 from deepcoro.timetable import Timetable, enter_phase
@@ -78,7 +79,7 @@ def run(config: RunConfig) -> int:
     finally:
         tracker.close()
     if code == 0 and is_main:
-        logger.info("report: %s", write_report(config.run_dir))
+        logger.info("report: %s", write_pages(config.run_dir))
     return code
 
 
@@ -109,7 +110,20 @@ def _prepare(config: RunConfig, accelerator: Any) -> Run:
         atomic.write_text(config.run_dir / "config.yaml", show(config) + "\n")
         atomic.write_text(config.run_dir / "data.json", json.dumps(parts.shards.record(), indent=1) + "\n")
         write_positives(config, parts)
+        note_start(config.run_dir, parts.shards, _facts_of_start(training, accelerator))
     return training
+
+
+def _facts_of_start(training: Run, accelerator: Any) -> dict[str, str | int]:
+    device = accelerator.device
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "engine": accelerator.distributed_type.value,
+        "from_step": training.progress.step,
+        "max_steps": training.max_steps,
+        "global_batch": training.plan.rows_per_step,
+        "seed": training.config.seed,
+    }
 
 
 def _build_engine(training: Run, accelerator: Any, saved: checkpoint.Checkpoint | None) -> None:

@@ -4,16 +4,14 @@ import base64
 import html.parser
 import json
 import re
-import shutil
-import subprocess
 
 import numpy as np
-import pytest
 
 from deepcoro.predictions import Predictions, write_predictions
 from deepcoro.report import ReportInputs, read_inputs, render_report, training_figures, write_report
 from deepcoro.report_examples import Candidate, Example, film_strip
 from deepcoro.report_tables import cards, tables, warnings
+from tests.browser import NEEDS_BROWSER, drawn
 
 HOSTILE = "<script>alert('x')</script> & \"LAD\" <img src=http://example.org/a.png>"
 
@@ -291,22 +289,7 @@ def test_a_long_run_makes_a_light_page():
     assert len(figure) < 100_000
 
 
-@pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not installed")
+@NEEDS_BROWSER
 def test_a_browser_draws_the_page(tmp_path):
     path = write_report(run_folder(tmp_path), two_examples())
-    picture = tmp_path / "page.png"
-    options = (
-        "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
-    )
-    command = ["chromium", *options.split(), "--disable-component-update", "--disable-sync"]
-    command += [
-        f"--user-data-dir={tmp_path / 'profile'}",
-        f"--screenshot={picture}",
-        "--window-size=1100,2600",
-    ]
-    subprocess.run([*command, path.as_uri()], check=True, capture_output=True, timeout=600)
-    from PIL import Image
-
-    grey = np.asarray(Image.open(picture).convert("L"))
-    assert grey.shape == (2600, 1100)
-    assert 0.005 < (grey < 128).mean() < 0.3
+    assert 0.005 < (drawn(path, tmp_path) < 128).mean() < 0.3

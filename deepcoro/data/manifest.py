@@ -321,13 +321,15 @@ def write_rejected(folder: Path, rows: Sequence[RefusedRow]) -> None:
     atomic.write_bytes(folder / REJECTED, _table(RefusedRow._fields, lines))
 
 
-def read_refused(folder: Path) -> list[RefusedRow]:
+def read_refused(folder: Where) -> list[RefusedRow]:
     """Rows of `rejected.csv`. DataError when it is missing or has other columns."""
-    path = folder / REJECTED
-    if not path.is_file():
-        raise DataError(f"{REJECTED} is missing from the shard folder; run tools/shard_dataset.py again")
-    with path.open(newline="") as file:
-        lines = list(csv.reader(file))
+    try:
+        payload = open_folder(folder).read(REJECTED)
+    except FileNotFoundError as error:
+        raise DataError(
+            f"{REJECTED} is missing from the shard folder; run tools/shard_dataset.py again"
+        ) from error
+    lines = list(csv.reader(io.StringIO(payload.decode(), newline="")))
     if not lines or tuple(lines[0]) != RefusedRow._fields:
         raise DataError(f"{REJECTED} must have the columns {','.join(RefusedRow._fields)}")
     return [RefusedRow(int(table), int(row), clip or None, reason) for table, row, clip, reason in lines[1:]]

@@ -1,0 +1,90 @@
+"""The page of a run without films, texts of reports, rows or small counts: the twin of `report.html` that may be shown outside."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from deepcoro import atomic
+from deepcoro.aggregates import FEWEST, is_small, shareable
+from deepcoro.report import ReportInputs, render_report
+
+PAGE = "report_aggregates.html"
+_PLACES = frozenset({"run_dir", "shards", "tables", "cache", "weights", "texts", "edges", "storage"})
+"""Keys of the configuration that name places of a machine."""
+_ACCOUNTS = frozenset({"wandb_entity", "wandb_project"})
+_PLACE_MARKS = ("/", "~", "./", "../")
+_HIDDEN = "…"
+
+
+def write_aggregates(run_dir: Path, inputs: ReportInputs) -> Path:
+    """Writes `report_aggregates.html` whole; returns its path."""
+    path = run_dir / PAGE
+    atomic.write_text(path, render_report(aggregates_of(inputs)))
+    return path
+
+
+def aggregates_of(inputs: ReportInputs) -> ReportInputs:
+    """Only what is listed here is kept: what a later version adds to the page stays at home until somebody has thought about it."""
+    few = too_few(inputs)
+    notes = [note for note in inputs.notes if not any(letter.isdigit() for letter in note)]
+    if len(notes) < len(inputs.notes):
+        notes.append("Notes with numbers in them are left out here; report.html has them.")
+    if few:
+        notes.append(f"Fewer than {FEWEST} patients were evaluated: no number is shown here.")
+    return ReportInputs(
+        run_name=inputs.run_name,
+        data=inputs.data,
+        split=inputs.split,
+        checkpoint=inputs.checkpoint,
+        created=inputs.created,
+        commit=inputs.commit,
+        patient_split=inputs.patient_split,
+        results={} if few else shareable(inputs.results),
+        history=[{"step": line.get("step"), **shareable(_without_step(line))} for line in inputs.history],
+        config_text=without_places(inputs.config_text),
+        strata=inputs.strata,
+        positives=inputs.positives,
+        scored=[] if few else [each for each in inputs.scored if _has_many_of_both(each.positive)],
+        data_summary={key: _rounded(value) for key, value in inputs.data_summary.items()},
+        times_computed=inputs.times_computed,
+        notes=notes,
+        aggregates_only=True,
+    )
+
+
+def too_few(inputs: ReportInputs) -> bool:
+    """Whether all results together rest on too few patients (studies, where the data name no patients)."""
+    counted = [inputs.data_summary.get(name) for name in ("patients", "studies")]
+    counted = [value for value in counted if isinstance(value, int | float)]
+    return bool(counted) and is_small(counted[0])
+
+
+def without_places(config_text: str) -> str:
+    """The configuration without folders, files, addresses and accounts; comments go as well."""
+    tree = yaml.safe_load(config_text) if config_text else None
+    return yaml.safe_dump(_without_places(tree), sort_keys=False, width=110) if tree else ""
+
+
+def _without_places(tree: Any, key: str = "") -> Any:
+    if isinstance(tree, dict):
+        return {name: _without_places(value, str(name)) for name, value in tree.items()}
+    if isinstance(tree, list):
+        return [_without_places(value, key) for value in tree]
+    names_a_place = isinstance(tree, str) and (
+        key in _PLACES | _ACCOUNTS or tree.startswith(_PLACE_MARKS) or "://" in tree or "\\" in tree
+    )
+    return _HIDDEN if names_a_place else tree
+
+
+def _without_step(line: Mapping) -> dict[str, Any]:
+    return {key: value for key, value in line.items() if key != "step"}
+
+
+def _has_many_of_both(positive: Any) -> bool:
+    return min(int(positive.sum()), len(positive) - int(positive.sum())) >= FEWEST
+
+
+def _rounded(value: object) -> object:
+    return f"fewer than {FEWEST}" if isinstance(value, int | float) and is_small(value) else value
