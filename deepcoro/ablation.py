@@ -105,10 +105,11 @@ def words(study: Study, arm: Arm, objectives: Sequence[str]) -> list[str]:
     """What `train.py` is given: the config, the user's overrides, and what makes this run the one it is."""
     whole = load_run_config(find_config(study.config), list(study.overrides))
     off = [name for name in objectives if name not in arm.subset]
-    weights = {name: weight for name, weight in whole.loss_weights.items() if name not in off}
     own = [f"objectives.{name}=false" for name in off]
-    if weights != whole.loss_weights:
-        own.append(f"loss_weights={json.dumps(weights)}")
+    for key in ("loss_weights", "schedules"):  # they may name objectives of the run only
+        of_whole = dump(whole)[key]
+        of_run = {name: value for name, value in of_whole.items() if name not in off}
+        own += [f"{key}={json.dumps(of_run)}"] if of_run != of_whole else []
     return [study.config, *study.overrides, *own, f"seed={arm.seed}", f"run_dir={arm.folder}"]
 
 

@@ -16,6 +16,7 @@ from tests.tools.command import call_tool
 TWO = (
     "objectives={contrastive: {embed_dim: 16}, other: {type: contrastive, embed_dim: 16}}",
     "loss_weights.other=0.5",
+    "schedules.other={warmup_fraction: 0.5}",
 )
 QUICK = ("max_steps=1", "evaluate.metrics={retrieval: {bootstrap_samples: 0}, zero_shot: false}")
 
@@ -73,9 +74,11 @@ def test_every_subset_is_trained_with_every_seed_and_evaluated(tmp_path, launche
     assert run_folders(launches) == [folder for folder in rounds for _ in range(2)]
     alone, evaluated = launches.words[:2]
     assert "objectives.other=false" in alone and "run_mode=train" in alone and "seed=0" in alone
-    assert "loss_weights={}" in alone, "weights of an objective that is off are an error"
+    assert (
+        "loss_weights={}" in alone and "schedules={}" in alone
+    ), "those of an objective that is off are an error"
     assert evaluated[-2:] == ["run_mode=test", "checkpoint=last"]
-    assert not any(word.startswith("loss_weights={") for word in launches.words[-1])
+    assert not any(word.startswith(("loss_weights={", "schedules={")) for word in launches.words[-1])
     table = (tmp_path / "ablation.md").read_text().splitlines()
     assert table[0] == "| contrastive | other | seeds | `retrieval/text_to_video/R@5` |"
     assert table[2] == "| ✓ |  | 2 | 0.110 ± 0.014 |"
