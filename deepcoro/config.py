@@ -55,7 +55,7 @@ def find_config(name: str) -> Path:
             return candidate
     known = shipped_names()
     raise ConfigError(
-        f"config '{name}' is neither a file nor shipped{_nearest(name, known)}; shipped: {known}"
+        f"config '{name}' is neither a file nor shipped{nearest(name, known)}; shipped: {known}"
     )
 
 
@@ -111,13 +111,13 @@ def _explain(block: type[Block], tree: dict, error: dict) -> str:
     key = ".".join(keys)
     if error["type"] == "extra_forbidden":
         allowed = sorted(name for each in blocks for name in each.model_fields)
-        return f"unknown key '{key}'{_nearest(keys[-1], allowed)}; allowed here: {allowed}"
+        return f"unknown key '{key}'{nearest(keys[-1], allowed)}; allowed here: {allowed}"
     if error["type"] == "missing":
         return f"key '{key}' is required and missing"
     if error["type"] in ("union_tag_invalid", "union_tag_not_found"):
         allowed = [tag.strip(" '") for tag in error["ctx"].get("expected_tags", "").split(",") if tag.strip()]
         got = error["ctx"].get("tag", "nothing")
-        return f"'{key}.type' is '{got}'{_nearest(str(got), allowed)}; allowed: {allowed or 'see --list'}"
+        return f"'{key}.type' is '{got}'{nearest(str(got), allowed)}; allowed: {allowed or 'see --list'}"
     message = error["msg"].removeprefix("Value error, ")
     return f"'{key}' = {error['input']!r}: {message}" if key else message
 
@@ -156,7 +156,8 @@ def _blocks_of(annotation: Any) -> list[type[Block]]:
     return []
 
 
-def _nearest(name: str, allowed: Sequence[str]) -> str:
+def nearest(name: str, allowed: Sequence[str]) -> str:
+    """ "; did you mean ...?" behind a name that is not allowed, where one of those that are is like it."""
     match = difflib.get_close_matches(name, allowed, n=1)
     return f"; did you mean '{match[0]}'?" if match else ""
 

@@ -58,7 +58,7 @@ class Surroundings:
     """What an objective is built beside."""
 
     video_dim: int
-    """Width of the video tower's tokens and of the pooled study."""
+    """Width of the video tower's tokens."""
     text_dim: int | None
     """Width of the text tower's features; None in a run without one."""
     tokenizer: Any
@@ -75,6 +75,13 @@ class Surroundings:
     """Longest sequence of the field `caption`; None where the run has no such field."""
     label_counts: Mapping[str, Mapping[float, int]] = field(default_factory=dict)
     """Label column -> value -> rows of the training split that have it (for class weights); empty outside of training."""
+    pooled_dim: int | None = None
+    """Width of the pooled study, where it is not that of a token."""
+
+    @property
+    def study_dim(self) -> int:
+        """Width of the pooled study."""
+        return self.pooled_dim or self.video_dim
 
 
 @dataclass(frozen=True)

@@ -50,6 +50,7 @@ class VideoTextModel(nn.Module):
             clips_per_chunk=config.clips_per_chunk,
             caption_tokens=getattr(config.data.fields.get("caption"), "max_tokens", None),
             label_counts=label_counts,
+            pooled_dim=self.pooler.dim,
         )
         self.objectives = nn.ModuleDict(
             {name: objective.build(beside) for name, objective in config.objectives.items()}
@@ -131,7 +132,7 @@ class VideoTextModel(nn.Module):
                 found["video"] = self.normalisation(batch["video"])
             if {"study", "clips"} & set(reads) and ("video" in batch or "video_features" in batch):
                 found["clips"] = self._clips(batch, found.get("video"))
-                found["study"] = self.pooler(found["clips"].per_video(), found["clips"].clip_mask)
+                found["study"] = self.pooler(found["clips"], batch.get("views"))
             if "report" in batch and "text" in reads:
                 found["text"] = self._embed_texts(batch["report"])
             if "visible" in reads and "video" in found:

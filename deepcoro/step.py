@@ -26,8 +26,8 @@ class Record:
     grad_norm: Tensor | None = None
 
     def normalised(self, name: str, share: Tensor) -> Tensor:
-        """A share's part in the loss of the window; over micro-batches and ranks the parts add up to it."""
-        return self.loss_weights[name] * share / self.counts[name].clamp(min=1)
+        """A share's part in the loss of the window, [1]; over micro-batches and ranks the parts add up to it."""
+        return self.loss_weights[name] * (share / self.counts[name].clamp(min=1)).sum().reshape(1)
 
     def add(self, name: str, result: dict[str, Tensor]) -> None:
         """An objective's share of a micro-batch or of the window, with its metrics."""

@@ -261,21 +261,25 @@ def _epoch_that_ended(training: Run) -> int | None:
 
 def _numbers(training: Run, record: Record, window: list[Batch]) -> dict[str, float]:
     """Reads a record: the one place of the loop that waits for the device."""
-    names = list(record.sums)
     damage = training.stream.damage
     own_bad = torch.tensor([float(damage.own)], device=training.engine.device)
     packed = torch.cat([own_bad, *record.sums.values(), *record.metrics.values()]).float()
-    bad, *totals = distributed.sum_over_ranks(packed).tolist()
-    losses = {
-        name: total / max(record.counts[name].item(), 1) for name, total in zip(names, totals, strict=False)
-    }
+    totals = iter(distributed.sum_over_ranks(packed).tolist())
+    bad = next(totals)
+    counts = {name: record.counts[name].tolist() for name in record.sums}
+    parts = {name: [next(totals) / max(count, 1) for count in of_parts] for name, of_parts in counts.items()}
+    losses = {name: sum(of_parts) for name, of_parts in parts.items()}
     weights = record.loss_weights
     numbers = {"train/loss": sum(weights[name] * loss for name, loss in losses.items())}
     numbers |= {f"train/{name}/loss": loss for name, loss in losses.items()}
-    numbers |= {
-        f"train/{key}": total / distributed.world_size()
-        for key, total in zip(record.metrics, totals[len(names) :], strict=True)
-    }
+    for name in losses:
+        named = getattr(training.engine.model.objectives[name], "parts", {})
+        numbers |= {
+            f"train/{name}/{part}": loss / weight
+            for (part, weight), loss, count in zip(named.items(), parts[name], counts[name], strict=False)
+            if count
+        }
+    numbers |= {f"train/{key}": next(totals) / distributed.world_size() for key in record.metrics}
     if record.grad_norm is not None:
         numbers["train/grad_norm"] = float(record.grad_norm)
     lr = dict.fromkeys(training.config.own_lr, 0.0) | lr_of_places(record.lr)

@@ -96,10 +96,13 @@ def test_what_is_shown_reads_back_as_the_same_config(
 @pytest.mark.parametrize(
     ("folder", "types"),
     [
-        ("objectives", ["contrastive", "captioning", "masked_modeling"]),
-        ("losses", ["clip", "siglip"]),
+        ("objectives", ["contrastive", "captioning", "masked_modeling", "linear_probing"]),
+        ("losses", ["clip", "siglip", "bce", "ce", "focal", "ordinal", "huber", "mse", "mae"]),
         ("towers", ["video_mvit", "video_timm", "text_hf"]),
-        ("poolers", ["mean", "attention"]),
+        (
+            "poolers",
+            ["mean", "max", "attention", "cls_token", "mean_cls_token", "attention_cls_token", "transformer"],
+        ),
         ("fields", ["video", "report", "caption", "texts"]),
         ("metrics", ["retrieval", "zero_shot", "captioning", "clinical_findings", "reconstruction"]),
     ],

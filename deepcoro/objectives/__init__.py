@@ -2,7 +2,8 @@
 
 `Config.build(beside)` gives a module with `reads` (which of "study", "clips", "text", "visible" it wants of Features: passes that no
 objective reads are not run), `forward(features, batch)` -> `sum` [1] (this rank's share) and metrics [1], `count(batch)` [1] (its
-targets, from the batch alone: over ranks and micro-batches, sum of sums / sum of counts is the loss). One that compares rows with each
+targets, from the batch alone: over ranks and micro-batches, sum of sums / sum of counts is the loss). One whose loss has several parts,
+each over its own targets, gives `sum` and `count` [part] and names the parts with their weights in `parts`. One that compares rows with each
 other has `loss_of(embedded)`, its forward without parameters, and `forward(features, batch, embed_only=True)` gives `embedded`, whose
 rows can be joined over micro-batches (`deepcoro/gradient_cache.py` says how it looks). One that reads "visible" has
 `shown_units(batch, num_clips)`; one that says something of each row of an evaluation has `evaluate(features, batch)` ->
@@ -18,6 +19,6 @@ does has neither (`deepcoro/implied.py`). For stored features of a frozen video 
 """
 
 from deepcoro.config import choice
-from deepcoro.objectives import captioning, contrastive, masked_modeling
+from deepcoro.objectives import captioning, contrastive, linear_probing, masked_modeling
 
-Objective = choice(contrastive.Config, captioning.Config, masked_modeling.Config)
+Objective = choice(contrastive.Config, captioning.Config, masked_modeling.Config, linear_probing.Config)

@@ -35,7 +35,7 @@ class Contrastive(nn.Module):
         self.tiling = Tiling(config.form, config.tile)
         self.log_scale_bounds = (math.log(config.min_logit_scale), math.log(config.max_logit_scale))
         self.max_bias = config.max_logit_bias
-        self.video_projection = nn.Linear(beside.video_dim, config.embed_dim, bias=False)
+        self.video_projection = nn.Linear(beside.study_dim, config.embed_dim, bias=False)
         self.text_projection = nn.Linear(beside.text_dim, config.embed_dim, bias=False)
         # shape [1]: DeepSpeed cannot broadcast a 0-dim parameter
         self.logit_scale = nn.Parameter(torch.tensor([math.log(self.loss.init_logit_scale)]))

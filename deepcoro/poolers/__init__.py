@@ -1,6 +1,25 @@
-"""Clips of a study -> one embedding, always with a mask: padding changes nothing. One file a pooler, named as its `type` in YAML."""
+"""Clips of a study -> one embedding, always with a mask: padding changes nothing. One file a pooler, named as its `type` in YAML.
+
+`Config(PoolerBlock).build(dim)` gives a `deepcoro.pooling.study.StudyPooler`, whose `dim` is the width of what comes out.
+"""
 
 from deepcoro.config import choice
-from deepcoro.poolers import attention, mean
+from deepcoro.poolers import (
+    attention,
+    attention_cls_token,
+    cls_token,
+    max,
+    mean,
+    mean_cls_token,
+    transformer,
+)
 
-Pooler = choice(mean.Config, attention.Config)
+Pooler = choice(
+    mean.Config,
+    max.Config,
+    attention.Config,
+    cls_token.Config,
+    mean_cls_token.Config,
+    attention_cls_token.Config,
+    transformer.Config,
+)

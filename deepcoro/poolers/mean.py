@@ -3,26 +3,25 @@
 from typing import Literal
 
 from jaxtyping import Bool, Float
-from torch import Tensor, nn
+from torch import Tensor
 
-from deepcoro.config import Block
+from deepcoro.pooling.study import PoolerBlock, StudyPooler, mean_of_shown
 
 
-class MeanPooler(nn.Module):
-    """Mean over the real clips; zeros for a study without one."""
+class MeanPooler(StudyPooler):
+    """Mean over the real clips."""
 
-    def forward(
+    def pool(
         self, clips: Float[Tensor, "study clip dim"], clip_mask: Bool[Tensor, "study clip"]
     ) -> Float[Tensor, "study dim"]:
-        real = clips.masked_fill(~clip_mask[..., None], 0)
-        return real.sum(dim=1) / clip_mask.sum(dim=1, keepdim=True).clamp(min=1)
+        return mean_of_shown(clips, clip_mask)
 
 
-class Config(Block):
+class Config(PoolerBlock):
     """Every clip of the study counts the same."""
 
     type: Literal["mean"] = "mean"
     """Which pooler this is."""
 
     def build(self, dim: int) -> MeanPooler:
-        return MeanPooler()
+        return MeanPooler(dim, self)

@@ -14,7 +14,7 @@ def loss_and_gradients(
     count = objective.count(batch)
     if world_size > 1:
         torch.distributed.all_reduce(count)
-    total = objective(features, batch)["sum"] * world_size / count
+    total = (objective(features, batch)["sum"] * world_size / count.clamp(min=1)).sum().reshape(1)
     total.backward()
     found = {"loss": total.detach()} | {name: each.grad for name, each in objective.named_parameters()}
     for value in found.values() if world_size > 1 else ():
