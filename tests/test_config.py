@@ -116,7 +116,7 @@ def test_keys_that_may_change_on_resume_do_not_count_as_changed() -> None:
     new = config.dump(
         load_run_config(TINY, ["max_steps=99", "data.num_workers=3", "optim.lr=1", "pooler.type=attention"])
     )
-    assert changed_keys(old, new) == ["optim.lr", "pooler.hidden_dim", "pooler.type"]
+    assert changed_keys(old, new) == ["optim.lr", "pooler.hidden_dim", "pooler.hierarchical", "pooler.type"]
 
 
 def test_a_key_that_a_saved_config_lacks_counts_as_its_default() -> None:
@@ -153,6 +153,9 @@ def test_the_shipped_configs_are_these() -> None:
         "demo/multitask",
         "demo/tiny",
         "demo/tiny_multitask",
+        "demo/tiny_probe",
+        "linear_probing/base_config",
+        "linear_probing/segments_config",
     ]
 
 

@@ -16,7 +16,7 @@ from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 
 from deepcoro.assessed import LabelLoss
-from deepcoro.config import Block, nearest
+from deepcoro.config import Block, ConfigError, nearest
 from deepcoro.evaluated import label_word
 from deepcoro.features import Features, Surroundings
 from deepcoro.heads import LinearHead, OrdinalHead, Task
@@ -64,8 +64,11 @@ class LinearProbing(nn.Module):
             }
         )
         for name, head in self.heads.items():
-            weights = config.class_weights.get(name)
+            counts = beside.label_counts.get(config.column_of(name), {})
+            weights = config.weights_of(name, counts)
             head.register_buffer("class_weights", None if weights is None else torch.tensor(weights))
+            if counts:
+                config.start(name, head, counts)
 
     def forward(self, features: Features, batch: Mapping[str, Any]) -> dict[str, Float[Tensor, "head"]]:
         """`sum`: this rank's share of each head's loss, times its weight."""
@@ -170,8 +173,9 @@ class Config(Block):
     level: dict[str, Level] = {}
     """Head -> `study`: reads the pooled clips of the row; `clip`: judges every clip by itself, each has the row's label, and the row's
     prediction is the mean of its clips'. Unset = study. The same where a row is one film."""
-    class_weights: dict[str, list[AboveZero]] = {}
-    """Head -> weight of each class in the loss, `[no, yes]` for a binary head; unset = 1 each."""
+    class_weights: dict[str, list[AboveZero] | Literal["balanced"]] = {}
+    """Head -> weight of each class in the loss, `[no, yes]` for a binary head, or `balanced`: labels of the train split / (classes *
+    labels of the class), so that all classes weigh the same together. Unset = 1 each."""
 
     @model_validator(mode="before")
     @classmethod
@@ -234,7 +238,7 @@ class Config(Block):
             )
         num_classes = self.num_classes(head)
         weights = self.class_weights.get(head)
-        if weights is not None and len(weights) != num_classes:
+        if weights is not None and (not num_classes or weights != "balanced" and len(weights) != num_classes):
             raise ValueError(f"class_weights.{head} is {weights}; the head has {num_classes} classes")
         numbers = set(self.labels_map.get(head, {}).values())
         if num_classes and not numbers <= set(range(num_classes)):
@@ -282,6 +286,43 @@ class Config(Block):
         """A head that reads vectors of `dim` numbers."""
         kind = OrdinalHead if self.task_of(head) == "ordinal_classification" else LinearHead
         return kind(dim, self.head_structure[head], self.head_dropout.get(head, 0.0))
+
+    def weights_of(self, head: str, counts: Mapping[float, int]) -> list[float] | None:
+        """Weight of each class. `counts`: value -> labels of the train split; without them those of the checkpoint will be read."""
+        weights, num_classes = self.class_weights.get(head), self.num_classes(head)
+        if weights != "balanced" or not counts:
+            return [1.0] * num_classes if weights == "balanced" else weights
+        of_class = [counts.get(float(number), 0) for number in range(num_classes)]
+        if not all(of_class):
+            raise ConfigError(
+                f"class_weights.{head} is balanced, and the train split has {of_class} labels of the classes; give the weights, or "
+                "fewer classes"
+            )
+        return [sum(of_class) / (num_classes * number) for number in of_class]
+
+    def start(self, head: str, module: nn.Module, counts: Mapping[float, int]) -> None:
+        """A head knows at first how frequent each class is, or the mean. ConfigError for labels of the train split that are no class."""
+        values, times = (
+            torch.tensor(each, dtype=torch.float64) for each in zip(*counts.items(), strict=True)
+        )
+        num_classes = self.num_classes(head)
+        if not num_classes:
+            mean = (values * times).sum() / times.sum()
+            deviation = ((values - mean).square() * times).sum().div(times.sum()).sqrt()
+            module.start_with_numbers(mean.item(), max(deviation.item(), 1e-6))
+            return
+        allowed = range(num_classes)
+        strange = [value for value in counts if value not in allowed]
+        if isinstance(self.loss_of(head), bce.Config):
+            strange = [value for value in counts if not 0 <= value <= 1]
+        if strange:
+            raise ConfigError(
+                f"head '{head}' reads the column '{self.column_of(head)}', whose training labels hold {sorted(strange)[:5]}; its classes are "
+                f"{list(allowed)}: give labels_map.{head}, or another head_structure"
+            )
+        # one more of each, so that a class that was never seen is not impossible
+        of_class = [1 + sum(times[(values.round() == number)].tolist()) for number in allowed]
+        module.start_with_shares([number / sum(of_class) for number in of_class])
 
     def own_groups(self) -> dict[str, dict[str, float]]:
         """`heads.HEAD` -> `lr` and `weight_decay` of the parameters below it, where they are not the run's."""

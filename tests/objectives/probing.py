@@ -95,7 +95,7 @@ def loss_of_label(config: Config, name: str, head: torch.nn.Module, vector: torc
         thresholds = [head.thresholds[0] + steps[:number].sum() for number in range(len(steps) + 1)]
         above = [1.0, *(torch.sigmoid(head.score.weight[0] @ vector - each) for each in thresholds), 0.0]
         return -weight * torch.log(above[int(label)] - above[int(label) + 1])
-    outputs = head.linear.weight @ vector + head.linear.bias
+    outputs = (head.linear.weight @ vector + head.linear.bias) * head.unit
     if kind == "huber":
         return functional.huber_loss(outputs[0], truth, delta=config.loss_of(name).delta)
     if kind == "mse":

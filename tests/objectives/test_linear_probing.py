@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from deepcoro.config import ConfigError, parse
-from deepcoro.features import Features, VideoFeatures
+from deepcoro.features import Features, Surroundings, VideoFeatures
 from deepcoro.heads import OrdinalHead
 from deepcoro.objectives.linear_probing import Config
 from tests.objectives.over_ranks import loss_and_gradients
@@ -154,6 +154,57 @@ def test_an_ordinal_head_starts_with_equal_shares_and_keeps_its_thresholds_in_or
     with torch.no_grad():
         head.thresholds.fill_(-200)
     assert (head(torch.randn(3, 4)).diff(dim=1) < 0).all()
+
+
+def counted(settings, **counts):
+    beside = Surroundings(4, 8, tokenizer=None, frames=4, size_px=32, label_counts=counts)
+    return Config.model_validate(settings).build(beside)
+
+
+def test_a_head_starts_with_what_is_usual():
+    settings = {
+        "head_structure": {"cto": 1, "side": 3, "grade": 3, "lvef": 1},
+        "loss_structure": {"cto": "bce", "side": "ce", "grade": "ordinal", "lvef": "mse"},
+        "head_column": {"grade": "side"},
+    }
+    objective = counted(
+        settings, cto={0.0: 899, 1.0: 99}, side={0.0: 599, 2.0: 399}, lvef={40.0: 10, 60.0: 30}
+    )
+    for head in objective.heads.values():
+        (head.score if hasattr(head, "score") else head.linear).weight.data.zero_()
+    features = Features(study=torch.randn(2, 4))
+    said = objective.evaluate(features, {"valid": torch.ones(2, dtype=torch.bool)})
+    usual = {"cto": [0.1], "side": [600 / 1001, 1 / 1001, 400 / 1001], "lvef": [55.0]}
+    for head, column in (("cto", "cto"), ("side", "side"), ("grade", "side"), ("lvef", "lvef")):
+        torch.testing.assert_close(
+            said[f"{head}/prediction"], torch.tensor([usual[column]] * 2), rtol=1e-3, atol=1e-3
+        )
+    assert objective.heads["lvef"].unit.item() == pytest.approx(75**0.5)
+
+
+def test_balanced_classes_weigh_the_same_together():
+    settings = {
+        "head_structure": {"cto": 1, "side": 3},
+        "loss_structure": {"cto": "bce", "side": "ce"},
+        "class_weights": {"*": "balanced"},
+    }
+    objective = counted(settings, cto={0.0: 90, 1.0: 10}, side={0.0: 10, 1.0: 20, 2.0: 30})
+    assert objective.heads["cto"].class_weights.tolist() == pytest.approx([100 / 180, 5])
+    assert objective.heads["side"].class_weights.tolist() == pytest.approx([2, 1, 2 / 3])
+    evaluated = counted(settings)
+    evaluated.load_state_dict(objective.state_dict())
+    assert torch.equal(evaluated.heads["side"].class_weights, objective.heads["side"].class_weights)
+    with pytest.raises(
+        ConfigError, match=r"class_weights.side is balanced, and the train split has \[1, 0, 1\]"
+    ):
+        counted(settings, cto={0.0: 90, 1.0: 10}, side={0.0: 1, 2.0: 1})
+
+
+@pytest.mark.parametrize(("loss", "value"), [("focal", 0.5), ("bce", 2.0), ("bce", -1.0)])
+def test_training_labels_that_are_no_class_are_refused(loss, value):
+    settings = {"head_structure": {"cto": 1}, "loss_structure": {"cto": loss}}
+    with pytest.raises(ConfigError, match=r"head 'cto' reads the column 'cto'.*give labels_map.cto"):
+        counted(settings, cto={0.0: 3, value: 3})
 
 
 def test_heads_learn_what_is_there():
