@@ -1,21 +1,23 @@
-"""Confidence intervals that resample patients, not films, and the AUROC that they need in weighted form.
+"""Confidence intervals that resample patients, not films.
 
 Films of one patient resemble each other, so an interval that resamples films is too narrow. Here a resample draws as many
 patients as there are, with replacement; every film counts as often as its patient was drawn. Nothing is searched or ranked
 again: a resample is a vector of weights, and all of them are evaluated together.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
-from scipy.stats import rankdata
+from jaxtyping import Float, Int
 
 LOW, HIGH = 2.5, 97.5
 """Percentiles of a 95 % interval."""
 
 _ELEMENTS_AT_ONCE = 8_000_000
 """Weights held at one time (64 MB), however many films and resamples there are."""
+
+Statistic = Callable[[Float[np.ndarray, "sample patient"]], dict[str, Float[np.ndarray, "sample"]]]
+"""Named values for each vector of patient weights; NaN where a value does not exist. All weights 1 give the estimates themselves."""
 
 
 def patient_rows(
@@ -44,6 +46,76 @@ def resamples(
     for start in range(0, num_samples, block):
         size = min(block, num_samples - start)
         yield generator.multinomial(num_patients, even, size=size).astype(np.float64)
+
+
+def estimates(statistic: Statistic, num_patients: int) -> dict[str, float]:
+    """The values of the data as they are; NaN for those that do not exist."""
+    return {key: float(value[0]) for key, value in statistic(np.ones((1, num_patients))).items()}
+
+
+def draws(
+    statistic: Statistic, num_patients: int, num_samples: int, seed: int
+) -> dict[str, Float[np.ndarray, "sample"]]:
+    """The values of each resample; {} without any. Two statistics of the same patients and seed meet the same resamples."""
+    found = [statistic(weights) for weights in resamples(num_patients, num_samples, seed)]
+    return {key: np.concatenate([each[key] for each in found]) for key in found[0]} if found else {}
+
+
+def interval(drawn: Float[np.ndarray, "sample"]) -> tuple[float, float] | None:
+    """The middle 95 % of the resamples in which the value exists; None when it exists in none."""
+    drawn = drawn[~np.isnan(drawn)]
+    if not len(drawn):
+        return None
+    low, high = np.percentile(drawn, [LOW, HIGH])
+    return float(low), float(high)
+
+
+def with_intervals(statistic: Statistic, num_patients: int, num_samples: int, seed: int) -> dict[str, float]:
+    """Flat numbers: every value that exists, beside `_ci_low` and `_ci_high` where resamples are drawn."""
+    values = estimates(statistic, num_patients)
+    drawn = draws(statistic, num_patients, num_samples, seed) if values else {}
+    numbers: dict[str, float] = {}
+    for key, value in values.items():
+        if np.isnan(value):
+            continue
+        numbers[key] = value
+        bounds = interval(drawn[key]) if drawn else None
+        if bounds is not None:
+            numbers[f"{key}_ci_low"], numbers[f"{key}_ci_high"] = bounds
+    return numbers
+
+
+def joined(parts: Mapping[str, Statistic]) -> Statistic:
+    """Statistics of the same patients as one, each under its own prefix, so that all of them meet the same resamples."""
+
+    def values(weights: Float[np.ndarray, "sample patient"]) -> dict[str, Float[np.ndarray, "sample"]]:
+        return {
+            f"{name}/{key}": value
+            for name, statistic in parts.items()
+            for key, value in statistic(weights).items()
+        }
+
+    return values
+
+
+def ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
+    """NaN where there is nothing to divide by."""
+    return np.where(below > 0, above / np.maximum(below, 1e-300), np.nan)
+
+
+def mean_of_known(values: np.ndarray, axis: int) -> np.ndarray:
+    """Of the values that exist; NaN where none does."""
+    known = ~np.isnan(values)
+    return ratio(np.where(known, values, 0.0).sum(axis=axis), known.sum(axis=axis))
+
+
+def patient_sums(
+    counts: Float[np.ndarray, "row count"], patients: Int[np.ndarray, "row"], num_patients: int
+) -> Float[np.ndarray, "patient count"]:
+    """Sums over the rows of each patient: what measures of sums are resampled from."""
+    held = np.zeros((num_patients, counts.shape[1]))
+    np.add.at(held, patients, counts)
+    return held
 
 
 def mean_intervals(
@@ -84,73 +156,7 @@ def sum_intervals(
 
     A resample in which a value does not exist (NaN) is left out of its interval; a value that exists in none has no interval.
     """
-    held = np.zeros((int(patient_of_row.max()) + 1, counts.shape[1]))
-    np.add.at(held, patient_of_row, counts)
-    drawn = [measures(weights @ held) for weights in resamples(len(held), num_samples, seed)]
-    bounds = {}
-    for key in drawn[0]:
-        values = np.concatenate([each[key] for each in drawn])
-        values = values[~np.isnan(values)]
-        if len(values):
-            low, high = np.percentile(values, [LOW, HIGH])
-            bounds[key] = float(low), float(high)
-    return bounds
-
-
-def auroc(scores: Float[np.ndarray, "film"], positive: Bool[np.ndarray, "film"]) -> float:
-    """Chance that a positive film scores above a negative one, a tie counting half. Raises ValueError on a single class."""
-    num_positive, num_negative = int(positive.sum()), int((~positive).sum())
-    if not num_positive or not num_negative:
-        raise ValueError(
-            f"an AUROC needs both classes; got {num_positive} positive and {num_negative} negative"
-        )
-    rank_sum = rankdata(scores)[positive].sum()
-    return float((rank_sum - num_positive * (num_positive + 1) / 2) / (num_positive * num_negative))
-
-
-def weighted_aurocs(
-    scores: Float[np.ndarray, "film"],
-    positive: Bool[np.ndarray, "film"],
-    weights: Float[np.ndarray, "sample film"],
-) -> Float[np.ndarray, "sample"]:
-    """One AUROC per row of film weights, sorting once for all; NaN where a row leaves a class without weight."""
-    order = np.argsort(scores, kind="stable")
-    starts = np.flatnonzero(np.diff(scores[order], prepend=-np.inf))
-    sorted_weights, sorted_positive = weights[:, order], positive[order]
-    negatives = np.add.reduceat(sorted_weights * ~sorted_positive, starts, axis=1)
-    positives = np.add.reduceat(sorted_weights * sorted_positive, starts, axis=1)
-    below = np.cumsum(negatives, axis=1) - negatives / 2
-    pairs = positives.sum(axis=1) * negatives.sum(axis=1)
-    return np.where(pairs > 0, (positives * below).sum(axis=1) / np.maximum(pairs, 1e-300), np.nan)
-
-
-def auroc_interval(
-    scores: Float[np.ndarray, "film"],
-    positive: Bool[np.ndarray, "film"],
-    patient_of_film: Int[np.ndarray, "film"],
-    num_samples: int,
-    seed: int,
-) -> tuple[float, float] | None:
-    """Interval over resampled patients; None when no resample held both classes (a class that sits in one patient, say)."""
-    num_patients = int(patient_of_film.max()) + 1
-    block = max(1, _ELEMENTS_AT_ONCE // len(scores))
-    drawn = []
-    for weights in resamples(num_patients, num_samples, seed):
-        for start in range(0, len(weights), block):
-            drawn.append(
-                weighted_aurocs(scores, positive, weights[start : start + block][:, patient_of_film])
-            )
-    kept = np.concatenate(drawn) if drawn else np.zeros(0)
-    kept = kept[~np.isnan(kept)]
-    if not len(kept):
-        return None
-    low, high = np.percentile(kept, [LOW, HIGH])
-    return float(low), float(high)
-
-
-def permuted_aurocs(
-    scores: Float[np.ndarray, "film"], positive: Bool[np.ndarray, "film"], num_permutations: int, seed: int
-) -> Float[np.ndarray, "permutation"]:
-    """AUROCs of the same scores with the labels dealt out anew: a control that must come out at one half."""
-    generator = np.random.default_rng(seed)
-    return np.array([auroc(scores, generator.permutation(positive)) for _ in range(num_permutations)])
+    held = patient_sums(counts, patient_of_row, int(patient_of_row.max()) + 1)
+    drawn = draws(lambda weights: measures(weights @ held), len(held), num_samples, seed)
+    bounds = {key: interval(values) for key, values in drawn.items()}
+    return {key: bound for key, bound in bounds.items() if bound is not None}

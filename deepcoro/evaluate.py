@@ -3,7 +3,8 @@
 import json
 import logging
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from torch import nn
 
 from deepcoro import atomic, checkpoint, distributed
 from deepcoro.build import Parts, build_model, build_parts
+from deepcoro.calibrated import Calibration, Fixed, read_calibration, write_calibration
 from deepcoro.config import ConfigError
 from deepcoro.data.units import Units
 from deepcoro.embed import embed_split
@@ -28,6 +30,7 @@ from deepcoro.report_reconstructions import write_pictures
 from deepcoro.run_config import RunConfig, keys_changed_since
 from deepcoro.run_pages import write_pages
 from deepcoro.run_record import git_commit
+from deepcoro.scored import score_rows, scored_path, write_scored
 from deepcoro.seen import overlap, seen_of_state
 
 logger = logging.getLogger(__name__)
@@ -49,7 +52,8 @@ def run(config: RunConfig) -> int:
     saved, parts = open_checkpoint(config)
     patient_overlap = overlap(seen_of_state(saved.state()["data"]), parts.seen_in(split), split)
     model = load_model(config, parts, saved).to(accelerator.device)
-    evaluated, numbers, notes = evaluate_split(model, config, parts, split)
+    known = read_calibration(config.run_dir, saved.digest())
+    evaluated, numbers, notes = evaluate_split(model, config, parts, split, fixed=known and known.heads)
     if distributed.rank() == 0:
         if evaluated.unreadable:
             notes.append(
@@ -71,7 +75,11 @@ def run(config: RunConfig) -> int:
             "data_summary": _data_summary(evaluated),
         }
         write_results(config.run_dir, record)
+        if split == "val" and evaluated.fixed:
+            _write_fixed(config.run_dir, saved.digest(), record, evaluated.fixed)
         write_split_predictions(config, f"{record['data']}_{split}", evaluated)
+        metrics = [metric.build() for metric in config.evaluate.metrics.values()]
+        write_scored(scored_path(config.run_dir, record["data"], split), score_rows(evaluated, metrics))
         pictures = reconstruction_pictures(model, config, parts, evaluated, config.evaluate.num_examples)
         write_pictures(config.run_dir, pictures)
         searches = retrieval_examples(config, parts, evaluated)
@@ -79,6 +87,16 @@ def run(config: RunConfig) -> int:
         logger.info("report: %s", path)
     distributed.barrier()
     return 0
+
+
+def _write_fixed(run_dir: Path, digest: str, record: Mapping[str, Any], fixed: Mapping[str, Fixed]) -> None:
+    """What val chose, for every later evaluation of this checkpoint."""
+    earlier = read_calibration(run_dir, digest)
+    if earlier is not None and earlier.data_fingerprint != record["data_fingerprint"]:
+        logger.warning("thresholds that were chosen on %s are replaced", earlier.data)
+    facts = {key: record[key] for key in ("split", "data", "data_fingerprint", "created")}
+    path = write_calibration(run_dir, Calibration(checkpoint=digest, heads=dict(fixed), **facts))
+    logger.info("thresholds: %s", path)
 
 
 def open_checkpoint(config: RunConfig) -> tuple[checkpoint.Checkpoint, Parts]:
@@ -116,15 +134,26 @@ def _refuse_other_model(config: RunConfig, state: dict[str, Any]) -> None:
 
 
 def evaluate_split(
-    model: nn.Module, config: RunConfig, parts: Parts, split: str, active: Sequence[str] | None = None
+    model: nn.Module,
+    config: RunConfig,
+    parts: Parts,
+    split: str,
+    active: Sequence[str] | None = None,
+    fixed: Mapping[str, Fixed] | None = None,
 ) -> tuple[Evaluated, dict[str, float], list[str]]:
-    """Embeds on all ranks; metrics are computed on rank 0 and are the same on every rank. Collective. `active`: as in `embed_split`."""
+    """Embeds on all ranks; metrics are computed on rank 0 and are the same on every rank. Collective. `active`: as in `embed_split`.
+
+    `fixed`: thresholds that val chose; val itself chooses them here.
+    """
     metrics = [metric.build() for metric in config.evaluate.metrics.values()]
     prompts = dict.fromkeys(sentence for metric in metrics for sentence in metric.prompts())
     reads_training = any(metric.reads_training_reports for metric in metrics)
     evaluated = embed_split(model, config, parts, split, list(prompts), reads_training, active)
     measured: tuple[dict[str, float], list[str]] = ({}, [])
     if distributed.rank() == 0:
+        if split == "val":
+            fixed = {name: each for metric in metrics for name, each in metric.fix(evaluated).items()}
+        evaluated = replace(evaluated, fixed=fixed)
         for metric in metrics:
             numbers, notes = metric.measure(evaluated)
             measured = (measured[0] | numbers, measured[1] + notes)
@@ -158,9 +187,10 @@ def _data_summary(evaluated: Evaluated) -> dict[str, int | str]:
 
 
 def write_split_predictions(config: RunConfig, name: str, evaluated: Evaluated) -> None:
+    metrics = [metric.build() for metric in config.evaluate.metrics.values()]
     scores: dict[str, np.ndarray] = {}
-    for metric in config.evaluate.metrics.values():
-        scores |= metric.build().film_scores(evaluated)
+    for metric in metrics:
+        scores |= metric.film_scores(evaluated)
     table = Predictions(
         clips=evaluated.clips,
         studies=evaluated.studies,

@@ -4,6 +4,42 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+from jaxtyping import Float
+
+from deepcoro.calibrated import Fixed
+
+
+@dataclass(frozen=True)
+class Head:
+    """What a prediction of `Evaluated.rows` says, and which label is the truth."""
+
+    task: str
+    """binary_classification, multiclass_classification, ordinal_classification or regression."""
+    column: str
+    """Label column that holds the truth."""
+    num_classes: int
+    """2 for a binary finding, 0 for a number."""
+    words: Mapping[str, float | int | None] = field(default_factory=dict)
+    """Word of the column -> its number; empty where the column holds numbers."""
+
+    def truth(self, values: Sequence) -> Float[np.ndarray, "row"]:
+        """Labels as numbers; NaN for what is not assessed and for a word without a number."""
+        return np.array([self._number(value) for value in values], np.float64)
+
+    def class_names(self) -> list[str]:
+        """The first word of each class, its number where it has none."""
+        names = {number: word for word, number in reversed(self.words.items()) if number is not None}
+        return [names.get(number, str(number)) for number in range(self.num_classes)]
+
+    def _number(self, value: object) -> float:
+        word = label_word(value)
+        if word is None:
+            return np.nan
+        try:
+            number = self.words.get(word) if self.words else float(word)
+        except ValueError:
+            return np.nan
+        return np.nan if number is None else float(number)
 
 
 @dataclass(frozen=True)
@@ -49,6 +85,10 @@ class Evaluated:
     """L2-normalised embedding [dim] of every sentence that a metric asked for."""
     rows: Mapping[str, np.ndarray] = field(default_factory=dict)
     """What objectives say of each film, by `objective/number`: [film, ...]."""
+    heads: Mapping[str, Head] = field(default_factory=dict)
+    """What `rows["{objective}/{head}/prediction"]` [film, output] say, by `objective/head`."""
+    fixed: Mapping[str, Fixed] | None = None
+    """Threshold of each head, chosen on val; None = val has not been run with this checkpoint."""
     captions: Sequence[str] = ()
     """The report that the model wrote of each film; empty where no objective writes any."""
     training: TrainingReports | None = None
@@ -100,6 +140,14 @@ class Measurement:
 
     def film_scores(self, evaluated: Evaluated) -> dict[str, np.ndarray]:
         """Columns of the predictions table: a number a film."""
+        return {}
+
+    def answers(self, evaluated: Evaluated) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """Questions of its own that it puts to every film: prefix of the numbers -> scores and truth (NaN = not assessed)."""
+        return {}
+
+    def fix(self, evaluated: Evaluated) -> dict[str, Fixed]:
+        """Thresholds that this split chooses for all others; asked on val alone."""
         return {}
 
 

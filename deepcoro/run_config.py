@@ -13,10 +13,14 @@ from deepcoro.implied import with_needs
 from deepcoro.metrics import (
     Metric,
     alignment_uniformity,
+    calibration,
     captioning,
+    classification,
     clinical_findings,
     reconstruction,
+    regression,
     retrieval,
+    survival,
     zero_shot,
 )
 from deepcoro.normalisation import Config as Normalisation
@@ -110,10 +114,14 @@ class Evaluate(Block):
         "captioning": captioning.Config(),
         "clinical_findings": clinical_findings.Config(),
         "reconstruction": reconstruction.Config(),
+        "classification": classification.Config(),
+        "regression": regression.Config(),
+        "calibration": calibration.Config(),
+        "survival": survival.Config(),
     }
     """What is measured; the key is the metric's prefix and default `type`. `false` takes a default metric out. Those of captions
-    measure nothing in a run without a captioning objective, reconstruction nothing without masked_modeling, the others nothing without
-    a contrastive objective."""
+    measure nothing in a run without a captioning objective, reconstruction nothing without masked_modeling, classification, regression,
+    calibration and survival nothing without heads (linear_probing), the others nothing without a contrastive objective."""
     training_reports: int = pydantic.Field(default=5000, ge=0)
     """Training samples whose reports are the controls of captions (the most common one of the side, the nearest one), drawn by seed;
     0 = no such controls."""

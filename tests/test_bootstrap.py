@@ -1,53 +1,17 @@
-"""Intervals over patients and the AUROC, against scikit-learn and against resampling done by hand."""
+"""Intervals over patients, against resampling done by hand."""
 
 import numpy as np
 import pytest
-from sklearn.metrics import roc_auc_score
 
 from deepcoro.bootstrap import (
-    auroc,
-    auroc_interval,
+    draws,
+    estimates,
+    interval,
     mean_intervals,
     patient_rows,
-    permuted_aurocs,
     resamples,
     sum_intervals,
-    weighted_aurocs,
 )
-
-
-def scored_films(num_films: int, levels: int, seed: int = 0):
-    generator = np.random.default_rng(seed)
-    return generator.integers(0, levels, num_films).astype(float), generator.random(num_films) < 0.3
-
-
-@pytest.mark.parametrize("levels", [2, 7, 10_000])
-def test_auroc_is_that_of_scikit_learn_with_and_without_ties(levels):
-    scores, positive = scored_films(200, levels)
-    assert auroc(scores, positive) == pytest.approx(roc_auc_score(positive, scores), abs=1e-12)
-
-
-@pytest.mark.parametrize("levels", [2, 7, 10_000])
-def test_weighted_aurocs_are_those_of_the_films_repeated(levels):
-    scores, positive = scored_films(60, levels)
-    weights = np.random.default_rng(1).integers(0, 4, (20, 60)).astype(float)
-    expected = [
-        roc_auc_score(np.repeat(positive, row.astype(int)), np.repeat(scores, row.astype(int)))
-        for row in weights
-    ]
-    np.testing.assert_allclose(weighted_aurocs(scores, positive, weights), expected, atol=1e-12)
-
-
-def test_a_resample_without_one_class_has_no_auroc():
-    scores, positive = np.array([0.1, 0.9]), np.array([False, True])
-    found = weighted_aurocs(scores, positive, np.array([[2.0, 0.0], [1.0, 1.0]]))
-    assert np.isnan(found[0])
-    assert found[1] == 1.0
-
-
-def test_an_auroc_of_one_class_is_refused():
-    with pytest.raises(ValueError, match="both classes"):
-        auroc(np.array([0.0, 1.0]), np.array([True, True]))
 
 
 def test_a_film_without_patient_is_a_patient_of_its_own():
@@ -86,45 +50,6 @@ def test_films_that_a_patient_repeats_make_the_interval_wider_not_narrower():
     assert by_patient > 2 * by_film
 
 
-def test_the_auroc_interval_is_the_same_in_blocks_and_holds_the_estimate(monkeypatch):
-    scores, positive = scored_films(120, 50)
-    scores += 10.0 * positive
-    patients = np.arange(120) // 3
-    low, high = auroc_interval(scores, positive, patients, 300, seed=0)
-    assert low < auroc(scores, positive) < high
-    monkeypatch.setattr("deepcoro.bootstrap._ELEMENTS_AT_ONCE", 500)
-    assert auroc_interval(scores, positive, patients, 300, seed=0) == pytest.approx((low, high), abs=1e-12)
-
-
-def test_the_auroc_interval_is_the_one_of_patients_resampled_by_hand():
-    scores, positive = scored_films(40, 20)
-    patients = np.random.default_rng(2).integers(0, 12, 40)
-    by_hand = []
-    for counts in np.concatenate(list(resamples(12, 200, seed=5))).astype(int):
-        films = np.concatenate(
-            [np.repeat(np.flatnonzero(patients == row), count) for row, count in enumerate(counts)]
-        )
-        by_hand.append(roc_auc_score(positive[films], scores[films]))
-    found = auroc_interval(scores, positive, patients, 200, seed=5)
-    np.testing.assert_allclose(found, np.percentile(by_hand, [2.5, 97.5]), atol=1e-12)
-
-
-def test_a_single_patient_has_an_interval_of_no_width_and_no_samples_have_none():
-    scores, positive = scored_films(20, 50)
-    point = auroc(scores, positive)
-    one_patient = np.zeros(20, np.int64)
-    assert auroc_interval(scores, positive, one_patient, 50, seed=0) == pytest.approx((point, point))
-    assert auroc_interval(scores, positive, one_patient, 0, seed=0) is None
-
-
-def test_shuffled_labels_score_one_half():
-    scores, positive = scored_films(150, 40)
-    shuffled = permuted_aurocs(scores + 100.0 * positive, positive, 200, seed=0)
-    low, high = np.percentile(shuffled, [2.5, 97.5])
-    assert low < 0.5 < high
-    assert abs(shuffled.mean() - 0.5) < 0.02
-
-
 def test_intervals_of_a_ratio_of_sums_are_those_of_resampled_patients_by_hand():
     generator = np.random.default_rng(0)
     counts = generator.integers(0, 5, (40, 2)).astype(float)
@@ -139,3 +64,17 @@ def test_intervals_of_a_ratio_of_sums_are_those_of_resampled_patients_by_hand():
         repeated = np.repeat(counts, weights[patients].astype(int), axis=0)
         drawn.append(repeated[:, 0].sum() / repeated[:, 1].sum())
     assert bounds == {"ratio": pytest.approx(tuple(np.percentile(drawn, [2.5, 97.5])))}
+
+
+def test_a_statistic_has_an_estimate_and_a_value_for_each_resample():
+    held = np.array([2.0, 4.0, 9.0])
+
+    def mean(weights):
+        return {"mean": (weights @ held) / 3, "rare": np.where(weights[:, 2] > 1, 1.0, np.nan)}
+
+    assert estimates(mean, 3) == pytest.approx({"mean": 5.0, "rare": np.nan}, nan_ok=True)
+    drawn = draws(mean, 3, 40, seed=2)
+    np.testing.assert_allclose(drawn["mean"], next(resamples(3, 40, seed=2)) @ held / 3)
+    assert interval(drawn["rare"]) == (1.0, 1.0)
+    assert interval(np.full(4, np.nan)) is None
+    assert draws(mean, 3, 0, seed=2) == {}

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
-from deepcoro.bootstrap import auroc
+from deepcoro.statistics.ranking import auroc
 
 
 @dataclass(frozen=True)

@@ -7,10 +7,14 @@ not be measured, and its columns of the predictions table.
 from deepcoro.config import choice
 from deepcoro.metrics import (
     alignment_uniformity,
+    calibration,
     captioning,
+    classification,
     clinical_findings,
     reconstruction,
+    regression,
     retrieval,
+    survival,
     zero_shot,
 )
 
@@ -21,4 +25,8 @@ Metric = choice(
     clinical_findings.Config,
     alignment_uniformity.Config,
     reconstruction.Config,
+    classification.Config,
+    regression.Config,
+    calibration.Config,
+    survival.Config,
 )

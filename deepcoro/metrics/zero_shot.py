@@ -7,10 +7,11 @@ import numpy as np
 import pydantic
 from jaxtyping import Float
 
-from deepcoro.bootstrap import HIGH, LOW, auroc, auroc_interval, patient_rows, permuted_aurocs
+from deepcoro.bootstrap import HIGH, LOW, patient_rows
 from deepcoro.config import Block
 from deepcoro.evaluated import Evaluated, Measurement
 from deepcoro.kernels.tied_ranks import TIE, require_finite
+from deepcoro.statistics.ranking import auroc, auroc_interval, permuted_aurocs
 
 _CONTROL_PERMUTATIONS = 200
 
@@ -87,6 +88,14 @@ class ZeroShot(Measurement):
             return {}
         prompts = np.stack([evaluated.prompts[sentence] for sentence in self.prompts()])
         return self.scores(evaluated.films, prompts)
+
+    def answers(self, evaluated: Evaluated) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """Scores and truth of the tasks whose label the data have."""
+        return {
+            f"zero_shot/{name}": (scores, self.truth(name, evaluated.labels[self.config.tasks[name].label]))
+            for name, scores in self.film_scores(evaluated).items()
+            if self.config.tasks[name].label in evaluated.labels
+        }
 
     def measure(self, evaluated: Evaluated) -> tuple[dict[str, float], list[str]]:
         """Flat metrics of an evaluated split, and a sentence for what could not be measured. Nothing without a shared space."""

@@ -1,0 +1,61 @@
+"""What is fixed on the val split and used unchanged on every other film: the threshold and the recalibration of each finding.
+
+A threshold that is chosen on the films it is measured on flatters. So `run_mode=val` writes `calibration/{checkpoint digest}.json` into
+the run folder, and test, inference and other sites read it: by the digest, a threshold never meets another checkpoint than its own.
+"""
+
+from pathlib import Path
+
+from deepcoro import atomic
+from deepcoro.config import Block
+
+
+class Fixed(Block):
+    """One finding."""
+
+    threshold: float
+    """A score of this or more is called positive."""
+    rule: str
+    """How it was chosen: youden or f1."""
+    slope: float | None = None
+    """Platt scaling of the probability's logit; None where it could not be fitted."""
+    intercept: float | None = None
+    """Its shift."""
+    num: int
+    """Assessed rows it was chosen on."""
+    num_positive: int
+    """Those with the finding."""
+
+
+class Calibration(Block):
+    """All findings of one checkpoint."""
+
+    checkpoint: str
+    """Digest of the weights."""
+    split: str
+    """The films it was chosen on."""
+    data: str
+    """Their shard folder's name."""
+    data_fingerprint: str
+    """And what it holds."""
+    created: str
+    """When."""
+    heads: dict[str, Fixed]
+    """By `objective/head`."""
+
+
+def calibration_path(run_dir: Path, digest: str) -> Path:
+    return run_dir / "calibration" / f"{digest}.json"
+
+
+def write_calibration(run_dir: Path, calibration: Calibration) -> Path:
+    """Replaces what an earlier val of this checkpoint wrote."""
+    path = calibration_path(run_dir, calibration.checkpoint)
+    atomic.write_text(path, calibration.model_dump_json(indent=1))
+    return path
+
+
+def read_calibration(run_dir: Path, digest: str) -> Calibration | None:
+    """None where val has not been run with this checkpoint."""
+    path = calibration_path(run_dir, digest)
+    return Calibration.model_validate_json(path.read_text()) if path.is_file() else None

@@ -1,0 +1,78 @@
+"""Whether the probabilities that binary heads give come true as often as they say, before and after the correction that val fixed."""
+
+from collections.abc import Mapping
+from typing import Annotated, Literal
+
+import numpy as np
+import pydantic
+
+from deepcoro.bootstrap import Statistic, joined, with_intervals
+from deepcoro.calibrated import Fixed
+from deepcoro.config import Block
+from deepcoro.evaluated import Evaluated, Measurement
+from deepcoro.judged import BINARY, Judged, judged
+from deepcoro.statistics.calibration import Recalibration, calibration_statistic
+
+
+class Config(Block):
+    """Brier score, expected calibration error, calibration slope and intercept of every binary head."""
+
+    type: Literal["calibration"] = "calibration"
+    """Which metric this is."""
+    bins: Annotated[int, pydantic.Field(ge=2)] = 10
+    """Bins of equal width of the expected calibration error."""
+    bootstrap_samples: pydantic.NonNegativeInt = 1000
+    """Resamples of patients behind each 95 % interval; 0 = no intervals."""
+    seed: int = 0
+    """Seed of the resamples."""
+
+    def build(self) -> "Calibration":
+        return Calibration(self)
+
+
+class Calibration(Measurement):
+    """Everything under `{objective}/{head}/`; nothing in a run without binary heads."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+
+    def measure(self, evaluated: Evaluated) -> tuple[dict[str, float], list[str]]:
+        """The values of `calibration_statistic` with `_ci_low` and `_ci_high`, and `brier_recalibrated` and `ece_recalibrated`, of
+        probabilities corrected as val said, on every other split.
+
+        The calibration error has no interval: noise of a resample adds to every bin's gap, so that its resamples lie above it.
+        """
+        heads, num_patients = judged(evaluated, (BINARY,))
+        parts = {each.name: self._of_head(each, num_patients, evaluated) for each in heads if each.has_both}
+        numbers = with_intervals(joined(parts), num_patients, self.config.bootstrap_samples, self.config.seed)
+        return {key: value for key, value in numbers.items() if not _is_interval_of_error(key)}, []
+
+    def _of_head(self, each: Judged, num_patients: int, evaluated: Evaluated) -> Statistic:
+        def of(probabilities: np.ndarray) -> Statistic:
+            return calibration_statistic(
+                probabilities, each.positive, each.patients, num_patients, self.config.bins
+            )
+
+        said, fit = of(each.score), _recalibration(each.name, evaluated.fixed)
+        if fit is None or evaluated.split == "val":
+            return said
+        corrected = of(fit.apply(each.score))
+
+        def values(weights: np.ndarray) -> dict[str, np.ndarray]:
+            after = corrected(weights)
+            return said(weights) | {f"{key}_recalibrated": after[key] for key in ("brier", "ece")}
+
+        return values
+
+
+def _recalibration(name: str, fixed: Mapping[str, Fixed] | None) -> Recalibration | None:
+    found = None if fixed is None else fixed.get(name)
+    if found is None or found.slope is None or found.intercept is None:
+        return None
+    return Recalibration(found.slope, found.intercept)
+
+
+def _is_interval_of_error(key: str) -> bool:
+    return key.endswith(
+        tuple(f"/ece{kind}_ci_{end}" for kind in ("", "_recalibrated") for end in ("low", "high"))
+    )

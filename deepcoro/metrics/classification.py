@@ -1,0 +1,164 @@
+"""Findings that heads were trained for: how well scores tell those who have one, and what decisions at a threshold fixed on val are worth."""
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Literal
+
+import numpy as np
+import pydantic
+
+from deepcoro.bootstrap import Statistic, joined, with_intervals
+from deepcoro.calibrated import Fixed
+from deepcoro.config import Block
+from deepcoro.evaluated import Evaluated, Measurement
+from deepcoro.judged import BINARY, CLASSES, Judged, families_of, judged, listed, with_means
+from deepcoro.statistics.calibration import fit_recalibration
+from deepcoro.statistics.confusion import Rule, choose_threshold
+from deepcoro.statistics.findings import (
+    BY_ORDER,
+    DECISIONS,
+    at_specificity,
+    classes_statistic,
+    finding_statistic,
+)
+
+
+class Config(Block):
+    """AUROC, AUPRC and decisions of every classification head, with patient intervals and means over heads."""
+
+    type: Literal["classification"] = "classification"
+    """Which metric this is."""
+    threshold: Rule = "youden"
+    """How val chooses each head's threshold: the best sensitivity + specificity (youden) or the best F1 (f1)."""
+    specificities: list[Annotated[float, pydantic.Field(gt=0, lt=1)]] = [0.9]
+    """Sensitivity is read off the ROC curve at each of these specificities."""
+    families: dict[str, str] = {}
+    """Name -> pattern of heads (`cto: "*_cto"`) of which macro and micro means are taken, besides those of all binary heads."""
+    few: pydantic.NonNegativeInt = 10
+    """Heads with fewer rows than this with the finding, or without it, are named in the notes: their intervals say too little."""
+    bootstrap_samples: pydantic.NonNegativeInt = 1000
+    """Resamples of patients behind each 95 % interval; 0 = no intervals."""
+    seed: int = 0
+    """Seed of the resamples."""
+
+    def build(self) -> "Classification":
+        return Classification(self)
+
+
+class Classification(Measurement):
+    """Everything under `{objective}/{head}/`; nothing in a run without such heads."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+
+    def measure(self, evaluated: Evaluated) -> tuple[dict[str, float], list[str]]:
+        """Per head `num`, `num_patients`, `num_positive`, `prevalence`, `num_not_assessed` and its measures with `_ci_low` and
+        `_ci_high`; under `{objective}/macro` and `micro` those over its binary heads.
+        """
+        heads, num_patients = judged(evaluated, (BINARY, *CLASSES))
+        if not heads:
+            return {}, []
+        numbers = {key: value for each in heads for key, value in each.counts().items()}
+        scored = [each for each in heads if len(each.truth) and (each.head.task != BINARY or each.has_both)]
+        numbers |= self._fixed_numbers(scored, evaluated.fixed)
+        statistic = self._statistic(scored, num_patients, evaluated.fixed)
+        numbers |= with_intervals(statistic, num_patients, self.config.bootstrap_samples, self.config.seed)
+        return numbers, self._notes(heads, evaluated)
+
+    def fix(self, evaluated: Evaluated) -> dict[str, Fixed]:
+        """Threshold and recalibration of each binary head that has both classes here."""
+        found = {}
+        for each in judged(evaluated, (BINARY,))[0]:
+            threshold = choose_threshold(each.score, each.positive, self.config.threshold)
+            if threshold is None:
+                continue
+            fit = fit_recalibration(each.score, each.positive)
+            found[each.name] = Fixed(
+                threshold=threshold,
+                rule=self.config.threshold,
+                slope=fit and fit.slope,
+                intercept=fit and fit.intercept,
+                num=len(each.truth),
+                num_positive=int(each.positive.sum()),
+            )
+        return found
+
+    def _statistic(
+        self, heads: Sequence[Judged], num_patients: int, fixed: Mapping[str, Fixed] | None
+    ) -> Statistic:
+        binary = {each.name: each for each in heads if each.head.task == BINARY}
+        parts = {name: self._of_binary([each], num_patients, fixed) for name, each in binary.items()}
+        for each in heads:
+            if each.head.task != BINARY:
+                is_ordered = each.head.task == "ordinal_classification"
+                parts[each.name] = classes_statistic(
+                    each.said,
+                    each.classes,
+                    each.head.class_names(),
+                    each.patients,
+                    num_patients,
+                    is_ordered,
+                )
+        families = families_of(list(binary), self.config.families)
+        keys = [*BY_ORDER, *map(at_specificity, self.config.specificities), *DECISIONS]
+        means = with_means(parts, [(family, keys) for family in families])
+        heaps = joined(
+            {
+                family.prefix("micro"): self._of_binary(
+                    [binary[name] for name in family.heads], num_patients, fixed
+                )
+                for family in families
+            }
+        )
+        return lambda weights: means(weights) | heaps(weights)
+
+    def _of_binary(
+        self, heads: Sequence[Judged], num_patients: int, fixed: Mapping[str, Fixed] | None
+    ) -> Statistic:
+        """Of the rows of one head, or of several in one heap; decisions where all of them have a threshold."""
+        called = None
+        if fixed is not None and all(each.name in fixed for each in heads):
+            called = np.concatenate([each.score >= fixed[each.name].threshold for each in heads])
+        return finding_statistic(
+            np.concatenate([each.score for each in heads]),
+            called,
+            np.concatenate([each.positive for each in heads]),
+            np.concatenate([each.patients for each in heads]),
+            num_patients,
+            self.config.specificities,
+        )
+
+    def _fixed_numbers(self, heads: Sequence[Judged], fixed: Mapping[str, Fixed] | None) -> dict[str, float]:
+        return {
+            f"{each.name}/threshold": fixed[each.name].threshold
+            for each in heads
+            if fixed is not None and each.name in fixed
+        }
+
+    def _notes(self, heads: Sequence[Judged], evaluated: Evaluated) -> list[str]:
+        binary = [each for each in heads if each.head.task == BINARY]
+        alone = [each.name for each in binary if not each.has_both]
+        few = [each.name for each in binary if each.has_both and _rarer(each) < self.config.few]
+        notes = []
+        if alone:
+            notes.append(f"no AUROC and no decisions where one class only was assessed: {listed(alone)}")
+        if few:
+            notes.append(
+                f"fewer than {self.config.few} rows with the finding, or without it: {listed(few)}; their intervals say too little"
+            )
+        if evaluated.fixed is None and binary:
+            notes.append(
+                "no sensitivity, specificity, F1, PPV and NPV: this checkpoint has no thresholds; run_mode=val chooses them"
+            )
+        elif evaluated.fixed is not None:
+            without = [each.name for each in binary if each.has_both and each.name not in evaluated.fixed]
+            if without:
+                notes.append(
+                    f"no decisions where val, which chooses thresholds, had one class only: {listed(without)}"
+                )
+        if evaluated.fixed and evaluated.split == "val":
+            notes.append("thresholds were chosen on this split: sensitivity to F1 are somewhat too good here")
+        return notes
+
+
+def _rarer(each: Judged) -> int:
+    return int(min(each.positive.sum(), (~each.positive).sum()))

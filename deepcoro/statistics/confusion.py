@@ -1,0 +1,106 @@
+"""Decisions against the truth: counts at a threshold, what clinicians read off them, and how a threshold is chosen.
+
+A threshold is chosen on one set of films and used on another; `score >= threshold` is called positive.
+"""
+
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from deepcoro.bootstrap import Statistic, mean_of_known, patient_sums, ratio
+
+Rule = Literal["youden", "f1"]
+
+
+def decision_statistic(
+    called: Bool[np.ndarray, "row"],
+    positive: Bool[np.ndarray, "row"],
+    patients: Int[np.ndarray, "row"],
+    num_patients: int,
+) -> Statistic:
+    """`sensitivity`, `specificity`, `ppv`, `npv`, `f1`, `accuracy`, `balanced_accuracy` of rows that were called positive or not."""
+    outcomes = (called & positive, called & ~positive, ~called & positive, ~called & ~positive)
+    held = patient_sums(np.stack(outcomes, axis=1).astype(np.float64), patients, num_patients)
+    return lambda weights: decision_measures(weights @ held)
+
+
+def decision_measures(counts: Float[np.ndarray, "sample 4"]) -> dict[str, Float[np.ndarray, "sample"]]:
+    """Of true positives, false positives, false negatives, true negatives. NaN where the denominator is empty."""
+    hits, alarms, misses, rejections = counts.T
+    sensitivity, specificity = ratio(hits, hits + misses), ratio(rejections, rejections + alarms)
+    return {
+        "sensitivity": sensitivity,
+        "specificity": specificity,
+        "ppv": ratio(hits, hits + alarms),
+        "npv": ratio(rejections, rejections + misses),
+        "f1": ratio(2 * hits, 2 * hits + alarms + misses),
+        "accuracy": ratio(hits + rejections, counts.sum(axis=1)),
+        "balanced_accuracy": (sensitivity + specificity) / 2,
+    }
+
+
+def choose_threshold(
+    scores: Float[np.ndarray, "row"], positive: Bool[np.ndarray, "row"], rule: Rule = "youden"
+) -> float | None:
+    """The threshold with the best sum of sensitivity and specificity (`youden`) or the best F1; None where a class is missing.
+
+    It lies half-way between the last score called positive and the next one below, so that it does not hang on one film; of several
+    as good the lowest is taken, since a missed lesion costs more than a second look.
+    """
+    if not positive.any() or positive.all():
+        return None
+    levels, level = np.unique(scores, return_inverse=True)
+    hits = _from_above(level, positive, len(levels))
+    alarms = _from_above(level, ~positive, len(levels))
+    if rule == "youden":
+        worth = hits / positive.sum() - alarms / (~positive).sum()
+    else:
+        worth = 2 * hits / (hits + alarms + positive.sum())
+    best = int(np.flatnonzero(worth >= worth.max() - 1e-12)[0])
+    return float(levels[best] if best == 0 else (levels[best - 1] + levels[best]) / 2)
+
+
+def _from_above(level: np.ndarray, chosen: np.ndarray, num_levels: int) -> np.ndarray:
+    """Chosen rows at each level or above."""
+    return np.cumsum(np.bincount(level[chosen], minlength=num_levels)[::-1])[::-1]
+
+
+def class_statistic(
+    said: Int[np.ndarray, "row"],
+    truth: Int[np.ndarray, "row"],
+    num_classes: int,
+    patients: Int[np.ndarray, "row"],
+    num_patients: int,
+) -> Statistic:
+    """`accuracy`, `balanced_accuracy`, `macro_f1` and `weighted_kappa` (quadratic; for ordered classes) of one class said a row."""
+    cells = np.zeros((len(truth), num_classes**2))
+    cells[np.arange(len(truth)), truth * num_classes + said] = 1.0
+    held = patient_sums(cells, patients, num_patients)
+    return lambda weights: class_measures((weights @ held).reshape(-1, num_classes, num_classes))
+
+
+def class_measures(
+    confusion: Float[np.ndarray, "sample truth said"],
+) -> dict[str, Float[np.ndarray, "sample"]]:
+    """Of tables of confusion. Means over classes are over those that occur in truth (F1: in truth or among what was said)."""
+    total = confusion.sum(axis=(1, 2))
+    right = np.einsum("sii->si", confusion)
+    true, said = confusion.sum(axis=2), confusion.sum(axis=1)
+    return {
+        "accuracy": ratio(right.sum(axis=1), total),
+        "balanced_accuracy": mean_of_known(ratio(right, true), axis=1),
+        "macro_f1": mean_of_known(ratio(2 * right, true + said), axis=1),
+        "weighted_kappa": _weighted_kappa(confusion, true, said, total),
+    }
+
+
+def _weighted_kappa(
+    confusion: np.ndarray, true: np.ndarray, said: np.ndarray, total: np.ndarray
+) -> Float[np.ndarray, "sample"]:
+    """Cohen 1968 with squared distances; NaN where chance alone cannot disagree."""
+    steps = np.arange(confusion.shape[1])
+    cost = np.square(steps[:, None] - steps).astype(np.float64)
+    observed = (confusion * cost).sum(axis=(1, 2))
+    expected = np.einsum("st,tu,su->s", true, cost, said) / np.maximum(total, 1e-300)
+    return 1.0 - ratio(observed, expected)

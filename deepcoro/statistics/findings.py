@@ -1,0 +1,76 @@
+"""All that is measured of one finding: by the order of its scores and by the decisions made, for two classes or several."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from deepcoro.bootstrap import Statistic, joined, mean_of_known
+from deepcoro.statistics.confusion import class_statistic, decision_statistic
+from deepcoro.statistics.ranking import ranked
+
+BY_ORDER = ("auroc", "auprc")
+DECISIONS = ("sensitivity", "specificity", "ppv", "npv", "f1", "accuracy", "balanced_accuracy")
+
+
+def at_specificity(specificity: float) -> str:
+    return f"sensitivity_at_specificity_{specificity:.2f}"
+
+
+def finding_statistic(
+    score: Float[np.ndarray, "row"],
+    called: Bool[np.ndarray, "row"] | None,
+    positive: Bool[np.ndarray, "row"],
+    patients: Int[np.ndarray, "row"],
+    num_patients: int,
+    specificities: Sequence[float] = (),
+) -> Statistic:
+    """`BY_ORDER`, sensitivities at specificities and, where decisions were `called`, `DECISIONS`."""
+    order = ranked(score, positive, patients, num_patients).statistic(specificities)
+    if called is None:
+        return order
+    decided = decision_statistic(called, positive, patients, num_patients)
+    return lambda weights: order(weights) | decided(weights)
+
+
+def classes_statistic(
+    said: Float[np.ndarray, "row class"],
+    truth: Int[np.ndarray, "row"],
+    names: Sequence[str],
+    patients: Int[np.ndarray, "row"],
+    num_patients: int,
+    is_ordered: bool,
+) -> Statistic:
+    """`BY_ORDER` of each class against the others under `class={name}/`, of classes that some rows have and some have not; their mean
+    `macro_...` and that of all classes in one heap `micro_...`; and of the most probable class what `class_statistic` gives, the
+    kappa for ordered classes alone.
+    """
+    one_hot = truth[:, None] == np.arange(len(names))
+    parts = {
+        f"class={_part(name)}": ranked(
+            said[:, number], one_hot[:, number], patients, num_patients
+        ).statistic()
+        for number, name in enumerate(names)
+        if one_hot[:, number].any() and not one_hot[:, number].all()
+    }
+    in_one_heap = ranked(
+        said.reshape(-1), one_hot.reshape(-1), np.repeat(patients, len(names)), num_patients
+    ).statistic()
+    decided = class_statistic(said.argmax(axis=1), truth, len(names), patients, num_patients)
+    of_each = joined(parts)
+
+    def values(weights: Float[np.ndarray, "sample patient"]) -> dict[str, Float[np.ndarray, "sample"]]:
+        found, heap, chosen = of_each(weights), in_one_heap(weights), decided(weights)
+        if not is_ordered:
+            del chosen["weighted_kappa"]
+        for key in BY_ORDER if parts else ():
+            classes = np.stack([found[f"{part}/{key}"] for part in parts])
+            chosen |= {f"macro_{key}": mean_of_known(classes, axis=0), f"micro_{key}": heap[key]}
+        return found | chosen
+
+    return values
+
+
+def _part(name: str) -> str:
+    """A class name as a part of a key."""
+    return name.replace("/", "_").replace(" ", "_")
