@@ -20,7 +20,7 @@ RETRIEVAL = f"evaluate.metrics={{{', '.join(f'{name}: false' for name in METRICS
 
 def words(shards: Path, run_dir: Path, is_cached: bool, *more: str) -> list[str]:
     return [
-        *("demo/tiny", f"data.shards={shards}", f"run_dir={run_dir}", RETRIEVAL, "max_steps=3"),
+        *("demo/tiny", f"data.shards={shards}", f"run_dir={run_dir}", RETRIEVAL, "max_steps=5"),
         *("towers.text.from_scratch.dropout=0.0", "towers.video.video_freeze_ratio=1"),
         *("data.fields.video.jitter=false", f"towers.video.cache_features={is_cached}", *more),
     ]
@@ -45,14 +45,14 @@ def test_training_and_its_evaluations_read_what_the_tower_said_once_and_get_the_
 ) -> None:
     plain, cached, other, divided = (tmp_path / name for name in ("plain", "cached", "other", "divided"))
     batch, shared = "batch_size=4", f"towers.video.features_folder={tmp_path / 'shared'}"
-    assert clips_encoded(*words(other_shards, plain, False, batch)) > 18
-    # two films of each of the nine studies of train and val
+    assert clips_encoded(*words(other_shards, plain, False, batch)) == 5 * 4 + 6
+    # two films of each of the six studies of train and the three of val
     assert clips_encoded(*words(other_shards, cached, True, batch, shared)) == 18
     assert losses(cached) == pytest.approx(losses(plain), rel=1e-6)
     assert measured(cached) == pytest.approx(measured(plain), rel=1e-6)
-    assert clips_encoded(*words(other_shards, cached, True, batch, shared, "max_steps=4")) == 0, "found again"
+    assert clips_encoded(*words(other_shards, cached, True, batch, shared, "max_steps=6")) == 0, "found again"
     assert clips_encoded(*words(other_shards, other, True, batch, shared)) == 0, "by another run too"
-    assert losses(other) == losses(cached)
+    assert losses(other).items() <= losses(cached).items()
     given = words(other_shards, divided, True, "batch_size=2")
     assert two_ranks.run(main_on_rank, "zero3_whole", *given) == [0, 0]
     assert losses(divided) == pytest.approx(losses(plain), rel=1e-5)
