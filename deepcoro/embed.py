@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -19,11 +19,26 @@ from deepcoro.data.damage import unreadable_of_split
 from deepcoro.data.stream import EvaluationStream
 from deepcoro.data.units import Units
 from deepcoro.evaluated import Evaluated, TrainingReports
+from deepcoro.label_means import means_of_groups, numeric_labels
 from deepcoro.model import to_device
 from deepcoro.run_config import RunConfig
 from deepcoro.sample import ClipRecord, StudyRecord, text_id
 
 TEXTS_PER_BATCH = 64
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is asked of a split besides its films and texts."""
+
+    prompts: Sequence[str] = ()
+    """Sentences to embed."""
+    training_reports: Literal["none", "beside_captions", "always"] = "none"
+    """When reports of the train split come with it."""
+    active: Sequence[str] | None = None
+    """Objectives that say something of each row; None = all that can."""
+    each_clip: bool = False
+    """`rows` have the `clip_embedding`, `clip_mask` and `clip_weight` of the model's forward."""
 
 
 @torch.no_grad()
@@ -32,27 +47,22 @@ def embed_split(
     config: RunConfig,
     parts: Parts,
     split: str,
-    prompts: Sequence[str] = (),
-    reads_training_reports: bool = False,
-    active: Sequence[str] | None = None,
+    wanted: Wanted = Wanted(),  # noqa: B008 - frozen
 ) -> Evaluated:
-    """The whole split; the same on every rank. Collective. Leaves the model in evaluation mode.
-
-    `reads_training_reports`: where the model writes captions, reports of the train split come with them. `active`: objectives that
-    say something of each row (None = all that can).
-    """
+    """The whole split; the same on every rank. Collective. Leaves the model in evaluation mode."""
     model.eval()
     units = parts.shards.units(split, config.data.multi_video, config.data.num_videos)
-    seen, rows, unreadable = _embed_films(model, config, parts, units, active)
+    seen, rows, unreadable = _embed_films(model, config, parts, units, wanted)
     captions = _captions(rows, parts.tokenizer)
     facts, drawn = None, None
     if distributed.rank() == 0:
         facts = _facts(parts, units, seen)
-        drawn = _training_reports(config, parts) if captions and reads_training_reports else None
+        draws = wanted.training_reports == "always" or (captions and wanted.training_reports != "none")
+        drawn = _training_reports(config, parts) if draws else None
     facts, drawn = distributed.broadcast_object((facts, drawn))
-    prompts = list(prompts)
+    prompts = list(wanted.prompts)
     training_texts = list(drawn.texts) if drawn else []
-    embedded = _embed_texts(model, config, parts.tokenizer, [*facts.texts, *prompts, *training_texts])
+    embedded = embed_texts(model, config, parts.tokenizer, [*facts.texts, *prompts, *training_texts])
     num_texts, num_prompts, numbers = len(facts.texts), len(prompts), seen.tolist()
     return Evaluated(
         split=split,
@@ -73,8 +83,35 @@ def embed_split(
     )
 
 
+@torch.no_grad()
+def embed_reports(model: nn.Module, config: RunConfig, parts: Parts, split: str) -> Evaluated:
+    """The distinct reports of a split and whose they are; no film is read (`films` has width 0). The same on every rank. Collective."""
+    model.eval()
+    units = parts.shards.units(split, config.data.multi_video, config.data.num_videos)
+    numbers = range(len(units))
+    facts = _facts(parts, units, np.arange(len(units))) if distributed.rank() == 0 else None
+    facts = distributed.broadcast_object(facts)
+    return Evaluated(
+        split=split,
+        units=np.arange(len(units)),
+        clips=[units.name(unit) for unit in numbers],
+        studies=[units.study_id(unit) for unit in numbers],
+        patients=[units.patient(unit) for unit in numbers],
+        films=np.zeros((len(units), 0), np.float32),
+        texts=facts.texts,
+        text_embeddings=embed_texts(model, config, parts.tokenizer, facts.texts),
+        text_of_film=facts.text_of_film,
+        labels=facts.labels,
+        prompts={},
+    )
+
+
 def _embed_films(
-    model: nn.Module, config: RunConfig, parts: Parts, units: Units, active: Sequence[str] | None
+    model: nn.Module,
+    config: RunConfig,
+    parts: Parts,
+    units: Units,
+    wanted: Wanted,
 ) -> tuple[np.ndarray, dict[str, np.ndarray], dict[str, str]]:
     """Units in ascending order and what the model says of each, without padding; those that could not be read apart, and why."""
     device = next(model.parameters()).device
@@ -87,7 +124,10 @@ def _embed_films(
     said: dict[str, list[Tensor]] = {}
     for batch in _progress(batches, f"embed {units.split}", len(batches)):
         seen.append(torch.where(batch["valid"], batch["unit"], -1))
-        for name, rows in model(to_device(batch, device), task="evaluate", active=active).items():
+        said_of_batch = model(
+            to_device(batch, device), task="evaluate", active=wanted.active, each_clip=wanted.each_clip
+        )
+        for name, rows in said_of_batch.items():
             said.setdefault(name, []).append(rows.float() if rows.is_floating_point() else rows)
     unreadable = unreadable_of_split(batches.bad, len(units), config.data.max_bad_fraction)
     unit_of_row = distributed.gather_rows(torch.cat(seen).to(device)).cpu().numpy()
@@ -103,8 +143,8 @@ def _captions(rows: dict[str, np.ndarray], tokenizer: Any) -> list[str]:
     return [] if name is None else decode_captions(rows[name], tokenizer)
 
 
-def _embed_texts(model: nn.Module, config: RunConfig, tokenizer: Any, texts: list[str]) -> np.ndarray:
-    """In the order of `texts`. Width 0 where the model has no space for them."""
+def embed_texts(model: nn.Module, config: RunConfig, tokenizer: Any, texts: list[str]) -> np.ndarray:
+    """Unit vectors [text, dim] in the order of `texts`, the same on every rank. Collective. Width 0 where the model has no space for them."""
     if not any(hasattr(objective, "embed_text") for objective in model.objectives.values()):
         return np.zeros((len(texts), 0), np.float32)
     embedded = encoded_in_shares(
@@ -174,9 +214,13 @@ def _facts(parts: Parts, units: Units, seen: np.ndarray) -> _Facts:
         merged = merged_labels([study.clips[clip] for clip in clips])
         merged |= agreed(study, clips)
         labels.append(merged | source if len(shards.sources) > 1 else merged)
+    return _Facts(texts, np.array(text_of_film, dtype=np.int64), _columns(labels))
+
+
+def _columns(labels: Sequence[dict[str, float | str | None]]) -> dict[str, list]:
+    """By name, from one dictionary a film; None where a film has no such label."""
     names = sorted({name for each in labels for name in each})
-    columns = {name: [each.get(name) for each in labels] for name in names}
-    return _Facts(texts, np.array(text_of_film, dtype=np.int64), columns)
+    return {name: [each.get(name) for each in labels] for name in names}
 
 
 def _training_reports(config: RunConfig, parts: Parts) -> TrainingReports | None:
@@ -193,7 +237,10 @@ def _drawn_training_reports(config: RunConfig, shards: Collection) -> TrainingRe
     units = shards.units("train", config.data.multi_video, config.data.num_videos)
     order = np.random.default_rng(config.seed).permutation(len(units))
     texts: dict[int, str] = {}
+    rows: dict[int, int] = {}
     counts: dict[str | None, Counter[int]] = {None: Counter()}
+    labels: list[dict[str, float | str | None]] = []
+    text_of_film: list[int] = []
     for unit in np.sort(order[: config.evaluate.training_reports]).tolist():
         study, clips = shards.study(int(units.study_row[unit])), units.shown_clips(unit, None)
         text = study.report_of(clips)
@@ -201,12 +248,18 @@ def _drawn_training_reports(config: RunConfig, shards: Collection) -> TrainingRe
             continue
         name = text_id(text)
         texts.setdefault(name, text)
-        for side in {None, merged_labels([study.clips[clip] for clip in clips])["side"]}:
+        labels.append(merged_labels([study.clips[clip] for clip in clips]))
+        text_of_film.append(rows.setdefault(name, len(rows)))
+        for side in {None, labels[-1]["side"]}:
             counts.setdefault(side, Counter())[name] += 1
     if not texts:
         return None
     modal = {side: texts[count.most_common(1)[0][0]] for side, count in counts.items()}
-    return TrainingReports(list(texts.values()), np.zeros((len(texts), 0), np.float32), modal)
+    means = {
+        name: means_of_groups(values, np.array(text_of_film), len(texts))
+        for name, values in numeric_labels(_columns(labels)).items()
+    }
+    return TrainingReports(list(texts.values()), np.zeros((len(texts), 0), np.float32), modal, means)
 
 
 def merged_labels(clips: Sequence[ClipRecord]) -> dict[str, float | str | None]:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from einops import rearrange
 from torch import nn
 
 from deepcoro import atomic, checkpoint, distributed
@@ -17,21 +16,21 @@ from deepcoro.build import Parts, build_model, build_parts
 from deepcoro.calibrated import Calibration, Fixed, read_calibration, write_calibration
 from deepcoro.config import ConfigError
 from deepcoro.data.units import Units
-from deepcoro.embed import embed_split
+from deepcoro.embed import Wanted, embed_split
 from deepcoro.engine import start_accelerator
-from deepcoro.evaluated import Evaluated
-from deepcoro.fields import video
+from deepcoro.evaluated import Evaluated, Measurement
 from deepcoro.groups import measure_groups
 from deepcoro.predictions import Predictions, write_predictions
 from deepcoro.reconstructions import reconstruction_pictures
 from deepcoro.report_captions import CaptionExample, choose_captions, show_captions
-from deepcoro.report_examples import Example, choose_examples, film_strip, films_shown, show_examples
+from deepcoro.report_examples import Example, choose_examples, films_shown, show_examples
 from deepcoro.report_reconstructions import write_pictures
 from deepcoro.run_config import RunConfig, keys_changed_since
 from deepcoro.run_pages import write_pages
 from deepcoro.run_record import git_commit
 from deepcoro.scored import score_rows, scored_path, write_scored
 from deepcoro.seen import overlap, seen_of_state
+from deepcoro.strips import strip_of
 
 logger = logging.getLogger(__name__)
 
@@ -41,8 +40,6 @@ _MODEL_KEYS = ("towers", "pooler", "objectives", "data.fields")
 _WHICH_FRAMES = tuple(
     f"data.fields.video.{key}" for key in ("sampling", "stride_s", "windows", "default_frame_rate_fps")
 )
-
-_STRIP_FRAMES, _STRIP_PX = 6, 160
 
 
 def run(config: RunConfig) -> int:
@@ -141,14 +138,12 @@ def evaluate_split(
     active: Sequence[str] | None = None,
     fixed: Mapping[str, Fixed] | None = None,
 ) -> tuple[Evaluated, dict[str, float], list[str]]:
-    """Embeds on all ranks; metrics are computed on rank 0 and are the same on every rank. Collective. `active`: as in `embed_split`.
+    """Embeds on all ranks; metrics are computed on rank 0 and are the same on every rank. Collective. `active`: as in `Wanted`.
 
     `fixed`: thresholds that val chose; val itself chooses them here.
     """
     metrics = [metric.build() for metric in config.evaluate.metrics.values()]
-    prompts = dict.fromkeys(sentence for metric in metrics for sentence in metric.prompts())
-    reads_training = any(metric.reads_training_reports for metric in metrics)
-    evaluated = embed_split(model, config, parts, split, list(prompts), reads_training, active)
+    evaluated = embed_split(model, config, parts, split, replace(wanted_by(metrics), active=active))
     measured: tuple[dict[str, float], list[str]] = ({}, [])
     if distributed.rank() == 0:
         if split == "val":
@@ -163,6 +158,14 @@ def evaluate_split(
         measured = (measured[0] | numbers, measured[1] + notes)
     numbers, notes = distributed.broadcast_object(measured)
     return evaluated, numbers, notes
+
+
+def wanted_by(metrics: Sequence[Measurement]) -> Wanted:
+    """What the metrics ask of a split."""
+    prompts = dict.fromkeys(sentence for metric in metrics for sentence in metric.prompts())
+    reading = {metric.reads_training_reports for metric in metrics}
+    training = next((each for each in ("always", "beside_captions") if each in reading), "none")
+    return Wanted(list(prompts), training)
 
 
 def evaluate_in_training(
@@ -225,19 +228,12 @@ def caption_examples(config: RunConfig, parts: Parts, evaluated: Evaluated) -> l
 
 def _strips(config: RunConfig, parts: Parts, evaluated: Evaluated, films: Iterable[int]) -> dict[int, bytes]:
     units = parts.shards.units(evaluated.split, config.data.multi_video, config.data.num_videos)
-    return {film: film_strip(_frames_of_unit(parts, units, int(evaluated.units[film]))) for film in films}
+    return {film: _strip_of_unit(parts, units, int(evaluated.units[film])) for film in films}
 
 
-def _frames_of_unit(parts: Parts, units: Units, unit: int) -> np.ndarray:
-    """Frames of a unit's first film, for the eye: [frame height width] grey or [frame height width 3]."""
-    row = int(units.study_row[unit])
-    clip = units.shown_clips(unit, None)[0]
-    field = video.Config(frames=_STRIP_FRAMES, size_px=_STRIP_PX).build()
-    film = field.decode(
-        parts.shards.study(row), (clip,), lambda each: parts.shards.read_clip(row, each), None
-    )[0]
-    frames = rearrange(film.numpy(), "channel frame height width -> frame height width channel")
-    return frames[..., 0] if frames.shape[-1] == 1 else frames
+def _strip_of_unit(parts: Parts, units: Units, unit: int) -> bytes:
+    """Of the unit's first film."""
+    return strip_of(parts.shards, int(units.study_row[unit]), units.shown_clips(unit, None)[0])
 
 
 def write_results(run_dir: Path, record: dict[str, Any]) -> None:

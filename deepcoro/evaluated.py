@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float
@@ -52,6 +53,8 @@ class TrainingReports:
     """L2-normalised embeddings [text, dim], float32; width 0 where films and texts share no space."""
     modal: Mapping[str | None, str]
     """Side -> the most common text of the training films of that side; None -> that of all."""
+    labels: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """Mean label [text] of the training films that carry the text, by `NAME` or `NAME=WORD` (a share); NaN = not assessed."""
 
     def modal_of(self, side: str | None) -> str:
         """The most common text of the side, of all films where it has none."""
@@ -127,8 +130,8 @@ class Evaluated:
 class Measurement:
     """What every metric of an evaluation has; it overrides `measure`, and the others where it has something to ask or to tell."""
 
-    reads_training_reports = False
-    """Whether `evaluated.training` is wanted."""
+    reads_training_reports: Literal["none", "beside_captions", "always"] = "none"
+    """When `evaluated.training` is wanted."""
 
     def prompts(self) -> list[str]:
         """Sentences that are embedded before `measure`."""
@@ -139,7 +142,7 @@ class Measurement:
         raise NotImplementedError
 
     def film_scores(self, evaluated: Evaluated) -> dict[str, np.ndarray]:
-        """Columns of the predictions table: a number a film."""
+        """Columns of the predictions table by their names: a number a film, NaN = none."""
         return {}
 
     def answers(self, evaluated: Evaluated) -> dict[str, tuple[np.ndarray, np.ndarray]]:

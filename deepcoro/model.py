@@ -2,11 +2,13 @@
 
 import contextlib
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float, UInt8
+from einops import rearrange
+from jaxtyping import Float, Shaped, UInt8
 from torch import Tensor, nn
 
 from deepcoro.features import Features, Surroundings, VideoFeatures, scatter_clips
@@ -62,11 +64,13 @@ class VideoTextModel(nn.Module):
         task: Literal["losses", "embed", "features", "evaluate", "pictures"] = "losses",
         active: Collection[str] | None = None,
         cached: Mapping[str, dict] = MappingProxyType({}),
+        each_clip: bool = False,
     ) -> dict[str, Any]:
         """`losses`: {objective: {"sum": this rank's share, ...metrics}} of the `active` objectives (None = all), where one with `cached`
         gradients of its embeddings gives {"surrogate": <embeddings, gradients>} instead; `embed`: {objective: what its `loss_of`
         takes}; `features`: what embeds `video` rows and `text` rows; `evaluate`: `features` of the films, and what the
-        active objectives that have an `evaluate` say of each row, as `objective/number`; `pictures`: bytes [clip, frame, height,
+        active objectives that have an `evaluate` say of each row, as `objective/number`, with `each_clip` also `clip_embedding`
+        [row, clip, embedding], `clip_mask` and, where the pooler weighs clips, `clip_weight`; `pictures`: bytes [clip, frame, height,
         width] of those that draw.
 
         In training mode films are augmented first. A batch without `video` or without `report` gives the features of the other
@@ -77,7 +81,7 @@ class VideoTextModel(nn.Module):
         if task == "features":
             return self._joint_embeddings(self._features(batch, {"study", "text"}))
         if task == "evaluate":
-            return self._evaluate(batch, active)
+            return self._evaluate(batch, active, each_clip)
         if task == "pictures":
             return self._pictures(batch)
         chosen = {name: each for name, each in self.objectives.items() if active is None or name in active}
@@ -94,7 +98,9 @@ class VideoTextModel(nn.Module):
                 for name, objective in chosen.items()
             }
 
-    def _evaluate(self, batch: Batch, active: Collection[str] | None) -> dict[str, Float[Tensor, "row ..."]]:
+    def _evaluate(
+        self, batch: Batch, active: Collection[str] | None, each_clip: bool
+    ) -> dict[str, Float[Tensor, "row ..."]]:
         chosen = {
             name: each
             for name, each in self.objectives.items()
@@ -108,7 +114,29 @@ class VideoTextModel(nn.Module):
                 for name, objective in chosen.items()
                 for key, value in objective.evaluate(features, batch).items()
             }
+        rows |= self._each_clip(features.clips, batch.get("views")) if each_clip else {}
         return self._joint_embeddings(features) | rows
+
+    def _each_clip(
+        self, clips: VideoFeatures, views: Float[Tensor, "row clip 2"] | None
+    ) -> dict[str, Shaped[Tensor, "row clip ..."]]:
+        """The embedding of every clip as if it were its study's only one, and what the pooler weighs it with among the others."""
+        alone = replace(
+            clips,
+            tokens=rearrange(clips.tokens, "study clip token dim -> (study clip) 1 token dim"),
+            clip_mask=rearrange(clips.clip_mask, "study clip -> (study clip) 1"),
+        )
+        own_views = None if views is None else rearrange(views, "study clip angle -> (study clip) 1 angle")
+        with self._autocast():
+            embedded = self._joint_embeddings(Features(study=self.pooler(alone, own_views)))["video"]
+            found = {
+                "clip_embedding": rearrange(
+                    embedded, "(row clip) dim -> row clip dim", row=len(clips.clip_mask)
+                )
+            }
+            if self.pooler.weighs_clips:
+                found["clip_weight"] = self.pooler.clip_weights(clips, views)
+        return found | {"clip_mask": clips.clip_mask}
 
     def _pictures(self, batch: Batch) -> dict[str, dict[str, UInt8[Tensor, "clip frame height width"]]]:
         chosen = {name: each for name, each in self.objectives.items() if hasattr(each, "pictures")}

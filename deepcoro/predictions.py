@@ -37,9 +37,7 @@ class Predictions:
     text_of_film: np.ndarray
     """Row of each film's own text; -1 = none."""
     scores: Mapping[str, np.ndarray] = field(default_factory=dict)
-    """Zero-shot task -> score of each film (metrics.zero_shot.ZeroShot.scores)."""
-    probabilities: Mapping[str, np.ndarray] = field(default_factory=dict)
-    """Zero-shot task -> metrics.zero_shot.probability."""
+    """Column -> number of each film, as metrics give them; NaN = none."""
     labels: Mapping[str, Sequence] = field(default_factory=dict)
     """Label column -> value of each film; None = not assessed."""
     captions: Sequence[str] = ()
@@ -90,14 +88,13 @@ def _nearest_texts(texts: Sequence[str], columns: list[int], similarities: list[
 
 
 def _findings(predictions: Predictions, film: int) -> dict[str, object]:
-    return (
-        {f"zero_shot_{task}_score": f"{values[film]:.6f}" for task, values in predictions.scores.items()}
-        | {
-            f"zero_shot_{task}_probability": f"{values[film]:.6f}"
-            for task, values in predictions.probabilities.items()
-        }
-        | {f"label_{name}": _cell(values[film]) for name, values in predictions.labels.items()}
-    )
+    return {name: _number(values[film]) for name, values in predictions.scores.items()} | {
+        f"label_{name}": _cell(values[film]) for name, values in predictions.labels.items()
+    }
+
+
+def _number(value: float) -> str | None:
+    return None if np.isnan(value) else f"{value:.6f}"
 
 
 def _cell(value: object) -> object:

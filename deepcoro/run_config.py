@@ -148,6 +148,16 @@ class Evaluate(Block):
         return typed_by_key(defaults | value)
 
 
+class Inference(Block):
+    """What run_mode=inference embeds."""
+
+    splits: list[str] = pydantic.Field(default=["inference"], min_length=1)
+    """Splits that go through the checkpoint, one after another; no labels or reports are needed."""
+    reports: bool = False
+    """Also write the reports of the train split with their embeddings and labels (embeddings/DATA_reports.parquet), for nearest reports:
+    keep the file where the reports may be."""
+
+
 class Tracking(Block):
     """Where the numbers go besides metrics.jsonl, which is always written."""
 
@@ -167,7 +177,7 @@ class RunConfig(Block):
     """One run: what it reads, what it trains, what it writes."""
 
     run_mode: Literal["train", "val", "test", "inference"] = "train"
-    """train; val or test evaluate a checkpoint on that split; inference embeds the split `inference`, without labels."""
+    """train; val or test evaluate a checkpoint on that split; inference embeds the splits of `inference.splits`, without labels."""
     run_dir: Path = Path("runs/run")
     """Folder of everything this run writes."""
     seed: int = 0
@@ -214,6 +224,8 @@ class RunConfig(Block):
     """When weights are written and which are read."""
     evaluate: Evaluate = Evaluate()
     """Evaluation during training and by itself."""
+    inference: Inference = Inference()
+    """What run_mode=inference embeds."""
     tracking: Tracking = Tracking()
     """Where the numbers go."""
 
@@ -365,6 +377,7 @@ MAY_CHANGE_ON_RESUME = frozenset(
         "freeze",
         "checkpoint",
         "evaluate",
+        "inference",
         "tracking",
     }
 )

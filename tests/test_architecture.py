@@ -23,6 +23,7 @@ LAYERS = [
         "seen",
         "sample",
         "evaluated",
+        "label_means",
         "angiography",
         "distributed",
         "draws",
@@ -57,6 +58,8 @@ LAYERS = [
         "predictions",
         "scored",
         "comparison",
+        "embeddings",
+        "bank",
         "report_captions",
         "report_examples",
         "report_figures",
@@ -71,6 +74,7 @@ LAYERS = [
     {
         "paper",
         "run_pages",
+        "strips",
         "checkpoint",
         "embed",
         "frozen_texts",
@@ -80,7 +84,8 @@ LAYERS = [
         "vessel_error",
     },
     {"evaluate", "step"},
-    {"train", "predict", "explain"},
+    {"train", "predict", "explain", "search"},
+    {"search_page"},
     {"command_line"},
 ]
 # The model never reads shards: data and ingest stand beside it.

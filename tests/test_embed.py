@@ -8,7 +8,7 @@ from torch import nn
 
 from deepcoro.build import Parts, build_model, build_parts
 from deepcoro.config import find_config
-from deepcoro.embed import embed_split, merged_labels
+from deepcoro.embed import Wanted, embed_split, merged_labels
 from deepcoro.evaluate import retrieval_examples, write_split_predictions
 from deepcoro.model import VideoTextModel
 from deepcoro.run_config import RunConfig, load_run_config
@@ -26,7 +26,7 @@ def built(shards: Path, run_dir: Path, *words: str) -> tuple[RunConfig, Parts, V
 
 def embedded_on_rank(rank: int, shards: Path, run_dir: Path) -> dict[str, np.ndarray]:
     config, parts, model = built(shards, run_dir, "evaluate.batch_size=4")
-    split = embed_split(model, config, parts, "test", ["a prompt", "another one", "a third"])
+    split = embed_split(model, config, parts, "test", Wanted(["a prompt", "another one", "a third"]))
     return {"films": split.films, "texts": split.text_embeddings, "prompt": split.prompts["another one"]}
 
 
@@ -53,7 +53,7 @@ def test_an_embedding_does_not_depend_on_its_batch(
 
 def test_every_film_is_paired_with_its_own_text(tiny_shards: Path, tmp_path: Path) -> None:
     config, parts, model = built(tiny_shards, tmp_path)
-    split = embed_split(model, config, parts, "test", ["a prompt"])
+    split = embed_split(model, config, parts, "test", Wanted(["a prompt"]))
     units = parts.shards.units("test", False, 1)
     assert len(set(split.texts)) == len(split.texts)
     for film, unit in enumerate(split.units):
@@ -86,7 +86,7 @@ class SaysItsUnit(nn.Module):
 def captioned_on_rank(rank: int, shards: Path, run_dir: Path) -> dict[str, Any]:
     config, parts, model = built(shards, run_dir, "evaluate.batch_size=4", "evaluate.training_reports=30")
     model.objectives["captioning"] = SaysItsUnit(parts.tokenizer)
-    split = embed_split(model, config, parts, "test", ["a prompt"], reads_training_reports=True)
+    split = embed_split(model, config, parts, "test", Wanted(["a prompt"], "beside_captions"))
     return vars(split) | vars(split.training)
 
 
@@ -106,7 +106,7 @@ def test_captions_and_training_reports_come_with_the_split(
         alone["texts"]
     )
     assert alone["modal"]["left"].startswith("Left") and alone["modal"]["right"].startswith("Right")
-    of_texts = embed_split(model, config, parts, "test", alone["texts"])
+    of_texts = embed_split(model, config, parts, "test", Wanted(alone["texts"]))
     assert of_texts.captions == [] and of_texts.training is None
     np.testing.assert_allclose(alone["embeddings"], np.stack(list(of_texts.prompts.values())), atol=1e-6)
     for rank in two_ranks.run(captioned_on_rank, tiny_shards, tmp_path / "two"):
@@ -120,7 +120,10 @@ def test_captions_and_training_reports_come_with_the_split(
 def test_an_objective_that_takes_no_part_says_nothing(tiny_shards: Path, tmp_path: Path) -> None:
     config, parts, model = built(tiny_shards, tmp_path)
     model.objectives["captioning"] = SaysItsUnit(parts.tokenizer)
-    found = [embed_split(model, config, parts, "test", active=active) for active in (None, ("contrastive",))]
+    found = [
+        embed_split(model, config, parts, "test", Wanted(active=active))
+        for active in (None, ("contrastive",))
+    ]
     assert len(found[0].captions) == 18 and found[1].captions == []
     assert "captioning/tokens" in found[0].rows and "captioning/tokens" not in found[1].rows
     np.testing.assert_array_equal(found[0].films, found[1].films)
@@ -131,7 +134,7 @@ def test_a_model_without_a_contrastive_objective_has_no_space_for_texts(
 ) -> None:
     config, parts, model = built(tiny_shards, tmp_path)
     model.objectives = nn.ModuleDict({"captioning": SaysItsUnit(parts.tokenizer)})
-    split = embed_split(model, config, parts, "test", ["a prompt"], reads_training_reports=True)
+    split = embed_split(model, config, parts, "test", Wanted(["a prompt"], "beside_captions"))
     assert not split.shares_space and len(split.texts) == len(split.text_embeddings)
     assert split.training.embeddings.shape[1] == 0
     assert split.only(np.arange(18) < 5).captions == split.captions[:5]

@@ -20,8 +20,7 @@ def three_films() -> Predictions:
         texts=TEXTS,
         text_embeddings=embeddings,
         text_of_film=np.array([1, 2, -1]),
-        scores={"cto": np.array([0.5, -0.25, 0.0])},
-        probabilities={"cto": np.array([0.9, 0.1, 0.5])},
+        scores={"zero_shot_cto_score": np.array([0.5, -0.25, np.nan])},
         labels={"cto": [1, None, float("nan")], "side": ["left", "right", None]},
     )
 
@@ -38,7 +37,7 @@ def test_a_row_names_the_film_its_text_and_what_came_nearest():
     assert first["text_id"] == text_id(TEXTS[1])
     assert (first["predicted_idx_1"], first["sim_1"], first["predicted_text_1"]) == (1, "1.000000", TEXTS[1])
     assert second["predicted_idx_1"] == 0
-    assert (first["zero_shot_cto_score"], first["zero_shot_cto_probability"]) == ("0.500000", "0.900000")
+    assert first["zero_shot_cto_score"] == "0.500000"
 
 
 def test_what_does_not_exist_is_an_empty_cell_never_a_zero(tmp_path):
@@ -46,6 +45,7 @@ def test_what_does_not_exist_is_an_empty_cell_never_a_zero(tmp_path):
     rows = read(path)
     assert [row["label_cto"] for row in rows] == ["1", "", ""]
     assert rows[2]["ground_truth_idx"] == rows[2]["text_id"] == rows[2]["ground_truth_text"] == ""
+    assert [row["zero_shot_cto_score"] for row in rows] == ["0.500000", "-0.250000", ""]
     assert rows[0]["predicted_idx_4"] == rows[0]["sim_5"] == ""
 
 

@@ -1,10 +1,10 @@
-"""Prompts for zero-shot classification, rendered by the very grammar that wrote the reports."""
+"""Prompts for zero-shot classification and regression, rendered by the very grammar that wrote the reports."""
 
 from collections.abc import Iterator
 
 from deepcoro.angiography.findings import Lesion, SideFindings
 from deepcoro.angiography.grammar import render
-from deepcoro.angiography.vocabulary import DOMINANCES, SIDES, Dominance, Side, segments_of
+from deepcoro.angiography.vocabulary import DOMINANCES, SEGMENTS, SIDES, Dominance, Side, segments_of
 
 _MAJOR = ("prox_rca", "mid_rca", "dist_rca", "prox_lad", "mid_lad", "prox_lcx", "mid_lcx")
 _SEVERE_PERCENT = 80
@@ -38,3 +38,31 @@ ZERO_SHOT: dict[str, dict[str | int, list[str]]] = _prompts()
 
 Prompts of a class differ in everything but the class, evenly between classes, so that the rest cancels.
 """
+
+
+_SUFFIX = "_stenosis"
+SWEEPS: frozenset[str] = frozenset({"max_stenosis", *(f"{segment}{_SUFFIX}" for segment in SEGMENTS)})
+"""Label columns that `sweep_sentences` knows."""
+
+
+def sweep_sentences(label: str, percent: int) -> list[str]:
+    """Sides with one lesion of so many percent, in the segment that the label names or (`max_stenosis`) in each major one. 0 is a tree
+    free of significant stenosis."""
+    segments = _MAJOR if label == "max_stenosis" else (label.removesuffix(_SUFFIX),)
+    places = [
+        (side, dominance, segment)
+        for side in SIDES
+        for dominance in DOMINANCES
+        for segment in segments
+        if segment in segments_of(side, dominance)
+    ]
+    findings = [
+        SideFindings(
+            side,
+            dominance,
+            (Lesion(segment, percent),) if percent else (),
+            no_significant_stenosis=not percent,
+        )
+        for side, dominance, segment in places
+    ]
+    return list(dict.fromkeys(render(each) for each in findings))

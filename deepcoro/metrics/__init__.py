@@ -11,6 +11,8 @@ from deepcoro.metrics import (
     captioning,
     classification,
     clinical_findings,
+    nearest_reports,
+    prompt_sweep,
     reconstruction,
     regression,
     retrieval,
@@ -29,4 +31,6 @@ Metric = choice(
     regression.Config,
     calibration.Config,
     survival.Config,
+    prompt_sweep.Config,
+    nearest_reports.Config,
 )

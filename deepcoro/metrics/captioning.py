@@ -47,7 +47,7 @@ class Config(Block):
 class Captioning(Measurement):
     """Reports and captions in, flat metrics under `captioning/` out."""
 
-    reads_training_reports = True
+    reads_training_reports = "beside_captions"
 
     def __init__(self, config: Config) -> None:
         self.config = config

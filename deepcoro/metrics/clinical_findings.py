@@ -205,7 +205,7 @@ def _measures(sums: Float[np.ndarray, "sample count"]) -> dict[str, Float[np.nda
 class ClinicalFindings(Measurement):
     """Reports and captions in, flat metrics under `clinical_findings/` out."""
 
-    reads_training_reports = True
+    reads_training_reports = "beside_captions"
 
     def __init__(self, config: Config) -> None:
         self.config = config

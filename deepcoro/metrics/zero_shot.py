@@ -83,17 +83,18 @@ class ZeroShot(Measurement):
         )
 
     def film_scores(self, evaluated: Evaluated) -> dict[str, np.ndarray]:
-        """Columns of the predictions table: the score of each film for each task; none without a shared space."""
+        """The score of each film for each task; none without a shared space."""
         if not evaluated.shares_space:
             return {}
-        prompts = np.stack([evaluated.prompts[sentence] for sentence in self.prompts()])
-        return self.scores(evaluated.films, prompts)
+        return {f"zero_shot_{name}_score": values for name, values in self._scores(evaluated).items()}
 
     def answers(self, evaluated: Evaluated) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        """Scores and truth of the tasks whose label the data have."""
+        """Scores and truth of the tasks whose label the data have; none without a shared space."""
+        if not evaluated.shares_space:
+            return {}
         return {
             f"zero_shot/{name}": (scores, self.truth(name, evaluated.labels[self.config.tasks[name].label]))
-            for name, scores in self.film_scores(evaluated).items()
+            for name, scores in self._scores(evaluated).items()
             if self.config.tasks[name].label in evaluated.labels
         }
 
@@ -101,7 +102,11 @@ class ZeroShot(Measurement):
         """Flat metrics of an evaluated split, and a sentence for what could not be measured. Nothing without a shared space."""
         if not evaluated.shares_space:
             return {}, []
-        return self.compute(self.film_scores(evaluated), evaluated.labels, evaluated.patients)
+        return self.compute(self._scores(evaluated), evaluated.labels, evaluated.patients)
+
+    def _scores(self, evaluated: Evaluated) -> dict[str, np.ndarray]:
+        prompts = np.stack([evaluated.prompts[sentence] for sentence in self.prompts()])
+        return self.scores(evaluated.films, prompts)
 
     def scores(
         self, films: Float[np.ndarray, "film dim"], prompts: Float[np.ndarray, "prompt dim"]

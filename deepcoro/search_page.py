@@ -1,0 +1,50 @@
+"""What a search found, as a page and as lines."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from deepcoro import atomic
+from deepcoro.page import render_page
+from deepcoro.search import FoundFilm, FoundReport, Reading
+
+
+@dataclass(frozen=True)
+class Search:
+    """One query and its results."""
+
+    num_candidates: int
+    """Films or reports that were searched."""
+    checkpoint: str
+    sentences: Sequence[str] = ()
+    """The query, where it is text."""
+    film: FoundFilm | None = None
+    """The query, where it is a film."""
+    films: Sequence[FoundFilm] = ()
+    reports: Sequence[FoundReport] = ()
+    readings: Sequence[Reading] = ()
+    num_neighbours: int = 0
+    """Nearest reports behind the readings."""
+
+
+def write_search_page(path: Path, search: Search) -> Path:
+    """One HTML file that loads nothing."""
+    created = time.strftime("%Y-%m-%d %H:%M:%S")
+    atomic.write_text(path, render_page("search.html", search=search, created=created))
+    return path
+
+
+def search_lines(search: Search) -> list[str]:
+    """The results for a terminal."""
+    lines = [
+        f"{place:3}  {found.similarity:+.3f}  {found.film}  {found.split}"
+        for place, found in enumerate(search.films, start=1)
+    ]
+    for place, found in enumerate(search.reports, start=1):
+        lines.append(f"{place:3}  {found.similarity:+.3f}  {' '.join(found.text.split())}")
+    lines += [
+        f"{reading.label:32} {reading.value:8.3f}   all reports {reading.overall:8.3f}   known by {reading.known} of {search.num_neighbours}"
+        for reading in search.readings
+    ]
+    return lines
