@@ -21,7 +21,8 @@ import yaml
 
 from deepcoro import atomic
 from deepcoro.config import ConfigError, DataError, dump, find_config
-from deepcoro.run_config import RunConfig, changed_keys, load_run_config, run_config_from_dump
+from deepcoro.resumable import changed_keys
+from deepcoro.run_config import RunConfig, load_run_config, run_config_from_dump
 
 logger = logging.getLogger(__name__)
 

@@ -1,6 +1,5 @@
 """RunConfig: the root of the configuration tree. Blocks of the choice folders hang below it; shared keys are documented here."""
 
-import fnmatch
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,6 +25,7 @@ from deepcoro.metrics import (
 from deepcoro.normalisation import Config as Normalisation
 from deepcoro.objectives import Objective, contrastive
 from deepcoro.poolers import Pooler, mean
+from deepcoro.resumable import changed_keys
 from deepcoro.schedules import FreezePhase, Schedule
 from deepcoro.towers import TextTower, VideoTower, text_hf, video_mvit
 
@@ -343,63 +343,8 @@ def run_config_from_dump(tree: dict, source: str) -> RunConfig:
     return parse(RunConfig, tree, source)
 
 
-# A resumed run may change these: they say where and how long to run, never what is computed at a given step. Folders and tables may
-# have moved; what they hold is in the fingerprint, which must be the same. Schedules may change as long as the past stays as it was
-# (Timetable.history).
-MAY_CHANGE_ON_RESUME = frozenset(
-    {
-        "run_mode",
-        "run_dir",
-        "resume",
-        "max_steps",
-        "epochs",
-        "clips_per_chunk",
-        "batch_size",
-        "gradient_accumulation_steps",
-        "data.shards",
-        "data.sources.*.shards",
-        "data.storage",
-        "data.cache",
-        "data.tables",
-        "data.num_workers",
-        "data.worker_timeout_s",
-        "data.max_bad_fraction",
-        "towers.video.cache_features",
-        "towers.video.features_folder",
-        "data.fields.report.length_buckets",
-        "data.fields.report.texts",
-        "data.fields.report.edges",
-        "objectives.*.form",
-        "objectives.*.tile",
-        "objectives.*.generation",
-        "schedules.*.start_*",
-        "schedules.*.end_*",
-        "freeze",
-        "checkpoint",
-        "evaluate",
-        "inference",
-        "tracking",
-    }
-)
-
-
 def keys_changed_since(saved: dict, config: RunConfig, source: str) -> list[str]:
     """Dotted keys in which a run differs from the config that a checkpoint holds. A key younger than the checkpoint counts as set to its
     default, which is what the checkpoint's program did.
     """
     return changed_keys(dump(run_config_from_dump(saved, source)), dump(config))
-
-
-def changed_keys(old: dict, new: dict, prefix: str = "") -> list[str]:
-    """Dotted keys in which two dumped trees differ, without those that may change on resume."""
-    changed = []
-    for key in sorted(set(old) | set(new)):
-        name = f"{prefix}{key}"
-        may_change = any(fnmatch.fnmatchcase(name, pattern) for pattern in MAY_CHANGE_ON_RESUME)
-        if may_change or old.get(key) == new.get(key):
-            continue
-        if isinstance(old.get(key), dict) and isinstance(new.get(key), dict):
-            changed += changed_keys(old[key], new[key], f"{name}.")
-        else:
-            changed.append(name)
-    return changed

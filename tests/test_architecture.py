@@ -14,6 +14,7 @@ CHOICE_FOLDERS = ("towers", "poolers", "positives", "objectives", "losses", "fie
 LAYERS = [
     {
         "config",
+        "resumable",
         "schedules",
         "atomic",
         "exported",

@@ -7,7 +7,8 @@ import yaml
 
 from deepcoro import config
 from deepcoro.config import ConfigError
-from deepcoro.run_config import RunConfig, changed_keys, keys_changed_since, load_run_config
+from deepcoro.resumable import changed_keys
+from deepcoro.run_config import RunConfig, keys_changed_since, load_run_config
 
 TINY = config.SHIPPED / "demo" / "tiny.yaml"
 
