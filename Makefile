@@ -6,6 +6,9 @@ WITH_TESTS := .[test,lint]
 DEMO := data/demo
 DEMO_SHARDS := shards/demo
 DEMO_RUN := runs/demo
+# Each test process may start up to four ranks more, so more of them ask for memory first. `make test TEST_PROCESSES=0`: in one.
+TEST_PROCESSES ?= 2
+PYTEST = $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder
 # Real ZeRO on two CPU processes, or on the first GPU where there is one.
 DEMO_LAUNCH = $(shell $(BIN)/python -c "import torch; print('single_gpu_zero2' if torch.cuda.is_available() else 'cpu_2_zero2')")
 
@@ -42,10 +45,10 @@ $(VENV)/.installed-test: $(VENV)/.installed
 	touch $@
 
 test: install-test
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test-slow: install-test
-	$(BIN)/python -m pytest -m slow
+	$(PYTEST) -m slow
 
 lint: install-test
 	$(BIN)/ruff check .

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 # Before anything imports torch: on tensors as small as these a second thread only waits, at the cost of a core.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -15,6 +16,7 @@ from hypothesis import HealthCheck, settings
 from deepcoro.data.manifest import Encoding
 from tests.data.folder import moving_film, study_with, write_folder
 from tests.launch import ROOT
+from tests.processes import ByFile, shared_folder
 from tests.ranks import Ranks
 
 # An example has no deadline and their making no health check, since both judge the speed of the machine; and a run draws the examples
@@ -24,18 +26,39 @@ settings.register_profile(
 )
 settings.load_profile("any machine")
 
+_DEAR = {"ranks_of", "two_ranks", "tiny_shards"}
+"""Fixtures of the files that train or launch: long ones."""
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    if config.getoption("dist") != "loadfile":
+        return None
+    return ByFile(config, log)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that take long come first, so that short ones fill the end where several processes share them."""
+    asked: dict[Path, set[str]] = {}
+    for item in items:
+        asked.setdefault(item.path, set()).update(getattr(item, "fixturenames", ()))
+    items.sort(key=lambda item: ("ranks_of" not in asked[item.path], not asked[item.path] & _DEAR))
+
 
 @pytest.fixture(scope="session")
 def tiny_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Generated films in shards: train, val and test splits, patients named."""
-    folder = tmp_path_factory.mktemp("tiny")
+    return shared_folder(tmp_path_factory, "tiny", _make_tiny) / "shards"
+
+
+def _make_tiny(folder: Path) -> None:
     _run("tools/make_demo_data.py", folder / "data", "--preset", "tiny", "--seed", "0")
     table, key = folder / "data" / "dataset.csv", folder / "data" / "demo.key"
     _run(
         *("tools/shard_dataset.py", "--csv", table, "--output", folder / "shards"),
         *("--report_scope", "side", "--key_file", key),
     )
-    return folder / "shards"
 
 
 @pytest.fixture(scope="session")

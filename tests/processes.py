@@ -1,0 +1,50 @@
+"""Several test processes (`make test`, pytest-xdist): which tests stay together, and what is made once for all."""
+
+import fcntl
+import functools
+import os
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from xdist.scheduler import LoadFileScheduling
+
+from tests.launch import ROOT
+
+LARGE_GROUPS = "process groups of three and four ranks"
+_ASKS_FOR_LARGE_GROUPS = re.compile(r"\b(ranks_of|of_ranks)\b")
+
+
+class ByFile(LoadFileScheduling):
+    """`--dist loadfile`, the tests of a file in one process, since they share what is dear to make; and all files that ask for
+    groups of three and four ranks in one, or each test process would hold nine ranks of its own.
+
+    Not `--dist loadgroup`: xdist 3.8 sets an attribute for it that pytest 9.2 no longer reads, and every test goes anywhere.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = super()._split_scope(nodeid)
+        return LARGE_GROUPS if _asks_for_large_groups(file) else file
+
+
+@functools.cache
+def _asks_for_large_groups(file: str) -> bool:
+    return bool(_ASKS_FOR_LARGE_GROUPS.search((ROOT / file).read_text(encoding="utf-8")))
+
+
+def shared_folder(factory: pytest.TempPathFactory, name: str, make: Callable[[Path], None]) -> Path:
+    """A folder that `make` fills once a run: by the test process that asks first, while the others wait. To be read, not changed."""
+    base = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        base = base.parent
+    folder, unfinished = base / name, base / f"{name}.unfinished"
+    with (base / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.is_dir():
+            shutil.rmtree(unfinished, ignore_errors=True)
+            unfinished.mkdir()
+            make(unfinished)
+            unfinished.rename(folder)
+    return folder
