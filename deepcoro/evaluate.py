@@ -20,6 +20,7 @@ from deepcoro.embed import Wanted, embed_split
 from deepcoro.engine import start_accelerator
 from deepcoro.evaluated import Evaluated, Measurement
 from deepcoro.groups import measure_groups
+from deepcoro.head_columns import head_columns
 from deepcoro.predictions import Predictions, write_predictions
 from deepcoro.reconstructions import reconstruction_pictures
 from deepcoro.report_captions import CaptionExample, choose_captions, show_captions
@@ -74,7 +75,7 @@ def run(config: RunConfig) -> int:
         write_results(config.run_dir, record)
         if split == "val" and evaluated.fixed:
             _write_fixed(config.run_dir, saved.digest(), record, evaluated.fixed)
-        write_split_predictions(config, f"{record['data']}_{split}", evaluated)
+        write_split_predictions(config, parts, f"{record['data']}_{split}", evaluated)
         metrics = [metric.build() for metric in config.evaluate.metrics.values()]
         write_scored(scored_path(config.run_dir, record["data"], split), score_rows(evaluated, metrics))
         pictures = reconstruction_pictures(model, config, parts, evaluated, config.evaluate.num_examples)
@@ -189,7 +190,10 @@ def _data_summary(evaluated: Evaluated) -> dict[str, int | str]:
     }
 
 
-def write_split_predictions(config: RunConfig, name: str, evaluated: Evaluated) -> None:
+def write_split_predictions(config: RunConfig, parts: Parts, name: str, evaluated: Evaluated) -> None:
+    """`video_name` and the columns of heads stand in runs that have heads, as earlier tools wrote them."""
+    heads = head_columns(evaluated)
+    units = parts.shards.units(evaluated.split, config.data.multi_video, config.data.num_videos)
     metrics = [metric.build() for metric in config.evaluate.metrics.values()]
     scores: dict[str, np.ndarray] = {}
     for metric in metrics:
@@ -205,6 +209,8 @@ def write_split_predictions(config: RunConfig, name: str, evaluated: Evaluated) 
         scores=scores,
         labels=evaluated.labels,
         captions=evaluated.captions,
+        heads=heads,
+        video_names=[units.shown_names(unit) for unit in evaluated.units.tolist()] if heads else (),
     )
     logger.info("predictions: %s", write_predictions(config.run_dir / "predictions", name, table))
 

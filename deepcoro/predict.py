@@ -46,7 +46,7 @@ def _predict(model: nn.Module, config: RunConfig, parts: Parts, split: str, abou
     if distributed.rank() != 0:
         return
     name = f"{parts.shards.name}_{split}"
-    write_split_predictions(config, name, evaluated)
+    write_split_predictions(config, parts, name, evaluated)
     slots = _slots(config, parts, evaluated)
     for path in write_embeddings(config.run_dir / "embeddings", name, evaluated, slots, about):
         logger.info("embeddings: %s", path)

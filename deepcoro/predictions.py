@@ -42,6 +42,10 @@ class Predictions:
     """Label column -> value of each film; None = not assessed."""
     captions: Sequence[str] = ()
     """The report that the model wrote of each film; empty where it writes none."""
+    heads: Mapping[str, Sequence] = field(default_factory=dict)
+    """Column -> cell of each film (deepcoro.head_columns)."""
+    video_names: Sequence[Sequence[str]] = ()
+    """The films that each row shows; empty = not told."""
 
 
 def predictions_rows(predictions: Predictions) -> list[dict[str, object]]:
@@ -49,8 +53,10 @@ def predictions_rows(predictions: Predictions) -> list[dict[str, object]]:
     columns, similarities = _nearest(predictions)
     return [
         _identity(predictions, film)
+        | ({"video_name": str(list(predictions.video_names[film]))} if predictions.video_names else {})
         | ({"caption": predictions.captions[film]} if predictions.captions else {})
         | _nearest_texts(predictions.texts, columns[film].tolist(), similarities[film].tolist())
+        | {name: cells[film] for name, cells in predictions.heads.items()}
         | _findings(predictions, film)
         for film in range(len(predictions.clips))
     ]

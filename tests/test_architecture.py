@@ -60,6 +60,7 @@ LAYERS = [
         "scored",
         "comparison",
         "embeddings",
+        "head_columns",
         "bank",
         "report_captions",
         "report_examples",

@@ -143,7 +143,7 @@ def test_a_model_without_a_contrastive_objective_has_no_space_for_texts(
         assert not any("_nearest" in key for key in numbers)
         assert bool(numbers) == (metric.type in ("captioning", "clinical_findings")) or notes
     assert retrieval_examples(config, parts, split) == []
-    write_split_predictions(config, "tiny_test", split)
+    write_split_predictions(config, parts, "tiny_test", split)
     header = (tmp_path / "predictions" / "tiny_test.csv").read_text().splitlines()[0].split(",")
     assert "caption" in header and "predicted_text_1" in header and "zero_shot_side_score" not in header
 

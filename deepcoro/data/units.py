@@ -53,6 +53,10 @@ class Units:
         clips = self.clips(unit)
         return tuple(int(clips[place]) for place in chosen_clips(len(clips), self.num_videos, draw))
 
+    def shown_names(self, unit: int) -> list[str]:
+        """Names `study.000` of the films that an evaluation shows of the unit."""
+        return [f"{self.study_id(unit)}.{film:03d}" for film in self.shown_clips(unit, None)]
+
     def study_id(self, unit: int) -> str:
         """Keyed id of the unit's study."""
         return self.studies.key[self.study_row[unit]].decode()
