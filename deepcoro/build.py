@@ -71,10 +71,7 @@ def build_parts(config: RunConfig, make_tokenizer: bool = False) -> Parts:
     text tower from scratch, and those of a rule of positives."""
     shards = Collection.open(config.data)
     tokenizer = _tokenizer(config, shards, make_tokenizer)
-    fields = {name: field.build(tokenizer) for name, field in config.data.fields.items()}
-    if isinstance(fields.get("view"), ViewField):
-        fields["view"].slots = fields["video"].slots
-        fields["view"].slots_per_film = config.data.fields["video"].clips_per_film
+    fields = build_fields(config, tokenizer)
     report = fields.get("report")
     if isinstance(report, TextsField):
         report.join(shards.films.batches(["clip", "study"]))
@@ -84,6 +81,15 @@ def build_parts(config: RunConfig, make_tokenizer: bool = False) -> Parts:
     if make_tokenizer:
         _describe_texts(config, shards, fields)
     return Parts(shards, tokenizer, fields, seen_through(config.towers.video.weights))
+
+
+def build_fields(config: RunConfig, tokenizer: Any) -> dict[str, BuiltField]:
+    """The fields of a batch; those that read the same slots know of each other."""
+    fields = {name: field.build(tokenizer) for name, field in config.data.fields.items()}
+    if isinstance(fields.get("view"), ViewField):
+        fields["view"].slots = fields["video"].slots
+        fields["view"].slots_per_film = config.data.fields["video"].clips_per_film
+    return fields
 
 
 def build_model(

@@ -86,7 +86,7 @@ LAYERS = [
         "vessel_error",
     },
     {"evaluate", "step"},
-    {"train", "predict", "explain", "search"},
+    {"train", "predict", "explain", "search", "inference"},
     {"search_page"},
     {"command_line"},
 ]

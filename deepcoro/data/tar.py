@@ -6,15 +6,14 @@ import logging
 import os
 import tarfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO
 
 import numpy as np
 
 from deepcoro import atomic
-from deepcoro.angiography.vocabulary import view_of
 from deepcoro.config import Block, DataError
 from deepcoro.data import manifest as schema
 from deepcoro.data.decode import make_apart, make_film
@@ -23,10 +22,10 @@ from deepcoro.data.manifest import ClipColumns, Index, ShardEntry, StudyColumns
 from deepcoro.data.member import Member
 from deepcoro.data.sharding import Plan, Settings
 from deepcoro.data.spool import Outcome, Spool
+from deepcoro.data.study_record import EncodedFilm, in_order, study_record
 from deepcoro.ingest.film import Film, FilmSource, RejectedFilm, Rejection, StudySource
 from deepcoro.ingest.open import open_film
-from deepcoro.ingest.positioner import pair_planes
-from deepcoro.sample import ClipRecord, Report, Scope, StudyRecord
+from deepcoro.sample import StudyRecord
 
 logger = logging.getLogger(__name__)
 
@@ -48,12 +47,6 @@ class ShardRecord(Block):
     """Row, clip, reason of the films refused."""
 
 
-class _Encoded(NamedTuple):
-    source: FilmSource
-    film: Film
-    member: Member
-
-
 def write_shard(
     plan: Plan, output: Path, on_films: Callable[[int], None], make: Make = make_film
 ) -> ShardRecord:
@@ -73,7 +66,7 @@ def write_shard(
         shard = _Tar(file)
         for study in plan.studies:
             if films := encoder.encode(study):
-                records.append(_record(study, films, settings))
+                records.append(study_record(study, films, settings))
                 shard.add_study(records[-1], [each.member.payload for each in films])
         shard.close()
     rows = film_table(records, settings.label_columns, encoder.measured)
@@ -100,18 +93,18 @@ class _Encoder:
         self._on_films = on_films
         self._first_attempt = make
 
-    def encode(self, study: StudySource) -> list[_Encoded]:
+    def encode(self, study: StudySource) -> list[EncodedFilm]:
         """The usable films in acquisition order: by their headers when all tell it, else as the table lists them."""
         encoded = []
         for source in study.films:
             restored = self._spool.get(source)
             outcome = self._reread(source, restored) if restored else self._make(source)
             if outcome.reason is None:
-                encoded.append(_Encoded(source, outcome.film, outcome.member))
+                encoded.append(EncodedFilm(source, outcome.film, outcome.member))
             else:
                 self.refused.append(Rejection(source.row, source.clip, outcome.reason))
             self._on_films(1)
-        encoded = _in_order(encoded)
+        encoded = in_order(encoded)
         self.measured.extend(_measure(each.member) for each in encoded)
         return encoded
 
@@ -139,12 +132,6 @@ class _Encoder:
         return restored._replace(film=replace(restored.film, order=film.order, plane=film.plane))
 
 
-def _in_order(films: list[_Encoded]) -> list[_Encoded]:
-    if any(each.film.order is None for each in films):
-        return films
-    return sorted(films, key=lambda each: each.film.order or ())
-
-
 def _measure(member: Member) -> Measured:
     values = np.arange(256)
     return Measured(int(member.histogram @ values), int(member.histogram @ values**2), member.fingerprint)
@@ -159,76 +146,6 @@ def _log_mismatch(source: FilmSource, film: Film, member: Member) -> None:
             member.num_frames,
             film.announced_frames,
         )
-
-
-def _record(study: StudySource, films: Sequence[_Encoded], settings: Settings) -> StudyRecord:
-    """All that the shard will know of the study: every field is named here, nothing else of a header or a row passes."""
-    extension = settings.encoding.extension
-    partners = pair_planes([each.film.plane for each in films])
-    clips = [_clip(each, f"{number:03d}.{extension}", partners[number]) for number, each in enumerate(films)]
-    return StudyRecord(
-        study=study.study,
-        patient=study.patient,
-        clips=clips,
-        reports=list(_reports(films, settings.report_scope)),
-    )
-
-
-def _clip(encoded: _Encoded, member: str, partner: int | None) -> ClipRecord:
-    source, film, stored = encoded
-    primary = _first_known(source.primary_angle_deg, film.primary_angle_deg)
-    secondary = _first_known(source.secondary_angle_deg, film.secondary_angle_deg)
-    known = primary is not None and secondary is not None and not film.rotation_deg
-    fps, fps_source = film.frame_rate_fps, film.frame_rate_source
-    if fps is None and source.frame_rate_fps is not None:
-        fps, fps_source = source.frame_rate_fps, "table"
-    return ClipRecord(
-        clip=source.clip,
-        member=member,
-        frame_offsets=stored.frame_offsets,
-        height=stored.height,
-        width=stored.width,
-        channels=stored.channels,
-        frame_rate_fps=fps,
-        frame_rate_source=fps_source,
-        side=source.side,
-        view=source.view or (view_of(primary, secondary) if known else None),
-        primary_angle_deg=primary,
-        secondary_angle_deg=secondary,
-        rotation_deg=film.rotation_deg,
-        source_to_detector_mm=film.source_to_detector_mm,
-        source_to_patient_mm=film.source_to_patient_mm,
-        imager_pixel_spacing_mm=_stored_spacing(film, stored),
-        biplane=film.plane.name if film.plane else None,
-        biplane_pair=partner,
-        grey_scale=film.grey_scale,
-        labels=dict(source.labels),
-    )
-
-
-def _stored_spacing(film: Film, stored: Member) -> float | None:
-    """Pixels that were merged to store the film are larger in proportion."""
-    if film.imager_pixel_spacing_mm is None or film.height is None:
-        return None
-    return round(film.imager_pixel_spacing_mm * film.height / stored.height, 6)
-
-
-def _first_known(table: float | None, header: float | None) -> float | None:
-    return header if table is None else table
-
-
-def _reports(films: Sequence[_Encoded], scope: Scope) -> Iterator[Report]:
-    """Texts of one scope, each once. A film whose tree is not known keeps its text to itself under scope `side`."""
-    seen = set()
-    for clip, each in enumerate(films):
-        text, side = each.source.text, each.source.side
-        if text is None:
-            continue
-        if scope == "clip" or (scope == "side" and side is None):
-            yield Report(scope="clip", text=text, clip=clip)
-        elif (key := side if scope == "side" else None) not in seen:
-            seen.add(key)
-            yield Report(scope=scope, text=text, side=key)
 
 
 class _Tar:

@@ -42,14 +42,14 @@ _TWO_DIMENSIONAL = 1
 
 def open_dicom(path: Path, accept_burned_in: bool = False) -> Film:
     """Refuses (RejectedFilm, by kind) what is not a film, and X-ray films that declare burnt-in annotation unless accepted."""
-    _silence_pydicom()
+    silence_pydicom()
     try:
         return _open(path, accept_burned_in)
     except DAMAGE as error:
         raise RejectedFilm("unreadable: the DICOM header is damaged") from error
 
 
-def _silence_pydicom() -> None:
+def silence_pydicom() -> None:
     """Its warnings and log lines quote header values: of a damaged file, names and numbers of the patient."""
     pydicom.config.settings.reading_validation_mode = pydicom.config.IGNORE
     logging.getLogger("pydicom").setLevel(logging.CRITICAL + 1)

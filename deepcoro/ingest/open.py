@@ -45,7 +45,7 @@ def _open(path: Path, accept_burned_in: bool) -> Film:
         from deepcoro.ingest.video_file import open_video
 
         return open_video(path)
-    if suffix not in (".dcm", ".dicom", ".ima") and not _has_dicom_preamble(path):
+    if suffix not in (".dcm", ".dicom", ".ima") and not has_dicom_preamble(path):
         raise RejectedFilm(
             "unsupported_format: neither DICOM, nor a video, an array, NIfTI or a folder of pictures"
         )
@@ -54,6 +54,6 @@ def _open(path: Path, accept_burned_in: bool) -> Film:
     return open_dicom(path, accept_burned_in)
 
 
-def _has_dicom_preamble(path: Path) -> bool:
+def has_dicom_preamble(path: Path) -> bool:
     with path.open("rb") as file:
         return file.read(132)[128:] == b"DICM"

@@ -1,0 +1,160 @@
+"""The studies of a folder or of a table, before any pixel is decoded: which file belongs to which study, under keyed ids."""
+
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from deepcoro.config import DataError
+from deepcoro.ingest.columns import find_roles
+from deepcoro.ingest.crosswalk import Entry
+from deepcoro.ingest.film import FilmSource, Rejection, StudySource
+from deepcoro.ingest.identity import Identity
+from deepcoro.ingest.label_reader import LabelReader
+from deepcoro.ingest.labels import read_rules
+from deepcoro.ingest.studies import original_clip, read_studies
+from deepcoro.ingest.table import read_table
+from deepcoro.sample import Scope
+
+
+@dataclass(frozen=True)
+class FoundStudy:
+    """A study to be read, and what was refused before any file was opened."""
+
+    source: StudySource
+    refused: tuple[Rejection, ...] = ()
+    original: str = ""
+    """What the keyed study id stands for; for the owner's crosswalk alone."""
+    original_patient: str = ""
+    """The same of the patient; empty where no header tells it."""
+
+    def crosswalk(self, folder: Path) -> list[Entry]:
+        """Which keyed id stands for which file, for its owner."""
+        study = self.source
+        return [
+            Entry(
+                film.clip,
+                study.study,
+                study.patient or "",
+                original_clip(film.path, folder),
+                self.original,
+                self.original_patient,
+                str(film.path),
+            )
+            for film in study.films
+        ]
+
+
+class _Owner(NamedTuple):
+    """Whom a header says that the file belongs to; empty where it does not."""
+
+    study: str = ""
+    patient: str = ""
+
+
+def studies_of_folder(folder: Path, identity: Identity) -> list[FoundStudy]:
+    """Every file below the folder, by the study that its header names; a file that names none goes with those beside it.
+
+    Files are numbered over the whole folder in the order of their names; that number is the `row` of a film. A study whose files name
+    two patients is refused as a whole. DataError for a folder without a file.
+    """
+    folder = folder.resolve()
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    if not paths:
+        raise DataError("the folder holds no file; give the folder that a study was exported to")
+    owners = _with_strays({path: _owner(path) for path in paths}, folder)
+    groups: dict[str, list[tuple[int, Path]]] = {}
+    for number, path in enumerate(paths, start=1):
+        groups.setdefault(owners[path].study, []).append((number, path))
+    patients = {study: {owners[path].patient for _, path in files} - {""} for study, files in groups.items()}
+    return [_found(study, files, patients[study], folder, identity) for study, files in groups.items()]
+
+
+def _found(
+    study: str, files: Sequence[tuple[int, Path]], patients: set[str], folder: Path, identity: Identity
+) -> FoundStudy:
+    films = tuple(
+        FilmSource(row=number, path=path, clip=identity.keyed("clip", original_clip(path, folder)))
+        for number, path in files
+    )
+    key = identity.keyed("study", study)
+    if len(patients) > 1:
+        reason = f"mixed_patients: files of this study name {len(patients)} patients"
+        refused = tuple(Rejection(film.row, film.clip, reason) for film in films)
+        return FoundStudy(StudySource(key, "inference", ()), refused, study)
+    patient = next(iter(patients), "")
+    source = StudySource(key, "inference", films, identity.keyed("patient", patient) if patient else None)
+    return FoundStudy(source, original=study, original_patient=patient)
+
+
+def _owner(path: Path) -> _Owner:
+    """Study and patient of a DICOM header; nothing of files that have none or a damaged one."""
+    import pydicom
+
+    from deepcoro.ingest.dicom import silence_pydicom
+    from deepcoro.ingest.open import has_dicom_preamble
+    from deepcoro.ingest.pixels import DAMAGE
+
+    silence_pydicom()
+    try:
+        if not has_dicom_preamble(path):
+            return _Owner()
+        header = pydicom.dcmread(
+            path, stop_before_pixels=True, specific_tags=["StudyInstanceUID", "PatientID"]
+        )
+        return _Owner(str(header.get("StudyInstanceUID") or ""), str(header.get("PatientID") or "").strip())
+    except DAMAGE:
+        return _Owner()
+
+
+def _with_strays(owners: dict[Path, _Owner], folder: Path) -> dict[Path, _Owner]:
+    """Files of no study go with most of those in their folder; where none has a study, the folder itself is one."""
+    studies: dict[Path, Counter[str]] = {}
+    for path, owner in owners.items():
+        if owner.study:
+            studies.setdefault(path.parent, Counter())[owner.study] += 1
+    whole = {owner.study for owner in owners.values()} - {""}
+    only = whole.pop() if len(whole) == 1 else None
+    return {path: owner if owner.study else owner._replace(study=_stray(path, studies, only, folder)) for path, owner in owners.items()}  # fmt: skip
+
+
+def _stray(path: Path, studies: dict[Path, Counter[str]], only: str | None, folder: Path) -> str:
+    if path.parent in studies:
+        return studies[path.parent].most_common(1)[0][0]
+    return only or f"folder {os.fspath(path.parent.relative_to(folder))}"
+
+
+@dataclass(frozen=True)
+class TableReading:
+    """How a table is read, as by `tools/shard_dataset.py`."""
+
+    columns: Mapping[str, str | None] = field(default_factory=dict)
+    """Role -> name of a column; the others are looked for under their usual names."""
+    with_labels: bool = False
+    """Whether reports and labels are read too."""
+    label_columns: Sequence[str] | None = None
+    """Names or patterns; None = the usual ones."""
+    label_rules: Path | None = None
+    """YAML: how cells are read."""
+    report_scope: Scope = "clip"
+    """What one text speaks of."""
+
+
+def studies_of_table(
+    file: Path, identity: Identity, how: TableReading = TableReading()  # noqa: B008 - frozen
+) -> tuple[list[FoundStudy], list[Rejection]]:
+    """The studies of a table, whatever their split, and the rows that name no usable film."""
+    table = read_table(file, "auto")
+    roles = find_roles(table.columns, dict(how.columns), how.label_columns if how.with_labels else [])
+    unread = {"split": None} if how.with_labels else {"split": None, "report": None}
+    roles = roles.model_copy(update=unread)
+    labels = LabelReader(table, roles.labels, read_rules(how.label_rules))
+    studies, refused = read_studies(table, roles, file.parent, identity, how.report_scope, labels)
+    found = []
+    for study in studies:
+        cells = table.rows[study.films[0].row - 1]
+        patient = cells[roles.patient] if roles.patient else None
+        found.append(FoundStudy(study, original=str(cells[roles.study]), original_patient=patient or ""))
+    return found, refused

@@ -1,0 +1,253 @@
+"""A trained run as something that answers for studies: no shards, no labels, no launcher."""
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from deepcoro import __version__, checkpoint
+from deepcoro.build import build_fields
+from deepcoro.captions import decode_captions
+from deepcoro.config import ConfigError, DataError
+from deepcoro.data.plan import chosen_clips
+from deepcoro.embed import encoded_in_shares
+from deepcoro.inference.opened import OpenedStudy
+from deepcoro.inference.prediction import FilmAnswer, Finding, Model, Seconds, Skipped, StudyAnswer
+from deepcoro.inference.questions import Questions
+from deepcoro.ingest.film import Rejection
+from deepcoro.model import VideoTextModel, to_device
+from deepcoro.run_config import RunConfig, run_config_from_dump
+from deepcoro.sample import patient_digest
+from deepcoro.seen import seen_of_state
+
+logger = logging.getLogger(__name__)
+
+_ABOUT_TEXTS = ("report", "texts", "caption", "labels")
+"""Types of fields that a study without report and labels cannot fill, and that no answer reads."""
+
+Rows = Sequence[tuple[int, ...]]
+"""The clips of a study that each row of the model's batch shows."""
+
+
+@dataclass(frozen=True)
+class Said:
+    """What a model says of one study, as numbers."""
+
+    study: OpenedStudy
+    """As it was shown: without the films that could not be."""
+    rows: Rows
+    films: Float[np.ndarray, "row dim"]
+    """L2-normalised embeddings; [0, 0] without a film."""
+    numbers: dict[str, np.ndarray]
+    """What objectives say of each row, by `objective/number`: [row, ...]."""
+    captions: list[str]
+    """Of each row; empty where no objective writes any."""
+
+
+class Answerer:
+    """The model of a checkpoint, in evaluation on one device, with its questions embedded."""
+
+    def __init__(self, run_dir: Path, load: str = "best", device: str = "auto") -> None:
+        """`load`: best, last or step_N. ConfigError when the run has no such checkpoint or the machine no such device."""
+        saved = checkpoint.find(run_dir / "checkpoints", load)
+        state = saved.state()
+        self.config = _config_of(state, run_dir)
+        self.trained_on = seen_of_state(state["data"])
+        self.who = Model(
+            name=run_dir.resolve().name,
+            step=saved.step,
+            digest=saved.digest(),
+            data=str(state["data"].get("fingerprint", "unknown"))[:16],
+            deepcoro=__version__,
+        )
+        self._device = _device_named(device)
+        text = self.config.towers.text
+        self._tokenizer = None if text is None else text.load_tokenizer(run_dir / "tokenizer")
+        self._model = _loaded(self.config, saved, self._tokenizer).to(self._device).eval()
+        self._fields = {
+            name: field
+            for name, field in build_fields(self.config, self._tokenizer).items()
+            if self.config.data.fields[name].type not in _ABOUT_TEXTS
+        }
+        # an objective that hides parts of films has nothing to say of a study
+        objectives = self._model.objectives.items()
+        self._asked = [name for name, each in objectives if "visible" not in each.reads]
+        self.metrics = [metric.build() for metric in self.config.evaluate.metrics.values()]
+        self.shares_space = any(hasattr(each, "embed_text") for _, each in objectives)
+        self.questions = Questions(self.metrics, self.embed_texts if self.shares_space else None)
+
+    @property
+    def answers_for_studies(self) -> bool:
+        """Whether the model was trained on whole studies; else each of its rows is one film."""
+        return self.config.data.multi_video
+
+    @torch.no_grad()
+    def ask(self, study: OpenedStudy) -> Said:
+        """What the model says of a study. A film that decodes and still cannot be shown to it is skipped, with the reason."""
+        try:
+            return self._asked_about(study)
+        except DataError:
+            return self._asked_about(self._without_unusable(study))
+
+    def answer(self, study: OpenedStudy, key_check: str | None = None) -> StudyAnswer:
+        """A study without a usable film has an answer too, with the reasons. `key_check`: of the secret that keyed the study's ids;
+        without it nobody can tell whether the model was trained on the patient.
+        """
+        began = time.perf_counter()
+        said = self.ask(study)
+        study = said.study
+        scores = self.questions.scores(said.films) if said.rows else {}
+        return StudyAnswer(
+            study=study.record.study,
+            patient=study.record.patient,
+            patient_in_training=self._met(study.record.patient, key_check),
+            model=self.who,
+            films=self._films(said, scores),
+            skipped=_skipped(study),
+            findings=[
+                Finding(
+                    name=name,
+                    score=float(values.mean()),
+                    lowest=float(values.min()),
+                    highest=float(values.max()),
+                    num_films=sum(map(len, said.rows)),
+                )
+                for name, values in scores.items()
+            ],
+            caption=said.captions[0] if said.captions and self.answers_for_studies else None,
+            seconds=Seconds(decode=study.decode_s, model=time.perf_counter() - began),
+        )
+
+    def _asked_about(self, study: OpenedStudy) -> Said:
+        """Batch by batch. DataError when a film cannot be shown."""
+        rows, size = self._rows(len(study.payloads)), self.config.evaluation_batch_size
+        said: dict[str, list[Tensor]] = {}
+        for start in range(0, len(rows), size):
+            batch = self._batch(study, rows[start : start + size], start)
+            for name, value in self._model(batch, task="evaluate", active=self._asked).items():
+                said.setdefault(name, []).append(value.float() if value.is_floating_point() else value)
+        numbers = {name: torch.cat(values).cpu().numpy() for name, values in said.items()}
+        tokens = next((value for name, value in numbers.items() if name.endswith("/tokens")), None)
+        captions = [] if tokens is None else decode_captions(tokens, self._tokenizer)
+        return Said(study, rows, numbers.pop("video", np.zeros((0, 0))), numbers, captions)
+
+    def _rows(self, num_clips: int) -> Rows:
+        """By the rule of evaluation: a film each, or up to `num_videos` of the study in one."""
+        if not self.answers_for_studies:
+            return [(clip,) for clip in range(num_clips)]
+        return [chosen_clips(num_clips, self.config.data.num_videos, None)] if num_clips else []
+
+    def _batch(self, study: OpenedStudy, rows: Rows, start: int) -> dict[str, Any]:
+        units = torch.arange(start, start + len(rows))
+        batch: dict[str, Any] = {
+            "valid": torch.ones(len(rows), dtype=torch.bool),
+            "unit": units,
+            "position": units,
+        }
+        slots = self.config.data.num_videos if self.answers_for_studies else 1
+        for field in self._fields.values():
+            values = [field.decode(study.record, row, study.payloads.__getitem__, None) for row in rows]
+            batch |= field.collate(values, slots)
+        return to_device(batch, self._device)
+
+    def _without_unusable(self, study: OpenedStudy) -> OpenedStudy:
+        """Films that decode and still cannot be shown, such as one of unknown frame rate to a model of frames so many seconds apart."""
+        reasons = [self._reason_against(study, clip) for clip in range(len(study.payloads))]
+        kept = [clip for clip, reason in enumerate(reasons) if reason is None]
+        clips = study.record.clips
+        skipped = [
+            Rejection(study.rows[clip], clips[clip].clip, f"unusable: {reason}")
+            for clip, reason in enumerate(reasons)
+            if reason is not None
+        ]
+        return replace(
+            study,
+            record=study.record.model_copy(update={"clips": [clips[clip] for clip in kept]}),
+            payloads=[study.payloads[clip] for clip in kept],
+            rows=tuple(study.rows[clip] for clip in kept),
+            skipped=(*study.skipped, *skipped),
+        )
+
+    def _reason_against(self, study: OpenedStudy, clip: int) -> str | None:
+        for field in self._fields.values():
+            try:
+                field.decode(study.record, (clip,), study.payloads.__getitem__, None)
+            except DataError as error:
+                return str(error).split(": ", 1)[-1]
+        return None
+
+    def _films(self, said: Said, scores: dict[str, np.ndarray]) -> list[FilmAnswer]:
+        shown, alone = {clip for row in said.rows for clip in row}, not self.answers_for_studies
+        return [
+            FilmAnswer(
+                clip=record.clip,
+                number=said.study.rows[clip],
+                num_frames=record.num_frames,
+                frame_rate_fps=record.frame_rate_fps,
+                view=record.view,
+                side=record.side,
+                shown=clip in shown,
+                scores={name: float(values[clip]) for name, values in scores.items() if alone},
+                caption=said.captions[clip] if alone and said.captions else None,
+            )
+            for clip, record in enumerate(said.study.record.clips)
+        ]
+
+    def _met(self, patient: str | None, key_check: str | None) -> Literal["yes", "no", "unknown"]:
+        """Ids of another secret, or of none, cannot be compared."""
+        if patient is None or key_check is None or self.trained_on.keys != {key_check}:
+            return "unknown"
+        if patient_digest(patient) in self.trained_on.patients:
+            return "yes"
+        return "no" if self.trained_on.is_whole else "unknown"
+
+    @torch.no_grad()
+    def embed_texts(self, sentences: list[str]) -> Float[np.ndarray, "sentence dim"]:
+        """L2-normalised, in the space that films and texts share."""
+        embedded = encoded_in_shares(
+            sentences,
+            self._tokenizer,
+            self.config.data.fields["report"].max_tokens,
+            self._device,
+            lambda report: self._model({"report": report}, task="features")["text"],
+        )
+        return embedded.cpu().numpy()
+
+
+def _config_of(state: dict[str, Any], run_dir: Path) -> RunConfig:
+    """The config of the checkpoint's training; the weights that it started from may be on another machine and are not asked for."""
+    config = run_config_from_dump(state["config"], "the checkpoint")
+    video = config.towers.video.model_copy(update={"weights": None})
+    towers = config.towers.model_copy(update={"video": video})
+    return config.model_copy(update={"run_dir": run_dir, "towers": towers})
+
+
+def _device_named(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise ConfigError(f"device '{name}' is not there: torch sees no GPU; use --device cpu")
+    return torch.device(name)
+
+
+def _loaded(config: RunConfig, saved: checkpoint.Checkpoint, tokenizer: Any) -> VideoTextModel:
+    """The checkpoint's model, with the constants of the grey levels that it was trained with."""
+    weights = saved.weights()
+    constants = (weights["normalisation.mean"].item(), weights["normalisation.std"].item())
+    model = VideoTextModel(config, tokenizer, *constants)
+    model.load_state_dict(weights)
+    return model
+
+
+def _skipped(study: OpenedStudy) -> list[Skipped]:
+    return [
+        Skipped(number=each.row, clip=each.clip, reason=each.reason)
+        for each in sorted(study.skipped, key=lambda each: each.row)
+    ]

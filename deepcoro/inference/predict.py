@@ -1,0 +1,85 @@
+"""From a source to answers on disk, study by study, and how long it took."""
+
+import datetime
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from deepcoro.inference.audit import AUDIT, AuditLog
+from deepcoro.inference.model import Answerer
+from deepcoro.inference.prediction import Skipped, StudyAnswer
+from deepcoro.inference.sources import Source
+from deepcoro.inference.study_page import write_page
+from deepcoro.inference.written import latency, write_answer, write_tables
+from deepcoro.ingest.crosswalk import Entry, prepare_folder
+from deepcoro.ingest.structured_report import write_report
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What is written of each study besides its JSON and its lines in the tables."""
+
+    folder: Path
+    html: bool = False
+    """A page with its films."""
+    reports: Path | None = None
+    """Private folder for a DICOM Structured Report with the true ids."""
+
+
+def predict(source: Source, answerer: Answerer, outputs: Outputs) -> list[StudyAnswer]:
+    """Writes an answer a study as it comes and notes it in the audit log; the tables at the end."""
+    answers: list[StudyAnswer] = []
+    log = AuditLog(outputs.folder / AUDIT)
+    if outputs.reports is not None:
+        prepare_folder(outputs.reports, outputs.folder)
+    for study in source.studies:
+        answer = answerer.answer(study, source.key_check)
+        log.note(answer, study, write_answer(outputs.folder, answer))
+        if outputs.html:
+            write_page(outputs.folder, answer, study)
+        if outputs.reports is not None:
+            _write_report(outputs.reports, answer, source.originals.get(answer.study, ()))
+        answers.append(answer)
+        logger.info("%d of %d: %s", len(answers), source.count, line_of(answer))
+    unread = [Skipped(number=each.row, clip=each.clip, reason=each.reason) for each in source.unread]
+    write_tables(outputs.folder, answers, unread)
+    return answers
+
+
+def _write_report(folder: Path, answer: StudyAnswer, originals: Sequence[Entry]) -> None:
+    """Of the films that were used; none for a study without one."""
+    used = {film.clip for film in answer.films}
+    entries = [entry for entry in originals if entry.clip in used]
+    if not entries or not answer.findings:
+        logger.info("study %s: no structured report, since no film was answered for", answer.study)
+        return
+    model = f"{answer.model.name}, step {answer.model.step}, weights {answer.model.digest}"
+    findings = {each.name: each.score for each in answer.findings}
+    write_report(folder / f"{answer.study}.dcm", entries, findings, model, datetime.datetime.now())
+
+
+def line_of(answer: StudyAnswer) -> str:
+    """One line about a study; names nobody."""
+    reasons = Counter(each.reason.split(":")[0] for each in answer.skipped)
+    skipped = ", ".join(f"{count} {reason}" for reason, count in sorted(reasons.items()))
+    seconds = answer.seconds
+    return (
+        f"study {answer.study}: {len(answer.films)} films, {len(answer.skipped)} skipped{f' ({skipped})' if skipped else ''}; "
+        f"{seconds.total:.2f} s, {100 * seconds.decode / max(seconds.total, 1e-9):.0f} % of it decoding"
+        + ("; THE MODEL WAS TRAINED ON THIS PATIENT" if answer.patient_in_training == "yes" else "")
+    )
+
+
+def summary_of(answers: Sequence[StudyAnswer]) -> str:
+    """What a command says at its end."""
+    numbers = latency(answers)
+    skipped = sum(len(answer.skipped) for answer in answers)
+    films = sum(len(answer.films) for answer in answers)
+    return (
+        f"{numbers['studies']:.0f} studies, {films} films, {skipped} files skipped; seconds a study: "
+        f"p50 {numbers['p50_s']:.2f}, p95 {numbers['p95_s']:.2f}; {100 * numbers['decode_share']:.0f} % spent decoding"
+    )

@@ -1,0 +1,114 @@
+"""What a model says of one study, as it is written and sent: keyed ids, numbers, sentences, and what was left out and why."""
+
+from typing import Literal
+
+from deepcoro.config import Block
+
+NOTICE = "Research only. Made by a model without regulatory clearance; not for diagnosis or treatment."
+
+
+class Finding(Block):
+    """One question put to the study."""
+
+    name: str
+    """Column of the predictions table."""
+    score: float
+    """Of the study: the mean of its films. Zero-shot: cosine with the positive class less that with the nearest other, an ordering and no
+    risk."""
+    lowest: float
+    """Lowest score among its films."""
+    highest: float
+    """Highest score among its films."""
+    num_films: int
+    """Films it was put to."""
+
+
+class FilmAnswer(Block):
+    """What is known and said of one film."""
+
+    clip: str
+    """Keyed id."""
+    number: int
+    """Number of the file in the folder (in the order of names) or of the row in the table; 1 is the first."""
+    num_frames: int
+    """Frames stored of the film; the model sees some of them."""
+    frame_rate_fps: float | None
+    """None = the file does not tell."""
+    view: str | None
+    """Projection, from the angles of the header or from the table; None = not known."""
+    side: Literal["left", "right"] | None
+    """Tree, where a table tells it."""
+    shown: bool
+    """Whether the model saw it: of studies with more films than the model takes, some are left out, evenly spaced."""
+    weight: float | None = None
+    """Share of this film in the study's answer, where the model weighs films; None where it does not, or did not see it."""
+    scores: dict[str, float] = {}
+    """Zero-shot scores of this film; empty where the model answers for whole studies only."""
+    caption: str | None = None
+    """The report that the model wrote of it; None where it writes none of single films."""
+
+
+class Skipped(Block):
+    """A file that could not be used."""
+
+    number: int
+    """Number of the file in the folder, or of the row in the table."""
+    clip: str | None
+    """Keyed id; None where a row names no file."""
+    reason: str
+    """A word, and in most cases a sentence behind a colon."""
+
+
+class Seconds(Block):
+    """Where the time of a study went, wall clock."""
+
+    decode: float
+    """Files to encoded films."""
+    model: float
+    """Encoded films to answers."""
+
+    @property
+    def total(self) -> float:
+        return self.decode + self.model
+
+
+class Model(Block):
+    """Who answered."""
+
+    name: str
+    """Name of the run folder."""
+    step: int
+    """Optimiser steps it was trained for."""
+    digest: str
+    """Of the weights file."""
+    data: str
+    """Fingerprint of the films it was trained on."""
+    deepcoro: str
+    """Version of the program."""
+
+
+class StudyAnswer(Block):
+    """Everything that is said of one study."""
+
+    schema_version: Literal[1] = 1
+    """Version of this form."""
+    notice: str = NOTICE
+    """To be shown wherever an answer is shown."""
+    study: str
+    """Keyed id."""
+    patient: str | None
+    """Keyed id; None where no file and no table names one."""
+    patient_in_training: Literal["yes", "no", "unknown"]
+    """Whether the model was trained on this patient: then its answers look better than they are."""
+    model: Model
+    """Who answered."""
+    films: list[FilmAnswer]
+    """In acquisition order."""
+    skipped: list[Skipped] = []
+    """In the order of their numbers."""
+    findings: list[Finding] = []
+    """Empty where no film could be used, or where the model has learned no such question."""
+    caption: str | None = None
+    """The report of the whole study; None where the model writes reports of single films."""
+    seconds: Seconds
+    """Where the time went."""

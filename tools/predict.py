@@ -1,0 +1,110 @@
+#!/usr/bin/env python3
+"""Answers of a trained run for studies straight from DICOM (or a table of films, or shards): JSON and CSV, a reason for every file left out."""
+
+import argparse
+import logging
+import os
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a checkout that is not installed
+
+# What loads torch is imported where it is used: the processes that decode films import this file too.
+from deepcoro.tool import exit_code  # noqa: E402
+
+EXAMPLES = """\
+examples:
+  One study, or a folder of many (told apart by their headers):
+    python tools/predict.py /data/export --checkpoint runs/mine --output answers
+
+  The films of a table, with the columns that tools/shard_dataset.py knows:
+    python tools/predict.py films.csv --checkpoint runs/mine --output answers
+
+  A shard folder, one split of it:
+    python tools/predict.py shards/study --split test --checkpoint runs/mine --output answers
+
+what is written to OUTPUT:
+  STUDY.json    findings, captions, every film and every file left out with its reason, seconds
+  STUDY.html    with --html: film strips, findings, what was left out, in one file
+  studies.csv, films.csv, skipped.csv   the same as tables
+  audit.jsonl   a line an answer: when, which study, digests of weights, films and answer; each line seals those before it
+  Studies, patients and files appear under keyed ids only (--key_file); --crosswalk FOLDER keeps what they stand for.
+  A film that is a secondary capture, a dose sheet, a single frame, cut short, of another modality or damaged is skipped
+  with its reason; a study without a usable film still has its JSON.
+
+Research only; not a medical device.
+
+exit codes: 0 done, 2 the command or the data are at fault (one line says how), 1 a bug.
+"""
+
+
+def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("source", type=Path, metavar="SOURCE", help="folder of films, table of films, or shard folder")
+    add("--checkpoint", type=Path, required=True, metavar="RUN", help="run folder of train.py")
+    add("--load", default="best", metavar="NAME", help="its checkpoint: best (default), last or step_N")
+    add("--output", type=Path, required=True, metavar="FOLDER", help="made if absent")
+    add("--device", default="auto", help="cpu, cuda, cuda:1 (default: cuda where there is one)")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    add(
+        "--workers",
+        type=int,
+        default=max(2, min(16, cores)),
+        help="processes that decode (default: one a core)",
+    )
+    add(
+        "--html",
+        action="store_true",
+        help="also STUDY.html, which shows the films: keep it where the study is kept",
+    )
+    add("--split", help="of shards: train, val, test or inference (default: all)")
+    add("--modality", choices=("XA", "US"), type=str.upper, default="XA", help="what the model reads")
+    burned = "take films that declare, or seem to hold, names or dates burnt into the pixels"
+    add("--accept_burned_in", action="store_true", help=burned)
+    add("--echo_mask", choices=("sector", "none"), default="sector", help="as in tools/shard_dataset.py")
+    key = "secret of the ids (default: $DEEPCORO_KEY_FILE, else ~/.config/deepcoro/id.key)"
+    add("--key_file", type=Path, metavar="FILE", help=key)
+    private = "private folder (0700, outside OUTPUT) for crosswalk.csv, keyed id to file"
+    add("--crosswalk", type=Path, metavar="FOLDER", help=private)
+    reports = "private folder (0700, outside OUTPUT) for a DICOM Structured Report a study, with the TRUE ids of its films"
+    add("--sr", type=Path, metavar="FOLDER", help=reports)
+    add("--debug", action="store_true", help="show the full traceback of an error (it may name files)")
+    return parser.parse_args(words)
+
+
+def run(options: argparse.Namespace) -> None:
+    from deepcoro.inference.opened import FilmOpener, settings_of
+
+    settings = settings_of(options.workers, options.modality, options.accept_burned_in, options.echo_mask)
+    with FilmOpener(settings) as opener:  # its processes start while torch and the model load
+        answer_all(options, opener)
+
+
+def answer_all(options: argparse.Namespace, opener: object) -> None:
+    from deepcoro.inference.model import Answerer
+    from deepcoro.inference.predict import Outputs, predict, summary_of
+    from deepcoro.inference.sources import films_source, is_shard_folder, shards_source
+    from deepcoro.ingest.identity import load_identity
+
+    answerer = Answerer(options.checkpoint, options.load, options.device)
+    if is_shard_folder(options.source):
+        source = shards_source(options.source, options.split)
+    else:
+        base = options.source if options.source.is_dir() else options.source.parent
+        identity = load_identity(options.key_file, table_folder=base, output=options.output)
+        source = films_source(options.source, identity, opener, options.crosswalk, options.output)
+    outputs = Outputs(options.output, options.html, options.sr)
+    print(summary_of(predict(source, answerer, outputs)))
+
+
+def main() -> int:
+    options = parse_arguments()
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
+    return exit_code("predict", lambda: run(options), options.debug, "; then run again")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,113 @@
+#!/usr/bin/env python3
+"""An endpoint that answers for uploaded studies; needs the extra `serve`."""
+
+import argparse
+import logging
+import os
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a checkout that is not installed
+
+# What loads torch is imported where it is used: the processes that decode films import this file too.
+from deepcoro.config import ConfigError  # noqa: E402
+from deepcoro.tool import exit_code  # noqa: E402
+
+EXAMPLES = """\
+examples:
+  python tools/serve.py --checkpoint runs/mine --token_file token
+  curl -H "Authorization: Bearer $(cat token)" -F file=@a.dcm -F file=@b.dcm http://127.0.0.1:8000/studies
+
+docs/inference.md says what it takes and gives. Research only; not a medical device.
+
+exit codes: 0 stopped, 2 the command is at fault (one line says how), 1 a bug.
+"""
+
+
+def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--checkpoint", type=Path, required=True, metavar="RUN", help="run folder of train.py")
+    add("--load", default="best", metavar="NAME", help="its checkpoint: best (default), last or step_N")
+    add("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
+    add("--port", type=int, default=8000, help="default: 8000")
+    token = (
+        "file with the token that every request must carry; without one anybody who reaches the port may ask"
+    )
+    add("--token_file", type=Path, metavar="FILE", help=token)
+    add("--max_upload_mb", type=int, default=4096, help="largest request (default: 4096)")
+    add("--max_files", type=int, default=400, help="most files of a request (default: 400)")
+    add("--max_waiting", type=int, default=4, help="requests that may wait; others get 503 (default: 4)")
+    add(
+        "--scratch",
+        type=Path,
+        metavar="FOLDER",
+        help="where uploads lie while they are read (default: the system's)",
+    )
+    add("--audit", type=Path, metavar="FILE", help="audit log, a line an answer")
+    add("--device", default="auto", help="cpu, cuda, cuda:1 (default: cuda where there is one)")
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    workers = "processes that decode (default: one a core)"
+    add("--workers", type=int, default=max(2, min(16, cores)), help=workers)
+    add("--modality", choices=("XA", "US"), type=str.upper, default="XA", help="what the model reads")
+    burned = "take films that declare, or seem to hold, names or dates burnt into the pixels"
+    add("--accept_burned_in", action="store_true", help=burned)
+    add("--echo_mask", choices=("sector", "none"), default="sector", help="as in tools/shard_dataset.py")
+    key = "secret of the ids (default: $DEEPCORO_KEY_FILE, else ~/.config/deepcoro/id.key)"
+    add("--key_file", type=Path, metavar="FILE", help=key)
+    add("--debug", action="store_true", help="show the full traceback of an error (it may name files)")
+    return parser.parse_args(words)
+
+
+def run(options: argparse.Namespace) -> None:
+    from deepcoro.inference.opened import FilmOpener, settings_of
+
+    settings = settings_of(options.workers, options.modality, options.accept_burned_in, options.echo_mask)
+    with FilmOpener(settings) as opener:
+        serve(options, opener)
+
+
+def serve(options: argparse.Namespace, opener: object) -> None:
+    try:
+        import uvicorn
+
+        from deepcoro.inference.service import Limits, Service, make_app
+    except ImportError as error:
+        raise ConfigError(f"the endpoint needs {error.name}: pip install 'deepcoro[serve]'") from error
+    from deepcoro.inference.audit import AuditLog
+    from deepcoro.inference.model import Answerer
+    from deepcoro.ingest.identity import load_identity
+
+    limits = Limits(options.max_upload_mb << 20, options.max_files, options.max_waiting)
+    service = Service(
+        Answerer(options.checkpoint, options.load, options.device),
+        opener,
+        load_identity(options.key_file),
+        limits,
+        options.scratch,
+        AuditLog(options.audit) if options.audit else None,
+    )
+    uvicorn.run(make_app(service, token_of(options.token_file)), host=options.host, port=options.port)
+
+
+def token_of(file: Path | None) -> str | None:
+    if file is None:
+        return None
+    token = file.read_text().strip()
+    if len(token) < 16:
+        raise ConfigError(
+            f"the token has {len(token)} letters; give one of 16 or more (openssl rand -hex 32)"
+        )
+    return token
+
+
+def main() -> int:
+    options = parse_arguments()
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
+    return exit_code("serve", lambda: run(options), options.debug)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
