@@ -1,0 +1,103 @@
+"""A linear probe from labels in shards to predictions: one process and two, cached and not, and films without any label."""
+
+import csv
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from deepcoro import command_line
+from deepcoro.data.manifest import Encoding
+from tests.data.folder import moving_film, study_with, write_folder
+from tests.launch import CONSTANT_LR, losses, main_on_rank, metrics
+from tests.ranks import Ranks
+
+HEADS = """objectives={linear_probing: {
+    head_structure: {cto: 1, dominance: 3, lvef: 1}, loss_structure: {cto: bce, dominance: ce, lvef: mae},
+    head_weights: {lvef: 0.02}, head_lr: {lvef: 2.0e-3}, head_weight_decay: {cto: 0.0},
+    labels_map: {dominance: {right: 0, left: 1, co: 2}}}}"""
+
+
+def labels_of(number: int) -> list[dict]:
+    """Of two films; the second knows less. Every third study has no LVEF."""
+    lvef = None if number % 3 == 2 else 40.0 + number
+    first = {"cto": float(number % 2), "dominance": ("right", "left", "co")[number % 3], "lvef": lvef}
+    return [first, {"cto": None, "dominance": first["dominance"], "lvef": lvef}]
+
+
+def folder_of(path: Path, splits: list[str], has_labels: bool) -> Path:
+    studies = []
+    for number, _ in enumerate(splits):
+        films = [moving_film(number + clip, 6) for clip in (0, 1)]
+        record, payloads = study_with(f"study{number}", films, Encoding(), f"p{splits[number]}{number}")
+        if has_labels:
+            clips = [
+                clip.model_copy(update={"labels": labels})
+                for clip, labels in zip(record.clips, labels_of(number), strict=True)
+            ]
+            record = record.model_copy(update={"clips": clips})
+        studies.append((record, payloads))
+    return write_folder(path, studies, splits={f"study{n}": split for n, split in enumerate(splits)})
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return folder_of(tmp_path_factory.mktemp("probe") / "shards", ["train"] * 8 + ["val"] * 4, True)
+
+
+def words(shards: Path, run_dir: Path, *more: str) -> list[str]:
+    return [
+        *("demo/tiny_probe", f"data.shards={shards}", f"run_dir={run_dir}", "max_steps=3", *CONSTANT_LR),
+        *(HEADS.replace("\n", " "), "pooler={type: attention, hidden_dim: 8}"),
+        *("towers.video.video_freeze_ratio=1", "data.fields.video.jitter=false", *more),
+    ]
+
+
+CACHED = "towers.video.cache_features=true"
+
+
+@pytest.fixture(scope="module")
+def run_dir(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished training on one process, from remembered features."""
+    folder = tmp_path_factory.mktemp("probe_run") / "run"
+    assert command_line.main(words(shards, folder, CACHED)) == 0
+    return folder
+
+
+def test_a_probe_trains_its_heads_at_their_own_rates_and_leaves_the_tower_as_it_was(run_dir: Path) -> None:
+    moments = load_file(run_dir / "checkpoints" / "step_3" / "moments.safetensors")
+    assert {name.split(".")[0] for name in moments} == {"objectives", "pooler"}
+    assert any(name.startswith("objectives.linear_probing.heads.lvef.") for name in moments)
+    line = next(line for line in metrics(run_dir) if "train/loss" in line)
+    assert line["lr/linear_probing/lvef"] == 2.0e-3
+    assert line["lr/linear_probing/cto"] == 1.0e-3
+
+
+def test_remembered_features_give_the_curve_of_the_films(run_dir: Path, shards: Path, tmp_path: Path) -> None:
+    assert command_line.main(words(shards, tmp_path)) == 0
+    assert losses(tmp_path) == pytest.approx(losses(run_dir), rel=1e-6)
+
+
+@pytest.mark.parametrize("engine", ["zero2", "zero3_whole"])
+def test_two_ranks_have_the_curve_of_one(
+    run_dir: Path, shards: Path, two_ranks: Ranks, tmp_path: Path, engine: str
+) -> None:
+    given = words(shards, tmp_path, CACHED, "batch_size=2")
+    assert two_ranks.run(main_on_rank, engine, *given) == [0, 0]
+    assert losses(tmp_path) == pytest.approx(losses(run_dir), rel=1e-5)
+
+
+def test_films_without_any_label_are_predicted(run_dir: Path, tmp_path: Path) -> None:
+    unlabelled = folder_of(tmp_path / "new", ["inference"] * 3, False)
+    assert command_line.main(words(unlabelled, run_dir, "run_mode=inference")) == 0
+    table = next((run_dir / "predictions").glob("new_inference.csv"))
+    with table.open() as file:
+        assert len(list(csv.DictReader(file))) == 3
+
+
+def test_films_that_disagree_stop_the_run_in_one_line(shards: Path, tmp_path: Path, capsys) -> None:
+    rows = "clip,lvef\nstudy0-film0,30\nstudy0-film1,60\n"
+    (tmp_path / "newer.csv").write_text(rows)
+    given = words(shards, tmp_path / "run", f"data.tables=[{tmp_path / 'newer.csv'}]", "data.fields.labels.conflict=error")  # fmt: skip
+    assert command_line.main(given) == 2
+    assert "the films of 1 of 8 studies of split train disagree (study0)" in capsys.readouterr().err
