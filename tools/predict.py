@@ -60,6 +60,8 @@ def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
         action="store_true",
         help="also STUDY.html, which shows the films: keep it where the study is kept",
     )
+    sure = "abstain from the call of a binary head below this recalibrated probability of the finding or of its absence (default: 0.5, never)"
+    add("--certainty", type=float, default=0.5, metavar="P", help=sure)
     add("--split", help="of shards: train, val, test or inference (default: all)")
     add("--modality", choices=("XA", "US"), type=str.upper, default="XA", help="what the model reads")
     burned = "take films that declare, or seem to hold, names or dates burnt into the pixels"
@@ -89,7 +91,7 @@ def answer_all(options: argparse.Namespace, opener: object) -> None:
     from deepcoro.inference.sources import films_source, is_shard_folder, shards_source
     from deepcoro.ingest.identity import load_identity
 
-    answerer = Answerer(options.checkpoint, options.load, options.device)
+    answerer = Answerer(options.checkpoint, options.load, options.device, options.certainty)
     if is_shard_folder(options.source):
         source = shards_source(options.source, options.split)
     else:

@@ -48,6 +48,8 @@ def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
     )
     add("--audit", type=Path, metavar="FILE", help="audit log, a line an answer")
     add("--device", default="auto", help="cpu, cuda, cuda:1 (default: cuda where there is one)")
+    sure = "abstain from the call of a binary head below this recalibrated probability of the finding or of its absence (default: 0.5, never)"
+    add("--certainty", type=float, default=0.5, metavar="P", help=sure)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     workers = "processes that decode (default: one a core)"
     add("--workers", type=int, default=max(2, min(16, cores)), help=workers)
@@ -82,7 +84,7 @@ def serve(options: argparse.Namespace, opener: object) -> None:
 
     limits = Limits(options.max_upload_mb << 20, options.max_files, options.max_waiting)
     service = Service(
-        Answerer(options.checkpoint, options.load, options.device),
+        Answerer(options.checkpoint, options.load, options.device, options.certainty),
         opener,
         load_identity(options.key_file),
         limits,

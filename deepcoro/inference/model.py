@@ -14,12 +14,14 @@ from torch import Tensor
 
 from deepcoro import __version__, checkpoint
 from deepcoro.build import build_fields
+from deepcoro.calibrated import read_calibration
 from deepcoro.captions import decode_captions
 from deepcoro.config import ConfigError, DataError
 from deepcoro.data.plan import chosen_clips
 from deepcoro.embed import encoded_in_shares
+from deepcoro.inference.findings import HeadFindings, zero_shot_findings
 from deepcoro.inference.opened import OpenedStudy
-from deepcoro.inference.prediction import FilmAnswer, Finding, Model, Seconds, Skipped, StudyAnswer
+from deepcoro.inference.prediction import FilmAnswer, Model, Seconds, Skipped, StudyAnswer
 from deepcoro.inference.questions import Questions
 from deepcoro.ingest.film import Rejection
 from deepcoro.model import VideoTextModel, to_device
@@ -54,8 +56,12 @@ class Said:
 class Answerer:
     """The model of a checkpoint, in evaluation on one device, with its questions embedded."""
 
-    def __init__(self, run_dir: Path, load: str = "best", device: str = "auto") -> None:
-        """`load`: best, last or step_N. ConfigError when the run has no such checkpoint or the machine no such device."""
+    def __init__(
+        self, run_dir: Path, load: str = "best", device: str = "auto", certainty: float = 0.5
+    ) -> None:
+        """`load`: best, last or step_N; `certainty`: as in HeadFindings. ConfigError when the run has no such checkpoint or the machine no
+        such device.
+        """
         saved = checkpoint.find(run_dir / "checkpoints", load)
         state = saved.state()
         self.config = _config_of(state, run_dir)
@@ -67,6 +73,8 @@ class Answerer:
             data=str(state["data"].get("fingerprint", "unknown"))[:16],
             deepcoro=__version__,
         )
+        self.calibration = read_calibration(run_dir, self.who.digest)
+        self._heads = HeadFindings(self.config, self.calibration, certainty)
         self._device = _device_named(device)
         text = self.config.towers.text
         self._tokenizer = None if text is None else text.load_tokenizer(run_dir / "tokenizer")
@@ -104,6 +112,7 @@ class Answerer:
         said = self.ask(study)
         study = said.study
         scores = self.questions.scores(said.films) if said.rows else {}
+        num_films = sum(map(len, said.rows))
         return StudyAnswer(
             study=study.record.study,
             patient=study.record.patient,
@@ -112,14 +121,8 @@ class Answerer:
             films=self._films(said, scores),
             skipped=_skipped(study),
             findings=[
-                Finding(
-                    name=name,
-                    score=float(values.mean()),
-                    lowest=float(values.min()),
-                    highest=float(values.max()),
-                    num_films=sum(map(len, said.rows)),
-                )
-                for name, values in scores.items()
+                *self._heads.of(said.numbers, num_films),
+                *zero_shot_findings(scores, num_films),
             ],
             caption=said.captions[0] if said.captions and self.answers_for_studies else None,
             seconds=Seconds(decode=study.decode_s, model=time.perf_counter() - began),
@@ -131,7 +134,8 @@ class Answerer:
         said: dict[str, list[Tensor]] = {}
         for start in range(0, len(rows), size):
             batch = self._batch(study, rows[start : start + size], start)
-            for name, value in self._model(batch, task="evaluate", active=self._asked).items():
+            asked = {"task": "evaluate", "active": self._asked, "each_clip": self.answers_for_studies}
+            for name, value in self._model(batch, **asked).items():
                 said.setdefault(name, []).append(value.float() if value.is_floating_point() else value)
         numbers = {name: torch.cat(values).cpu().numpy() for name, values in said.items()}
         tokens = next((value for name, value in numbers.items() if name.endswith("/tokens")), None)
@@ -185,6 +189,7 @@ class Answerer:
 
     def _films(self, said: Said, scores: dict[str, np.ndarray]) -> list[FilmAnswer]:
         shown, alone = {clip for row in said.rows for clip in row}, not self.answers_for_studies
+        weights = self._weights(said)
         return [
             FilmAnswer(
                 clip=record.clip,
@@ -194,11 +199,21 @@ class Answerer:
                 view=record.view,
                 side=record.side,
                 shown=clip in shown,
+                weight=weights.get(clip),
                 scores={name: float(values[clip]) for name, values in scores.items() if alone},
                 caption=said.captions[clip] if alone and said.captions else None,
             )
             for clip, record in enumerate(said.study.record.clips)
         ]
+
+    def _weights(self, said: Said) -> dict[int, float]:
+        """Of each film that a study's row shows, over its windows; none where the pooler weighs no clips."""
+        weights: dict[int, float] = {}
+        slots = self._fields["video"].slots
+        for row, of_slots in zip(said.rows, said.numbers.get("clip_weight", ()), strict=False):
+            for clip, weight in zip(slots(said.study.record, row), of_slots.tolist(), strict=False):
+                weights[clip] = weights.get(clip, 0.0) + weight
+        return weights
 
     def _met(self, patient: str | None, key_check: str | None) -> Literal["yes", "no", "unknown"]:
         """Ids of another secret, or of none, cannot be compared."""

@@ -7,11 +7,16 @@ from deepcoro.config import Block
 NOTICE = "Research only. Made by a model without regulatory clearance; not for diagnosis or treatment."
 
 
+Call = Literal["positive", "negative", "abstained"]
+
+
 class Finding(Block):
     """One question put to the study."""
 
     name: str
-    """Column of the predictions table."""
+    """`zero_shot/TASK`, or `OBJECTIVE/HEAD` of a head that was trained for it."""
+    kind: Literal["zero_shot", "probability", "value", "class"] = "zero_shot"
+    """What the score is: a zero-shot score, a probability, a number in the label's unit, the probability of the likeliest class."""
     score: float
     """Of the study: the mean of its films. Zero-shot: cosine with the positive class less that with the nearest other, an ordering and no
     risk."""
@@ -21,6 +26,14 @@ class Finding(Block):
     """Highest score among its films."""
     num_films: int
     """Films it was put to."""
+    word: str | None = None
+    """The likeliest class, of several."""
+    probability: float | None = None
+    """Of a binary head: the score recalibrated on val; None where val has not been run with this checkpoint."""
+    threshold: float | None = None
+    """Of a binary head: the score from which on val calls it positive; None as above."""
+    call: Call | None = None
+    """Of a binary head: what the threshold says, `abstained` where the probability is not sure enough; None as above."""
 
 
 class FilmAnswer(Block):

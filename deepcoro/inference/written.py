@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from deepcoro import atomic
-from deepcoro.inference.prediction import Skipped, StudyAnswer
+from deepcoro.inference.prediction import Finding, Skipped, StudyAnswer
 from deepcoro.predictions import table
 
 STUDIES, FILMS, SKIPPED = "studies.csv", "films.csv", "skipped.csv"
@@ -39,13 +39,21 @@ def _study_row(answer: StudyAnswer) -> dict[str, object]:
             "films_shown": sum(film.shown for film in answer.films),
             "skipped": len(answer.skipped),
         }
-        | {_column(each.name): f"{each.score:.6f}" for each in answer.findings}
+        | {name: cell for each in answer.findings for name, cell in _cells(each).items()}
         | {
             "caption": answer.caption,
             "decode_s": f"{answer.seconds.decode:.3f}",
             "model_s": f"{answer.seconds.model:.3f}",
         }
     )
+
+
+def _cells(finding: Finding) -> dict[str, object]:
+    """The score, and what there is besides it."""
+    name = finding.name.replace("/", "_")
+    besides = {"word": finding.word, "probability": finding.probability, "call": finding.call}
+    told = {f"{name}_{key}": value for key, value in besides.items() if value is not None}
+    return {_column(finding.name): f"{finding.score:.6f}"} | told
 
 
 def _film_row(answer: StudyAnswer, number: int) -> dict[str, object]:

@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from deepcoro.calibrated import Calibration, Fixed, write_calibration
+from deepcoro.checkpoint import find
 from deepcoro.data.shards import Shards
 from tests.inference.conftest import Predict, trained
 from tests.ingest.films import JPEG_BASELINE, moving_bar, write_dicom
@@ -83,7 +85,8 @@ def test_a_patient_of_the_training_split_is_told(predict: Predict, tiny_shards: 
 def test_a_model_of_studies_answers_for_the_study_and_says_which_films_it_saw(
     predict: Predict, tiny_shards: Path, tmp_path: Path
 ) -> None:
-    run = trained(tiny_shards, tmp_path / "run", "data.multi_video=true", "data.num_videos=2", "max_steps=1")
+    words = ("data.multi_video=true", "data.num_videos=2", "pooler={type: attention}", "max_steps=1")
+    run = trained(tiny_shards, tmp_path / "run", *words)
     folder = tmp_path / "films"
     folder.mkdir()
     for number in range(3):
@@ -96,6 +99,8 @@ def test_a_model_of_studies_answers_for_the_study_and_says_which_films_it_saw(
     assert answer["caption"] is not None and all(film["caption"] is None for film in answer["films"])
     assert all(film["scores"] == {} for film in answer["films"])
     assert {finding["num_films"] for finding in answer["findings"]} == {2}
+    first, unseen, last = (film["weight"] for film in answer["films"])
+    assert unseen is None and first + last == pytest.approx(1)
 
 
 def test_a_film_that_the_model_cannot_be_shown_is_skipped_and_the_others_are_answered(
@@ -131,3 +136,39 @@ def test_every_film_of_the_shards_is_answered_once(
     assert {study.study: [clip.clip for clip in study.clips] for study in wanted} == {
         key: [film["clip"] for film in answer["films"]] for key, answer in found.items()
     }
+
+
+def test_a_probe_answers_with_its_heads_and_calls_at_the_threshold_of_val(
+    predict: Predict, tiny_shards: Path, tmp_path: Path
+) -> None:
+    """A run without a text tower, with views of the films, and a calibration as run_mode=val writes it."""
+    run = tmp_path / "run"
+    words = ("demo/tiny_probe", f"data.shards={tiny_shards}", f"run_dir={run}", "max_steps=1")
+    assert main_on_this_rank("ddp", *words) == 0
+    digest = find(run / "checkpoints", "last").digest()
+    fixed = Fixed(threshold=0.0, rule="youden", num=10, num_positive=5)
+    heads = {"linear_probing/cto": fixed}
+    about = {"split": "val", "data": "shards", "data_fingerprint": "f", "created": "now"}
+    write_calibration(run, Calibration(checkpoint=digest, heads=heads, **about))
+    folder = tmp_path / "films"
+    folder.mkdir()
+    write_dicom(folder / "a.dcm", moving_bar(), PositionerPrimaryAngle="-30", PositionerSecondaryAngle="20")
+    write_dicom(folder / "b.dcm", moving_bar())
+    code, _, complained = predict(folder, "--load", "last", "--html", checkpoint=run)
+    assert code == 0, complained
+    (answer,) = answers_in(tmp_path / "answers").values()
+    findings = {each["name"]: each for each in answer["findings"]}
+    kinds = {name.removeprefix("linear_probing/"): each["kind"] for name, each in findings.items()}
+    assert kinds == {
+        "cto": "probability",
+        "film_cto": "probability",
+        "dominance": "class",
+        "max_stenosis": "value",
+        "lvef": "value",
+    }
+    assert findings["linear_probing/cto"]["call"] == "positive"  # any score is above 0
+    assert findings["linear_probing/film_cto"]["call"] is None
+    assert findings["linear_probing/dominance"]["word"] in ("right", "left", "co")
+    assert sum(film["weight"] for film in answer["films"]) == pytest.approx(1)
+    (row,) = csv.DictReader((tmp_path / "answers" / "studies.csv").open())
+    assert row["linear_probing_cto_call"] == "positive" and row["linear_probing_lvef_score"]

@@ -1,0 +1,91 @@
+"""Findings of a study out of what a model says of its rows: zero-shot scores, and heads with their calibration and the right to be silent."""
+
+from collections.abc import Mapping
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float
+
+from deepcoro.calibrated import Calibration, Fixed
+from deepcoro.inference.prediction import Call, Finding
+from deepcoro.objectives import linear_probing
+from deepcoro.run_config import RunConfig
+
+_SMALLEST = 1e-7
+"""Probabilities are kept this far from 0 and 1 before their logit is taken."""
+
+
+def zero_shot_findings(scores: Mapping[str, Float[np.ndarray, "row"]], num_films: int) -> list[Finding]:
+    """By name, of all rows of a study."""
+    return [_finding(name, "zero_shot", values, num_films) for name, values in scores.items()]
+
+
+class HeadFindings:
+    """The heads of a run's config, and what val fixed for them."""
+
+    def __init__(self, config: RunConfig, calibration: Calibration | None, certainty: float) -> None:
+        """`certainty`: least probability, after recalibration, of the finding or of its absence for which a call is made; 0.5 = always."""
+        self._probes = {
+            name: each for name, each in config.objectives.items() if isinstance(each, linear_probing.Config)
+        }
+        self._fixed = calibration.heads if calibration else {}
+        self._certainty = certainty
+
+    def of(self, numbers: Mapping[str, np.ndarray], num_films: int) -> list[Finding]:
+        """`numbers`: what objectives say of each row of a study, by `objective/number`."""
+        return [
+            self._of_head(probe, f"{name}/{head}", head, numbers[f"{name}/{head}/prediction"], num_films)
+            for name, probe in self._probes.items()
+            for head in probe.head_structure
+            if len(numbers.get(f"{name}/{head}/prediction", ()))
+        ]
+
+    def _of_head(
+        self, probe: linear_probing.Config, name: str, head: str, said: np.ndarray, num_films: int
+    ) -> Finding:
+        task = probe.task_of(head)
+        if task == "regression":
+            return _finding(name, "value", said[:, 0], num_films)
+        if task == "binary_classification":
+            found = _finding(name, "probability", said[:, 0], num_films)
+            return self._called(found, self._fixed.get(name))
+        likeliest = int(said.mean(axis=0).argmax())
+        words = {number: word for word, number in reversed(probe.labels_map.get(head, {}).items())}
+        found = _finding(name, "class", said[:, likeliest], num_films)
+        return found.model_copy(update={"word": words.get(likeliest, str(likeliest))})
+
+    def _called(self, finding: Finding, fixed: Fixed | None) -> Finding:
+        """Without a calibration of val there is no call."""
+        if fixed is None:
+            return finding
+        probability = recalibrated(finding.score, fixed)
+        call: Call = "positive" if finding.score >= fixed.threshold else "negative"
+        if max(probability, 1 - probability) < self._certainty:
+            call = "abstained"
+        told = {"probability": probability, "threshold": fixed.threshold, "call": call}
+        return finding.model_copy(update=told)
+
+
+def _finding(
+    name: str,
+    kind: Literal["zero_shot", "probability", "value", "class"],
+    values: Float[np.ndarray, "row"],
+    num_films: int,
+) -> Finding:
+    return Finding(
+        name=name,
+        kind=kind,
+        score=float(values.mean()),
+        lowest=float(values.min()),
+        highest=float(values.max()),
+        num_films=num_films,
+    )
+
+
+def recalibrated(score: float, fixed: Fixed) -> float:
+    """The probability after Platt scaling on val; as it is where that could not be fitted."""
+    if fixed.slope is None or fixed.intercept is None:
+        return score
+    kept = min(max(score, _SMALLEST), 1 - _SMALLEST)
+    logit = fixed.intercept + fixed.slope * np.log(kept / (1 - kept))
+    return float(1 / (1 + np.exp(-np.clip(logit, -60, 60))))

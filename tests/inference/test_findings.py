@@ -1,0 +1,92 @@
+"""Findings of heads: probabilities after val's recalibration, calls at val's thresholds, and silence where the model is not sure."""
+
+import numpy as np
+import pytest
+from scipy.special import expit, logit
+
+from deepcoro.calibrated import Calibration, Fixed
+from deepcoro.inference.findings import HeadFindings, recalibrated, zero_shot_findings
+from deepcoro.run_config import RunConfig, run_config_from_dump
+
+PROBE = {
+    "type": "linear_probing",
+    "head_structure": {"cto": 1, "lvef": 1, "dominance": 3},
+    "head_task": {"cto": "binary_classification", "lvef": "regression", "dominance": "multiclass_classification"},
+    "labels_map": {"dominance": {"right": 0, "left": 1, "co": 2}},
+}  # fmt: skip
+
+
+def config() -> RunConfig:
+    return run_config_from_dump({"objectives": {"probe": PROBE}}, "test")
+
+
+def fixed(threshold: float, slope: float | None = None, intercept: float | None = None) -> Calibration:
+    cto = Fixed(
+        threshold=threshold, rule="youden", slope=slope, intercept=intercept, num=100, num_positive=30
+    )
+    about = {"checkpoint": "d", "split": "val", "data": "s", "data_fingerprint": "f", "created": "now"}
+    return Calibration(heads={"probe/cto": cto}, **about)
+
+
+def numbers_of(cto: list[float]) -> dict[str, np.ndarray]:
+    rows = len(cto)
+    return {
+        "probe/cto/prediction": np.array(cto)[:, None],
+        "probe/lvef/prediction": np.linspace(40, 60, rows)[:, None],
+        "probe/dominance/prediction": np.tile([0.2, 0.7, 0.1], (rows, 1)),
+    }
+
+
+def test_a_head_says_what_its_task_is() -> None:
+    cto, lvef, dominance = HeadFindings(config(), None, 0.5).of(numbers_of([0.2, 0.4]), 2)
+    assert (cto.name, cto.kind, cto.score, cto.lowest, cto.highest) == (
+        "probe/cto",
+        "probability",
+        pytest.approx(0.3),
+        0.2,
+        0.4,
+    )
+    assert (lvef.kind, lvef.score) == ("value", 50)
+    assert (dominance.kind, dominance.word, dominance.score) == ("class", "left", pytest.approx(0.7))
+
+
+def test_without_a_calibration_of_val_there_is_no_call() -> None:
+    cto = HeadFindings(config(), None, 0.5).of(numbers_of([0.9]), 1)[0]
+    assert (cto.call, cto.threshold, cto.probability) == (None, None, None)
+
+
+@pytest.mark.parametrize(("score", "call"), [(0.3, "positive"), (0.29, "negative")])
+def test_the_call_is_made_at_the_threshold_of_val(score: float, call: str) -> None:
+    cto = HeadFindings(config(), fixed(0.3), 0.5).of(numbers_of([score]), 1)[0]
+    assert (cto.call, cto.threshold) == (call, 0.3)
+
+
+@pytest.mark.parametrize(("score", "call"), [(0.2, "negative"), (0.5, "abstained"), (0.79, "abstained"), (0.8, "positive")])  # fmt: skip
+def test_the_model_abstains_where_its_probability_is_below_the_certainty_asked(
+    score: float, call: str
+) -> None:
+    cto = HeadFindings(config(), fixed(0.3), 0.8).of(numbers_of([score]), 1)[0]
+    assert cto.call == call
+
+
+def test_certainty_is_of_the_recalibrated_probability() -> None:
+    """0.8 said by a model that is twice too sure."""
+    known = fixed(0.3, slope=0.5, intercept=0.1)
+    cto = HeadFindings(config(), known, 0.75).of(numbers_of([0.8]), 1)[0]
+    assert cto.probability == pytest.approx(expit(0.1 + 0.5 * logit(0.8)), abs=1e-9)
+    assert cto.call == "abstained"
+    assert recalibrated(1.0, known.heads["probe/cto"]) < 1
+
+
+def test_a_study_without_rows_has_no_findings() -> None:
+    assert HeadFindings(config(), None, 0.5).of({}, 0) == []
+
+
+def test_zero_shot_scores_of_a_study_are_the_mean_of_its_rows() -> None:
+    (found,) = zero_shot_findings({"zero_shot/cto": np.array([0.1, 0.3])}, 2)
+    assert (found.name, found.score, found.lowest, found.highest) == (
+        "zero_shot/cto",
+        pytest.approx(0.2),
+        0.1,
+        0.3,
+    )
