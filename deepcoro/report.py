@@ -26,6 +26,7 @@ from deepcoro.report_examples import Example
 from deepcoro.report_explanations import Explanation, drawn, read_explanations
 from deepcoro.report_figures import Curve, Scored
 from deepcoro.report_reconstructions import Picture, read_pictures, reconstruction_rows
+from deepcoro.report_shortcuts import Shortcuts, read_shortcuts, shortcut_table
 
 EXAMPLES_FILE = "report_examples.json"
 """Examples of the last evaluation; they hold films, like the report."""
@@ -65,6 +66,8 @@ class ReportInputs:
     """Films with hidden parts, guessed."""
     explanations: Sequence[Explanation] = ()
     """Films with maps of where the model looks."""
+    shortcuts: Shortcuts | None = None
+    """The same evaluation with less to see."""
     scored: Sequence[Scored] = ()
     """Zero-shot scores and truth, for the curves."""
     data_summary: Mapping[str, object] = field(default_factory=dict)
@@ -120,6 +123,7 @@ def read_inputs(run_dir: Path) -> ReportInputs:
         captions=_CAPTIONS.validate_json(_text(run_dir / CAPTIONS_FILE) or "[]"),
         reconstructions=read_pictures(run_dir),
         explanations=read_explanations(run_dir),
+        shortcuts=read_shortcuts(run_dir),
         scored=_read_scores(run_dir, document, metric),
         data_summary=document.get("data_summary") or {},
         has_positives_page=(run_dir / "positives.html").is_file(),
@@ -205,6 +209,7 @@ def render_report(inputs: ReportInputs) -> str:
         reconstructions=inputs.reconstructions,
         reconstruction_rows=reconstruction_rows(inputs.results),
         explanations=drawn(inputs.explanations),
+        shortcuts=shortcut_table(inputs.shortcuts),
         forward=[example for example in inputs.examples if example.direction == "text_to_video"],
         backward=[example for example in inputs.examples if example.direction == "video_to_text"],
         caption_tables=report_captions.caption_tables(inputs.results),

@@ -73,7 +73,7 @@ def injections_of(recipe: Recipe, split: str) -> Iterator[tuple[Injection, str]]
         if patient.split != split:
             continue
         for study in studies_of(preset, recipe.seed, patient):
-            for plan in films_of(preset, recipe.seed, study, recipe.format):
+            for plan in films_of(preset, recipe.seed, study, recipe.format, recipe.vendors):
                 yield replace(plan.injection, bits=8), patient.patient_id
 
 
@@ -81,28 +81,28 @@ def shown_film(
     injection: Injection, field: video.Config
 ) -> tuple[UInt8[Tensor, "frame height width"], Bool[Tensor, "frame height width"]]:
     """One clip as an evaluation shows it, and where arteries are in it."""
-    pixels = render_film(injection).pixels
     vessels = (vessel_thickness_mm(injection) >= THICKNESS_MM).astype(np.uint8) * 255
+    rate_fps = injection.frame_rate_fps
+    pixels = as_shown(render_film(injection).pixels, rate_fps, field)
+    return pixels, as_shown(vessels, rate_fps, field) > 127
+
+
+def as_shown(
+    film: UInt8[np.ndarray, "frame height width"], frame_rate_fps: float, field: video.Config
+) -> UInt8[Tensor, "shown_frame size_px size_px"]:
+    """The frames of a film that an evaluation shows, at the size it shows them."""
     record = ClipRecord(
         clip="rendered",
         member="000.mjpg",
-        frame_offsets=list(range(len(pixels) + 1)),
-        height=pixels.shape[1],
-        width=pixels.shape[2],
-        frame_rate_fps=injection.frame_rate_fps,
+        frame_offsets=list(range(len(film) + 1)),
+        height=film.shape[1],
+        width=film.shape[2],
+        frame_rate_fps=frame_rate_fps,
     )
     wanted = video.frame_indices(field, record, None)[0]
     box = video.shown_box(record.height, record.width, field)
-    scaled = [
-        video.fitted(
-            rearrange(torch.from_numpy(film[wanted]), "frame height width -> frame 1 height width"),
-            record,
-            box,
-            field,
-        )[:, 0]
-        for film in (pixels, vessels)
-    ]
-    return scaled[0], scaled[1] > 127
+    frames = rearrange(torch.from_numpy(film[wanted]), "frame height width -> frame 1 height width")
+    return video.fitted(frames, record, box, field)[:, 0]
 
 
 def _collated(films: list[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:

@@ -67,6 +67,7 @@ LAYERS = [
         "report_figures",
         "report_reconstructions",
         "report_explanations",
+        "report_shortcuts",
         "report_groups",
         "report_tables",
         "content",

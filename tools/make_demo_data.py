@@ -9,7 +9,9 @@ from pathlib import Path
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from deepcoro.angiography.cohort import vendor_numbers
 from deepcoro.angiography.contact_sheet import write_sheet
+from deepcoro.angiography.detector import VENDORS
 from deepcoro.angiography.folder import Recipe, write_folder
 from deepcoro.angiography.presets import PRESETS, preset_named
 from deepcoro.config import ConfigError, DataError
@@ -63,6 +65,8 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--format", choices=("mixed", "dicom", "avi"), default="mixed", help="kinds of film files"
     )
+    vendors = f"makes of machine (default: all of {', '.join(vendor.name for vendor in VENDORS)})"
+    parser.add_argument("--vendors", nargs="+", default=[], metavar="NAME", help=vendors)
     parser.add_argument(
         "--preview", type=Path, default=None, metavar="FILE.png", help="also save a contact sheet"
     )
@@ -89,6 +93,7 @@ def make(options: argparse.Namespace) -> None:
         raise ConfigError(
             f"--patients {patients} --seed {options.seed}: at least one patient, a seed from 0 up"
         )
+    vendor_numbers(tuple(options.vendors))  # an unknown one is refused before anything is made
     workers = options.workers or len(os.sched_getaffinity(0))
     if options.preview:
         write_sheet(options.preview, preset, options.seed)
@@ -96,7 +101,7 @@ def make(options: argparse.Namespace) -> None:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns) as progress:
         task = progress.add_task("patients filmed", total=patients)
-        recipe = Recipe(preset.name, options.seed, patients, options.format)
+        recipe = Recipe(preset.name, options.seed, patients, options.format, tuple(options.vendors))
         films = write_folder(options.folder, recipe, workers, lambda _: progress.advance(task))
         progress.update(task, completed=patients)
     if films:

@@ -15,11 +15,11 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from deepcoro import atomic
-from deepcoro.angiography.folder import Recipe
+from deepcoro.angiography.folder import read_recipe
 from deepcoro.config import ConfigError, DataError
 from deepcoro.evaluate import load_model, open_checkpoint
-from deepcoro.report import write_report
 from deepcoro.run_config import load_run_config
+from deepcoro.run_pages import write_pages
 from deepcoro.vessel_error import vessel_error
 
 
@@ -52,18 +52,14 @@ def main(words: list[str] | None = None) -> int:
 
 
 def measure(options: argparse.Namespace) -> tuple[dict[str, float], list[str]]:
-    recipe_file = options.folder / "recipe.json"
-    if not recipe_file.is_file():
-        raise ConfigError(f"{recipe_file} is not there; name a folder that tools/make_demo_data.py made")
-    recipe = json.loads(recipe_file.read_text())
-    recipe.pop("generation", None)
+    recipe = read_recipe(options.folder)
     overrides = [f"run_dir={options.run_dir}", f"checkpoint={options.checkpoint}"]
     config = load_run_config(options.run_dir / "config.yaml", overrides)
     saved, parts = open_checkpoint(config)
     model = load_model(config, parts, saved)
     if not any(hasattr(each, "pictures") for each in model.objectives.values()):
         raise ConfigError(f"{options.run_dir} has no objective masked_modeling, so nothing is hidden")
-    numbers, notes = vessel_error(model, config.data.fields["video"], Recipe(**recipe), options.split)
+    numbers, notes = vessel_error(model, config.data.fields["video"], recipe, options.split)
     atomic.write_text(options.run_dir / "vessel_error.json", json.dumps(numbers, indent=1))
     _add_to_results(options.run_dir, numbers)
     return numbers, notes
@@ -76,7 +72,7 @@ def _add_to_results(run_dir: Path, numbers: dict[str, float]) -> None:
         return
     vessels = {key: value for key, value in numbers.items() if "_on_vessels" in key}
     atomic.write_text(path, json.dumps(json.loads(path.read_text()) | vessels, indent=1))
-    write_report(run_dir)
+    write_pages(run_dir)
 
 
 if __name__ == "__main__":

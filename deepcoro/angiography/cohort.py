@@ -28,6 +28,7 @@ from deepcoro.angiography.vocabulary import (
     Side,
     view_of,
 )
+from deepcoro.config import ConfigError
 
 SPLITS = ("train", "val", "test")
 _ANATOMY, _PATIENT, _STUDY, _FILM, _REPORT, _OTHER = range(6)
@@ -128,13 +129,17 @@ def studies_of(preset: Preset, seed: int, patient: Patient) -> list[Study]:
     return studies
 
 
-def films_of(preset: Preset, seed: int, study: Study, film_format: str = "mixed") -> list[FilmPlan]:
+def films_of(
+    preset: Preset, seed: int, study: Study, film_format: str = "mixed", vendors: tuple[str, ...] = ()
+) -> list[FilmPlan]:
     """The study's films in the order of acquisition: left tree, then right; other structures before, interventions after.
 
-    `film_format`: mixed, avi or dicom.
+    `film_format`: mixed, avi or dicom. `vendors`: makes of machine that are used, () = all; the rest of the scene does not
+    depend on them. ConfigError on one that is not known.
     """
     rng = _stream(seed, _STUDY, study.patient.number, study.number, 1)
-    vendor_index = int(rng.integers(len(VENDORS)))
+    allowed = vendor_numbers(vendors)
+    vendor_index = allowed[int(rng.integers(len(VENDORS))) % len(allowed)]
     plans: list[FilmPlan] = []
     for side in study.sides:
         fewest, most = preset.films_per_side
@@ -147,6 +152,15 @@ def films_of(preset: Preset, seed: int, study: Study, film_format: str = "mixed"
             chosen = _format(preset, film_format, film_rng)
             plans.append(FilmPlan(study, number, side, view, chosen, injection))
     return _with_others(preset, seed, plans, vendor_index, film_format) if preset.other_films[1] else plans
+
+
+def vendor_numbers(names: tuple[str, ...]) -> list[int]:
+    """Places in VENDORS, of all for ()."""
+    known = [vendor.name for vendor in VENDORS]
+    wrong = [name for name in names if name not in known]
+    if wrong:
+        raise ConfigError(f"vendors {wrong} are not known; allowed: {known}")
+    return [known.index(name) for name in names] or list(range(len(known)))
 
 
 def _with_others(

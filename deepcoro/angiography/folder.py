@@ -31,9 +31,22 @@ class Recipe:
     seed: int
     patients: int
     format: FolderFormat
+    vendors: tuple[str, ...] = ()
+    """Makes of machine that are used; () = all."""
 
     def text(self) -> str:
-        return json.dumps({**self.__dict__, "generation": _GENERATION}, indent=2) + "\n"
+        chosen = {name: value for name, value in self.__dict__.items() if name != "vendors" or value}
+        return json.dumps({**chosen, "generation": _GENERATION}, indent=2) + "\n"
+
+
+def read_recipe(folder: Path) -> Recipe:
+    """That of a generated folder. ConfigError when it is none."""
+    path = folder / "recipe.json"
+    if not path.is_file():
+        raise ConfigError(f"{path} is not there; name a folder that tools/make_demo_data.py made")
+    fields = json.loads(path.read_text())
+    fields.pop("generation", None)
+    return Recipe(**fields | {"vendors": tuple(fields.get("vendors", ()))})
 
 
 def write_folder(
@@ -99,7 +112,7 @@ def make_patient(folder: Path, preset: Preset, recipe: Recipe, number: int) -> d
         rows["studies"].append(tables.study_row(study))
         rows["labels"].append(tables.label_row(study))
         rows["reports"] += tables.report_rows(study)
-        for plan in films_of(preset, recipe.seed, study, recipe.format):
+        for plan in films_of(preset, recipe.seed, study, recipe.format, recipe.vendors):
             film = make_film(folder, plan)
             rows["videos"].append(tables.video_row(plan, film))
             rows["dataset"].append(tables.dataset_row(plan) | _undrawn(preset))

@@ -16,6 +16,7 @@ from deepcoro.metrics import (
     reconstruction,
     regression,
     retrieval,
+    serial_change,
     survival,
     zero_shot,
 )
@@ -33,4 +34,5 @@ Metric = choice(
     survival.Config,
     prompt_sweep.Config,
     nearest_reports.Config,
+    serial_change.Config,
 )

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
+from einops import einsum, rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -141,6 +141,23 @@ class MultiscaleAttention(nn.Module):
         else:
             attended = self._attend_clip_by_clip((q, k, v), layout, plan)
         return self.project(rearrange(attended, "b l n c -> b l (n c)"))
+
+    def class_attention(
+        self, tokens: Float[Tensor, "batch token dim"], norm: ReadNorm
+    ) -> Float[Tensor, "batch head key"]:
+        """How the class token of whole clips divides its attention over the keys, its own first; fp32. For people to look at: the kernels
+        never hold it. Its query has no positions. ConfigError without a class token, or where positions turn the keys (rope3d).
+        """
+        if not self.dense_layout.attention.has_class_token or self.positions == "rope3d":
+            raise ConfigError(
+                f"class attention needs class_token=true and positions other than rope3d (here {self.positions}); use gradients instead"
+            )
+        dim = self.shape.head_dim
+        relative = self.positions == "relative"
+        plan = plan_attention(self.dense_layout.attention, tokens, dim, "plain", relative=relative)
+        q, k, _ = self._heads(tokens, norm, self.dense_layout, plan)
+        scores = einsum(q[:, 0].float(), k.float(), "b n c, b k n c -> b n k")
+        return scores.softmax(-1)
 
     def _heads(
         self, tokens: Tensor, norm: ReadNorm, layout: BlockLayout, plan: AttentionPlan

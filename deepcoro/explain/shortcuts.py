@@ -1,0 +1,145 @@
+"""Does a model need what it is shown? The same evaluation with the first frame alone, frames out of order, or a clip taken away.
+
+A model that scores as well on one still frame reads no motion; one that loses nothing without the clip that it attends to most does not use
+it. The altered films go through the whole evaluation, so every metric has its counterpart.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from einops import rearrange
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+
+from deepcoro.bootstrap import patient_rows
+from deepcoro.build import Parts
+from deepcoro.config import ConfigError
+from deepcoro.evaluate import evaluate_split
+from deepcoro.evaluated import Evaluated
+from deepcoro.run_config import RunConfig
+from deepcoro.statistics.paired import compare
+from deepcoro.statistics.ranking import ranked
+
+Batch = dict[str, Any]
+Change = Callable[[nn.Module, Batch], Batch]
+_SEED = 0
+_DEAR = ("captioning", "masked_modeling")
+"""Objectives that take long and whose numbers are not compared."""
+
+
+class Altered(nn.Module):
+    """A model that is shown something else than it is given."""
+
+    def __init__(self, model: nn.Module, change: Change) -> None:
+        super().__init__()
+        self.model, self.change = model, change
+
+    @property
+    def objectives(self) -> nn.ModuleDict:
+        return self.model.objectives
+
+    def forward(self, batch: Batch, **more: Any) -> dict[str, Any]:
+        if "video" in batch:
+            batch = self.change(self.model, batch)
+        return self.model(batch, **more)
+
+
+def first_frame(model: nn.Module, batch: Batch) -> Batch:
+    """Every frame is the first one: a picture, before much contrast has come."""
+    return batch | {"video": batch["video"][:, :, :1].expand_as(batch["video"]).contiguous()}
+
+
+def middle_frame(model: nn.Module, batch: Batch) -> Batch:
+    """Every frame is the middle one: a picture with contrast in it."""
+    middle = batch["video"].shape[2] // 2
+    return batch | {"video": batch["video"][:, :, [middle]].expand_as(batch["video"]).contiguous()}
+
+
+def shuffled_frames(model: nn.Module, batch: Batch) -> Batch:
+    """The frames in an order that makes no sense, the same for all films."""
+    draw = torch.Generator().manual_seed(_SEED)
+    order = torch.randperm(batch["video"].shape[2], generator=draw)
+    return batch | {"video": batch["video"][:, :, order]}
+
+
+def without_top_clip(model: nn.Module, batch: Batch) -> Batch:
+    """Without the clip of each study that the pooler weighs most; a study of one clip stays whole."""
+    return without_clips(batch, clip_weights(model, batch).argmax(dim=1))
+
+
+def without_random_clip(model: nn.Module, batch: Batch) -> Batch:
+    """Without one clip drawn by the study's position."""
+    numbers = [
+        int(np.random.default_rng([_SEED, abs(int(position))]).integers(max(int(count), 1)))
+        for position, count in zip(batch["position"], batch["clip_mask"].sum(dim=1), strict=True)
+    ]
+    mask = batch["clip_mask"]
+    place = mask.int().cumsum(dim=1) - 1
+    chosen = torch.tensor(numbers, device=mask.device)[:, None]
+    return without_clips(batch, ((place == chosen) & mask).int().argmax(dim=1))
+
+
+CHANGES: dict[str, Change] = {
+    "first_frame": first_frame,
+    "middle_frame": middle_frame,
+    "shuffled_frames": shuffled_frames,
+}
+CLIP_CHANGES: dict[str, Change] = {
+    "without_top_clip": without_top_clip,
+    "without_random_clip": without_random_clip,
+}
+
+
+@torch.no_grad()
+def clip_weights(model: nn.Module, batch: Batch) -> Float[Tensor, "study clip"]:
+    """How the pooler divides its attention over the clips. ConfigError for one that does not weigh them."""
+    if not weighs_clips(model.pooler):
+        raise ConfigError(
+            f"pooler {type(model.pooler).__name__} does not weigh clips; take pooler.type=attention to ask which clip matters"
+        )
+    return model.pooler.clip_weights(model.clip_features(batch), batch.get("views"))
+
+
+def weighs_clips(pooler: nn.Module) -> bool:
+    """Whether it can be asked."""
+    return pooler.weighs_clips
+
+
+def without_clips(batch: Batch, slots: Tensor) -> Batch:
+    """The batch without the clip in the given slot of each row; a row's last clip stays."""
+    mask: Bool[Tensor, "study slot"] = batch["clip_mask"]
+    chosen = nn.functional.one_hot(slots, mask.shape[1]).bool()
+    chosen &= mask & (rearrange(mask.sum(dim=1), "study -> study 1") > 1)
+    return batch | {"clip_mask": mask & ~chosen, "video": batch["video"][~chosen[mask]]}
+
+
+def measure_changes(
+    model: nn.Module, config: RunConfig, parts: Parts, split: str, changes: Mapping[str, Change]
+) -> tuple[dict[str, dict[str, float]], dict[str, Evaluated]]:
+    """Numbers and rows of the evaluation as it is (`whole`) and under each change. Collective."""
+    active = [name for name, each in config.objectives.items() if each.type not in _DEAR]
+    numbers, rows = {}, {}
+    for name, shown in {
+        "whole": model,
+        **{name: Altered(model, each) for name, each in changes.items()},
+    }.items():
+        rows[name], numbers[name], _ = evaluate_split(shown, config, parts, split, active)
+    return numbers, rows
+
+
+def auroc_gap(
+    one: Float[np.ndarray, " film"],
+    other: Float[np.ndarray, " film"],
+    positive: Bool[np.ndarray, " film"],
+    patients: Sequence[str | None],
+    num_samples: int = 1000,
+    seed: int = 0,
+) -> tuple[float, float, float]:
+    """AUROC of `one` less that of `other` on the same films, with its 95 % interval over the same resampled patients."""
+    rows = patient_rows(patients, len(positive))
+    num_patients = int(rows.max()) + 1
+    both = [[ranked(scores, positive, rows, num_patients).statistic()] for scores in (one, other)]
+    found = compare(*both, num_patients, num_samples, seed)["auroc"]
+    return found.value, *((np.nan, np.nan) if found.low is None else (found.low, found.high))

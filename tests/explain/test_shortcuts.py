@@ -1,0 +1,189 @@
+"""What is taken from a batch is what was asked for, and nothing else; gaps and baselines against other ways to compute them."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import roc_auc_score
+
+from deepcoro.config import ConfigError
+from deepcoro.data import manifest as schema
+from deepcoro.data.collection import Collection
+from deepcoro.data.config import Data
+from deepcoro.explain.metadata import metadata_baseline
+from deepcoro.explain.shortcuts import (
+    CHANGES,
+    Altered,
+    auroc_gap,
+    without_clips,
+    without_random_clip,
+    without_top_clip,
+)
+from deepcoro.features import VideoFeatures, scatter_clips
+from deepcoro.poolers import mean
+from deepcoro.report_shortcuts import Shortcuts, shortcut_table
+from tests.data.folder import moving_film, study_with, write_folder
+
+
+def batch_of_studies() -> dict[str, torch.Tensor]:
+    """Three studies of three, one and two clips; clip n is of grey n."""
+    grey = torch.arange(6, dtype=torch.uint8).reshape(6, 1, 1, 1, 1)
+    film = grey.expand(6, 1, 4, 2, 2) + torch.arange(4, dtype=torch.uint8).reshape(1, 1, 4, 1, 1) * 10
+    mask = torch.tensor([[True, True, True], [True, False, False], [True, True, False]])
+    return {"video": film.contiguous(), "clip_mask": mask, "position": torch.arange(3)}
+
+
+NOBODY = torch.nn.Identity()
+"""A model that is not asked."""
+
+
+class Looking(torch.nn.Module):
+    """A model whose pooler looks at the brightest clip."""
+
+    def __init__(self, pooler: torch.nn.Module) -> None:
+        super().__init__()
+        self.pooler = pooler
+        self.objectives = torch.nn.ModuleDict()
+
+    def clip_features(self, batch):
+        grey = batch["video"].float().mean(dim=(1, 2, 3, 4))
+        tokens = grey[:, None, None].expand(-1, 1, 2)
+        return VideoFeatures(scatter_clips(tokens, batch["clip_mask"]), batch["clip_mask"], True)
+
+    def forward(self, batch, **more):
+        return batch
+
+
+class Brightest(torch.nn.Module):
+    """A pooler that weighs the brightest clip most."""
+
+    weighs_clips = True
+
+    def clip_weights(self, features, views=None):
+        grey = features.per_video().mean(dim=-1).masked_fill(~features.clip_mask, -1e9)
+        return grey.softmax(dim=1) * features.clip_mask
+
+
+def test_a_still_film_has_one_frame_and_the_shape_of_the_film():
+    batch = batch_of_studies()
+    for name, frame in (("first_frame", 0), ("middle_frame", 2)):
+        changed = CHANGES[name](NOBODY, batch)["video"]
+        assert changed.shape == batch["video"].shape
+        assert (changed == batch["video"][:, :, frame : frame + 1]).all()
+
+
+def test_shuffled_frames_are_the_same_frames_in_another_order():
+    batch = batch_of_studies()
+    changed = CHANGES["shuffled_frames"](NOBODY, batch)["video"]
+    assert not torch.equal(changed, batch["video"])
+    assert torch.equal(changed.sort(dim=2).values, batch["video"].sort(dim=2).values)
+
+
+def test_the_clip_that_weighs_most_is_taken_and_the_last_one_of_a_study_stays():
+    changed = without_top_clip(Looking(Brightest()), batch_of_studies())
+    assert changed["clip_mask"].tolist() == [[True, True, False], [True, False, False], [True, False, False]]
+    assert changed["video"][:, 0, 0, 0, 0].tolist() == [0, 1, 3, 4]
+
+
+def test_a_random_clip_is_the_same_one_each_time_and_all_clips_have_a_chance():
+    one, two = (without_random_clip(NOBODY, batch_of_studies()) for _ in range(2))
+    assert torch.equal(one["clip_mask"], two["clip_mask"])
+    assert one["clip_mask"].sum(dim=1).tolist() == [2, 1, 1]
+    taken = set()
+    for position in range(30):
+        batch = batch_of_studies() | {"position": torch.full((3,), position)}
+        taken.add(int(without_random_clip(NOBODY, batch)["clip_mask"][0].int().argmin()))
+    assert taken == {0, 1, 2}
+
+
+def test_films_stay_with_their_places_when_a_middle_clip_goes():
+    changed = without_clips(batch_of_studies(), torch.tensor([1, 0, 1]))
+    assert changed["clip_mask"].tolist() == [[True, False, True], [True, False, False], [True, False, False]]
+    assert changed["video"][:, 0, 0, 0, 0].tolist() == [0, 2, 3, 4]
+
+
+def test_a_pooler_that_weighs_nothing_is_told():
+    with pytest.raises(ConfigError, match="does not weigh clips"):
+        without_top_clip(Looking(mean.Config().build(2)), batch_of_studies())
+
+
+def test_texts_pass_an_altered_model_unchanged():
+    altered = Altered(Looking(Brightest()), CHANGES["first_frame"])
+    assert altered({"report": 1}) == {"report": 1}
+    assert torch.equal(
+        altered(batch_of_studies())["video"], CHANGES["first_frame"](NOBODY, batch_of_studies())["video"]
+    )
+
+
+def test_a_gap_of_aurocs_is_the_difference_of_two_and_zero_for_equal_scores():
+    draw = np.random.default_rng(0)
+    positive = draw.random(80) < 0.4
+    one, other = draw.normal(size=80) + positive, draw.normal(size=80)
+    patients = [f"p{film // 2}" for film in range(80)]
+    gap, low, high = auroc_gap(one, other, positive, patients, num_samples=200)
+    assert gap == pytest.approx(roc_auc_score(positive, one) - roc_auc_score(positive, other))
+    assert low < gap < high
+    assert auroc_gap(one, one, positive, patients, num_samples=20) == (0.0, 0.0, 0.0)
+
+
+@pytest.fixture(scope="module")
+def collection(tmp_path_factory) -> Collection:
+    """The number of frames tells `long`; nothing tells `luck`."""
+    draw, studies = np.random.default_rng(1), []
+    for number in range(60):
+        frames = 4 + number % 2
+        record, payloads = study_with(
+            f"s{number:02d}", [moving_film(number, frames)], schema.Encoding(), f"p{number:02d}"
+        )
+        labels = {
+            "long": float(number % 2),
+            "luck": float(draw.random() < 0.5),
+            "amount": 10.0 * frames,
+            "tree": "a",
+        }
+        clips = [record.clips[0].model_copy(update={"labels": labels})]
+        studies.append((record.model_copy(update={"clips": clips}), payloads))
+    splits = {f"s{number:02d}": "test" for number in range(30, 60)}
+    folder = write_folder(tmp_path_factory.mktemp("metadata"), studies, studies_per_shard=30, splits=splits)
+    return Collection.open(Data(shards=folder))
+
+
+def test_metadata_find_what_they_tell_and_nothing_else(collection):
+    told, _ = metadata_baseline(collection, "long", "test", num_samples=50)
+    assert told["long/auroc"] == 1.0
+    assert told["long/num"] == 30
+    luck, _ = metadata_baseline(collection, "luck", "test", num_samples=200)
+    assert luck["luck/auroc_ci_low"] < 0.5 < luck["luck/auroc_ci_high"]
+
+
+def test_an_amount_stands_beside_the_training_median(collection):
+    found, _ = metadata_baseline(collection, "amount", "test", num_samples=50)
+    assert found["amount/mae"] < 1
+    assert found["amount/mae_of_median"] == pytest.approx(5.0)
+
+
+def test_a_label_of_one_word_is_refused(collection):
+    with pytest.raises(ConfigError, match="two words"):
+        metadata_baseline(collection, "tree", "test")
+
+
+def test_the_table_holds_headlines_beside_what_is_left_of_them():
+    whole = {
+        "zero_shot/cto/auroc": 0.9,
+        "zero_shot/cto/auroc_ci_low": 0.8,
+        "zero_shot/cto/auroc_ci_high": 0.95,
+    }
+    found = Shortcuts(
+        split="test",
+        numbers={
+            "whole": whole | {"zero_shot/cto/num": 9.0, "by/side=left/zero_shot/cto/auroc": 0.5},
+            "first_frame": {"zero_shot/cto/auroc": 0.6},
+            "metadata": {"cto/auroc": 0.55},
+        },
+        metadata_of={"zero_shot/cto/auroc": "cto/auroc"},
+        gaps={"cto": (0.1, 0.02, 0.2)},
+    )
+    table = shortcut_table(found)
+    assert table.columns == ["as it is", "first frame only", "no film: metadata"]
+    assert table.rows == [["zero_shot/cto/auroc", "0.900 (0.800 – 0.950)", "0.600", "0.550"]]
+    assert "hurts more than" in table.gaps[0]
+    assert shortcut_table(None) is None

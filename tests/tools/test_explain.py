@@ -1,0 +1,107 @@
+"""One small trained run, asked where it looks, what a lesion changes, and what it does with less to see."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from deepcoro.report import read_inputs
+from deepcoro.report_explanations import read_explanations
+from deepcoro.report_shortcuts import read_shortcuts
+from tests.launch import main_on_this_rank, tiny
+from tests.tools.command import load_tool
+
+WORDS = (
+    "data.multi_video=true",
+    "data.num_videos=3",
+    "pooler.type=attention",
+    "evaluate.metrics={retrieval: {bootstrap_samples: 9}, zero_shot: {bootstrap_samples: 9}, alignment_uniformity: false}",
+    "evaluate.num_examples=1",
+)
+
+
+@pytest.fixture(scope="module")
+def run_dir(tiny_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Trained for two steps and tested."""
+    folder = tmp_path_factory.mktemp("explained") / "run"
+    words = tiny(tiny_shards, folder, *WORDS, "max_steps=2")
+    assert main_on_this_rank("ddp", *words) == 0
+    assert main_on_this_rank("ddp", *words, "run_mode=test") == 0
+    return folder
+
+
+def test_every_verb_leaves_its_pages_and_a_record_of_the_start(run_dir):
+    record = json.loads((run_dir / "run_record.json").read_text())
+    (start,) = record["starts"]
+    assert start["global_batch"] > 0
+    assert start["processes"] == 1
+    assert record["splits"]["train"]["patients"] > record["splits"]["test"]["patients"] > 0
+    assert record["splits"]["train"]["studies"] > 0
+    card = (run_dir / "model_card.md").read_text()
+    assert "### test split of" in card
+    assert "video tower" in card
+    assert "parameters" in card
+    assert "Aggregates only" in (run_dir / "report_aggregates.html").read_text()
+
+
+def test_maps_of_named_studies_stand_in_the_report_and_not_in_its_twin(run_dir, capsys):
+    rows = (run_dir / "predictions").glob("*_test.csv")
+    key = next(rows).read_text().splitlines()[1].split(",")[0]
+    words = [str(run_dir), "--task", "cto", "--maps", "tokens", "attention", "pixels", "--clip", key]
+    assert load_tool("explain").main(words) == 0
+    numbers = json.loads((run_dir / "explain" / "cto.json").read_text())
+    assert {name.split("/")[2] for name in numbers} == {"tokens", "attention", "pixels"}
+    (explanation,) = read_explanations(run_dir)
+    assert explanation.title == key
+    assert set(explanation.maps) == {"tokens", "attention", "pixels"}
+    assert "Where the model looks" in (run_dir / "report.html").read_text()
+    assert "Where the model looks" not in (run_dir / "report_aggregates.html").read_text()
+    assert "gain" in capsys.readouterr().out
+
+
+def test_another_score_keeps_the_pictures_of_the_first(run_dir):
+    before = len(read_explanations(run_dir))
+    words = [str(run_dir), "--text", "Severe stenosis of the mid LAD.", "--check", "2", "--pictures", "1"]
+    assert load_tool("explain").main(words) == 0
+    assert len(read_explanations(run_dir)) == before + 1
+
+
+def test_what_cannot_be_explained_is_told_in_one_line(run_dir, capsys):
+    for words in (["--task", "none"], ["--head", "none"], ["--task", "cto", "--clip", "nobody"]):
+        assert load_tool("explain").main([str(run_dir), *words]) == 2
+    told = capsys.readouterr().err
+    assert "zero-shot task 'none'" in told
+    assert "has a head 'none'" in told
+    assert "no film or study 'nobody'" in told
+
+
+def test_scenes_with_and_without_a_lesion_are_scored(run_dir, tmp_path, capsys):
+    (tmp_path / "recipe.json").write_text(
+        json.dumps({"preset": "tiny", "seed": 3, "patients": 12, "format": "avi", "generation": 3})
+    )
+    words = [str(tmp_path), str(run_dir), "--task", "cto", "--pairs", "3", "--vendors", "Aster", "Cormorant"]
+    assert load_tool("counterfactuals").main([*words, "--split", "train"]) == 0
+    numbers = json.loads((run_dir / "counterfactuals.json").read_text())
+    assert numbers["cto/Aster/num_pairs"] == numbers["cto/Cormorant/num_pairs"] == 3
+    assert 0 <= numbers["cto/Aster/visible/share_raised"] <= 1
+    assert "share_raised" in capsys.readouterr().out
+
+
+def test_less_to_see_is_measured_by_every_metric(run_dir, capsys):
+    assert load_tool("shortcuts").main([str(run_dir)]) == 0
+    found = read_shortcuts(run_dir)
+    assert set(found.numbers) == {
+        "whole",
+        "first_frame",
+        "middle_frame",
+        "shuffled_frames",
+        "without_top_clip",
+        "without_random_clip",
+        "metadata",
+    }
+    assert found.numbers["whole"].keys() == found.numbers["first_frame"].keys()
+    inputs = read_inputs(run_dir)
+    shared = set(found.numbers["whole"]) & set(inputs.results)
+    assert all(found.numbers["whole"][key] == pytest.approx(inputs.results[key]) for key in shared)
+    assert "Shown less" in (run_dir / "report.html").read_text()
+    assert "R@5" in capsys.readouterr().out
