@@ -3,6 +3,7 @@
 import base64
 import io
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -162,6 +163,9 @@ def test_a_page_escapes_what_reports_say_and_says_what_could_not_be_read(tmp_pat
     search = Search(9, "step 1 (a)", film=films[0], reports=reports, readings=readings, num_neighbours=5)
     page = write_search_page(tmp_path / "b.html", search).read_text()
     assert "&lt;i&gt;x&lt;/i&gt;" in page and "of 2 training films" in page
+    assert "take fewer with --neighbours" not in page
+    everyone = write_search_page(tmp_path / "c.html", replace(search, num_neighbours=9)).read_text()
+    assert "take fewer with --neighbours" in everyone
     assert search_lines(search)[-1].split() == [
         "cto",
         "0.500",
