@@ -18,7 +18,7 @@ from deepcoro.data.collection import Collection
 from deepcoro.data.damage import unreadable_of_split
 from deepcoro.data.stream import EvaluationStream
 from deepcoro.data.units import Units
-from deepcoro.evaluated import Evaluated, TrainingReports
+from deepcoro.evaluated import Evaluated, Head, TrainingReports
 from deepcoro.label_means import means_of_groups, numeric_labels
 from deepcoro.model import to_device
 from deepcoro.run_config import RunConfig
@@ -72,6 +72,7 @@ def embed_split(
         patients=[units.patient(unit) for unit in numbers],
         films=rows.pop("video"),
         rows=rows,
+        heads=told_heads(config),
         texts=facts.texts,
         text_embeddings=embedded[:num_texts],
         text_of_film=facts.text_of_film,
@@ -135,6 +136,22 @@ def _embed_films(
     order = np.argsort(unit_of_row, kind="stable")
     order = order[unit_of_row[order] >= 0]
     return unit_of_row[order], {name: rows[order] for name, rows in gathered.items()}, unreadable
+
+
+def told_heads(config: RunConfig) -> dict[str, Head]:
+    """What heads of the run's objectives say, by `objective/head`."""
+    labels = config.data.fields.get("labels")
+    return {
+        f"{name}/{head}": Head(
+            task=objective.task_of(head),
+            column=objective.column_of(head),
+            num_classes=objective.num_classes(head),
+            words=labels.values.get(objective.column_of(head), {}) if labels else {},
+        )
+        for name, objective in config.objectives.items()
+        if objective.type == "linear_probing"
+        for head in objective.head_structure
+    }
 
 
 def _captions(rows: dict[str, np.ndarray], tokenizer: Any) -> list[str]:
@@ -213,6 +230,8 @@ def _facts(parts: Parts, units: Units, seen: np.ndarray) -> _Facts:
         source = {"source": list(shards.sources)[int(shards.source_of_study(units.study_row[[unit]])[0])]}
         merged = merged_labels([study.clips[clip] for clip in clips])
         merged |= agreed(study, clips)
+        if units.clip[unit] < 0:
+            merged["num_films"] = float(len(clips))
         labels.append(merged | source if len(shards.sources) > 1 else merged)
     return _Facts(texts, np.array(text_of_film, dtype=np.int64), _columns(labels))
 

@@ -19,7 +19,7 @@ from deepcoro.data.units import Units
 from deepcoro.embed import Wanted, embed_split
 from deepcoro.engine import start_accelerator
 from deepcoro.evaluated import Evaluated, Measurement
-from deepcoro.groups import measure_groups
+from deepcoro.groups import LEAKS, measure_groups
 from deepcoro.head_columns import head_columns
 from deepcoro.predictions import Predictions, write_predictions
 from deepcoro.reconstructions import reconstruction_pictures
@@ -138,10 +138,11 @@ def evaluate_split(
     split: str,
     active: Sequence[str] | None = None,
     fixed: Mapping[str, Fixed] | None = None,
+    by: Sequence[str] | None = None,
 ) -> tuple[Evaluated, dict[str, float], list[str]]:
     """Embeds on all ranks; metrics are computed on rank 0 and are the same on every rank. Collective. `active`: as in `Wanted`.
 
-    `fixed`: thresholds that val chose; val itself chooses them here.
+    `fixed`: thresholds that val chose; val itself chooses them here. `by`: columns of groups, those of the config unless given.
     """
     metrics = [metric.build() for metric in config.evaluate.metrics.values()]
     evaluated = embed_split(model, config, parts, split, replace(wanted_by(metrics), active=active))
@@ -153,8 +154,9 @@ def evaluate_split(
         for metric in metrics:
             numbers, notes = metric.measure(evaluated)
             measured = (measured[0] | numbers, measured[1] + notes)
+        chosen = config.evaluate.by if by is None else by
         numbers, notes = measure_groups(
-            metrics, evaluated, config.evaluate.by, config.evaluate.by_min_patients
+            metrics, evaluated, chosen, config.evaluate.by_min_patients, config.evaluate.by_bins
         )
         measured = (measured[0] | numbers, measured[1] + notes)
     numbers, notes = distributed.broadcast_object(measured)
@@ -175,7 +177,8 @@ def evaluate_in_training(
     """Metrics of the val split, without what objectives say that do not take part yet or any more. Collective; the caller's next
     step puts the model back into training mode.
     """
-    _, numbers, _ = evaluate_split(model, config, parts, "val", active)
+    by = [column for column in config.evaluate.by if column in LEAKS]
+    _, numbers, _ = evaluate_split(model, config, parts, "val", active, by=by)
     return numbers
 
 

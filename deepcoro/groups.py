@@ -3,28 +3,49 @@
 A group is searched and scored as if the split held nothing else, so its numbers are those of an evaluation with `data.where`.
 """
 
-from collections.abc import Sequence
+import bisect
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from types import MappingProxyType
+from typing import Annotated
 
 import numpy as np
+import pydantic
 
 from deepcoro.bootstrap import patient_rows
 from deepcoro.evaluated import Evaluated, Measurement, label_word
 
-USUAL = ("status", "stent_presence")
+LEAKS = ("status", "stent_presence")
+"""What gives answers away."""
+USUAL = (*LEAKS, "sex", "age", "vendor", "dominance", "num_films")
 """Columns that data need not have: where they are absent nothing is said."""
 _MOST_GROUPS = 20
-_NO_VALUE = ("_ci_low", "_ci_high", "_chance", "_modal", "_nearest", "_shuffled")
+
+
+def _ascending(edges: list[float]) -> list[float]:
+    if not edges or sorted(set(edges)) != edges:
+        raise ValueError(f"edges are {edges}; give one or more numbers, each above the one before")
+    return edges
+
+
+Edges = Annotated[list[float], pydantic.AfterValidator(_ascending)]
+"""Where groups of a column of numbers begin and end."""
+_NO_VALUE = ("/threshold", "/prevalence", "_ci_low", "_ci_high", "_chance", "_modal", "_nearest", "_shuffled")
 
 
 def measure_groups(
-    metrics: Sequence[Measurement], evaluated: Evaluated, columns: Sequence[str], min_patients: int
+    metrics: Sequence[Measurement],
+    evaluated: Evaluated,
+    columns: Sequence[str],
+    min_patients: int,
+    bins: Mapping[str, Sequence[float]] = MappingProxyType({}),
 ) -> tuple[dict[str, float], list[str]]:
     """Flat numbers under `by/{column}={value}/`, and a sentence for a column that cannot be used.
 
     `num_films` and `num_patients` come for every group; metrics for those of `min_patients` or more (a film without a
     patient counts as one). Beside every value, `_n` is what it rests on: searches, assessed films, else the group's films.
     Films not assessed are in no group; `by/{column}/num_not_assessed` counts them. A column with one value for all films
-    would repeat the overall numbers and gives none.
+    would repeat the overall numbers and gives none. Numbers of a column in `bins` are grouped between its edges.
     """
     numbers: dict[str, float] = {}
     notes: list[str] = []
@@ -33,8 +54,10 @@ def measure_groups(
             if column not in USUAL:
                 notes.append(f"by {column}: the data have no label '{column}'")
             continue
-        words = [label_word(value) for value in evaluated.labels[column]]
-        names = sorted({word for word in words if word is not None})
+        edges = bins.get(column, ())
+        words = [_group(value, edges) for value in evaluated.labels[column]]
+        names = _bin_names(edges) if edges else sorted({word for word in words if word is not None})
+        names = [name for name in names if name in words]
         if len(names) > _MOST_GROUPS:
             notes.append(
                 f"by {column}: {len(names)} values are too many to be groups (at most {_MOST_GROUPS}); bin it first"
@@ -50,6 +73,24 @@ def measure_groups(
             key = f"by/{column}={name.replace('/', '_')}"
             numbers |= {f"{key}/{each}": value for each, value in found.items()}
     return numbers, notes
+
+
+def _group(value: object, edges: Sequence[float]) -> str | None:
+    """Name of the bin, or the label itself; a word in a column of bins is not assessed."""
+    word = label_word(value)
+    if word is None or not edges:
+        return word
+    try:
+        number = float(word)
+    except ValueError:
+        return None
+    return _bin_names(edges)[bisect.bisect_right(edges, number)]
+
+
+def _bin_names(edges: Sequence[float]) -> list[str]:
+    """`under 50`, `50 to 65` (65 not included), `65 or more`."""
+    between = [f"{low:g} to {high:g}" for low, high in pairwise(edges)]
+    return [f"under {edges[0]:g}", *between, f"{edges[-1]:g} or more"]
 
 
 def _measure(metrics: Sequence[Measurement], group: Evaluated, min_patients: int) -> dict[str, float]:

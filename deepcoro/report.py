@@ -18,15 +18,18 @@ import numpy as np
 import pydantic
 import yaml
 
-from deepcoro import atomic, report_captions, report_figures, report_groups, report_tables
+from deepcoro import atomic, report_captions, report_figures, report_groups, report_heads, report_tables
 from deepcoro.metrics import zero_shot
 from deepcoro.page import render_page
 from deepcoro.report_captions import CaptionExample
 from deepcoro.report_examples import Example
 from deepcoro.report_explanations import Explanation, drawn, read_explanations
 from deepcoro.report_figures import Curve, Scored
+from deepcoro.report_head_figures import head_figures
 from deepcoro.report_reconstructions import Picture, read_pictures, reconstruction_rows
 from deepcoro.report_shortcuts import Shortcuts, read_shortcuts, shortcut_table
+from deepcoro.report_sites import site_table
+from deepcoro.scored import Answer, read_scored, scored_path
 
 EXAMPLES_FILE = "report_examples.json"
 """Examples of the last evaluation; they hold films, like the report."""
@@ -70,6 +73,10 @@ class ReportInputs:
     """The same evaluation with less to see."""
     scored: Sequence[Scored] = ()
     """Zero-shot scores and truth, for the curves."""
+    answers: Mapping[str, Answer] = field(default_factory=dict)
+    """What heads said of each row, for the curves."""
+    documents: Sequence[Mapping] = ()
+    """Results of all evaluations of the run, the newest last."""
     data_summary: Mapping[str, object] = field(default_factory=dict)
     has_positives_page: bool = False
     """positives.html lies beside the report."""
@@ -100,7 +107,8 @@ def write_report(
 
 def read_inputs(run_dir: Path) -> ReportInputs:
     """What the run folder holds, however little."""
-    document = (result_documents(run_dir) or [{}])[-1]
+    documents = result_documents(run_dir)
+    document = (documents or [{}])[-1]
     config_text = _text(run_dir / "config.yaml")
     measured = _metrics_of(yaml.safe_load(config_text) or {})
     metric = zero_shot.Config.model_validate(measured.get("zero_shot", {})).build()
@@ -125,6 +133,8 @@ def read_inputs(run_dir: Path) -> ReportInputs:
         explanations=read_explanations(run_dir),
         shortcuts=read_shortcuts(run_dir),
         scored=_read_scores(run_dir, document, metric),
+        answers=_read_answers(run_dir, document),
+        documents=documents,
         data_summary=document.get("data_summary") or {},
         has_positives_page=(run_dir / "positives.html").is_file(),
         times_computed=document.get("times_computed"),
@@ -176,6 +186,11 @@ def _read_scores(run_dir: Path, document: Mapping, metric: zero_shot.ZeroShot) -
     return [scored for scored in found if len(np.unique(scored.positive)) == 2]
 
 
+def _read_answers(run_dir: Path, document: Mapping) -> Mapping[str, Answer]:
+    path = scored_path(run_dir, str(document.get("data")), str(document.get("split")))
+    return read_scored(path).answers if path.is_file() else {}
+
+
 def _scored(rows: Sequence[Mapping[str, str]], name: str, metric: zero_shot.ZeroShot) -> Scored:
     task = metric.config.tasks[name]
     score, label = f"zero_shot_{name}_score", f"label_{task.label}"
@@ -203,6 +218,9 @@ def render_report(inputs: ReportInputs) -> str:
         ],
         tables=report_tables.tables(inputs.results, inputs.strata, inputs.positives),
         group_tables=report_groups.group_tables(inputs.results),
+        head_tables=report_heads.head_tables(inputs.results),
+        head_figures=head_figures(inputs.answers),
+        site_table=site_table(inputs.documents),
         interval_figure=report_figures.interval_figure(measures) if measures else "",
         score_figures=_score_figures(inputs.scored, inputs.aggregates_only),
         training_figures=training_figures(inputs.history),

@@ -16,7 +16,7 @@ INK, MUTED, GRID = "#1c2733", "#66727f", "#e3e8ed"
 COLOURS = ("#0b5c8a", "#c2571a", "#4d7d2a", "#7a4b94", "#9a7b00")
 _MOST_POINTS = 400
 
-_STYLE = {
+STYLE = {
     "svg.fonttype": "none",
     "svg.hashsalt": "deepcoro",
     "font.family": ["sans-serif"],
@@ -74,7 +74,7 @@ class Scored:
     negative_word: str = "no"
 
 
-def _figure(
+def new_figure(
     width_in: float, height_in: float, rows: int = 1, columns: int = 1
 ) -> tuple["Figure", list["Axes"]]:
     from matplotlib.figure import Figure
@@ -84,13 +84,13 @@ def _figure(
     return figure, list(axes.reshape(-1))
 
 
-def _svg(figure: "Figure", description: str) -> str:
+def as_svg(figure: "Figure", description: str) -> str:
     """The drawing as an `<svg>` element: no XML head, no metadata (it links to vocabularies), no ids but those referred to."""
     import matplotlib
 
     buffer = io.StringIO()
     metadata = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         figure.savefig(buffer, format="svg", metadata=metadata, transparent=True)
     drawing = buffer.getvalue()
     drawing = drawing[drawing.index("<svg") :]
@@ -104,9 +104,9 @@ def interval_figure(measures: Sequence[Measure]) -> str:
     """Each measure with its interval, a tick at chance and a grey band where the shuffled control falls."""
     import matplotlib
 
-    with matplotlib.rc_context(_STYLE):
+    with matplotlib.rc_context(STYLE):
         rows = _rows(measures)
-        figure, (axes,) = _figure(10.2, 0.6 + 0.32 * rows[0])
+        figure, (axes,) = new_figure(10.2, 0.6 + 0.32 * rows[0])
         for row, measure in zip(rows, measures, strict=True):
             _draw_measure(axes, row, measure)
         axes.set_yticks(rows, [measure.label for measure in measures], color=INK)
@@ -116,7 +116,9 @@ def interval_figure(measures: Sequence[Measure]) -> str:
         axes.grid(axis="y", visible=False)
         axes.tick_params(axis="y", length=0)
         axes.spines["left"].set_visible(False)
-        return _svg(figure, "Each measure with its 95 % interval, the chance level and the shuffled control")
+        return as_svg(
+            figure, "Each measure with its 95 % interval, the chance level and the shuffled control"
+        )
 
 
 def _rows(measures: Sequence[Measure]) -> list[float]:
@@ -143,8 +145,8 @@ def curve_figure(curves: Sequence[Curve], title: str, smoothed: bool = True, x_l
     """Lines over steps (or what `x_label` says); where smoothed, a long line is drawn pale with its running mean on top."""
     import matplotlib
 
-    with matplotlib.rc_context(_STYLE):
-        figure, (axes,) = _figure(4.3, 2.6)
+    with matplotlib.rc_context(STYLE):
+        figure, (axes,) = new_figure(4.3, 2.6)
         for curve, colour in zip(curves, COLOURS, strict=False):
             steps, values = _thin(np.asarray(curve.steps, float), np.asarray(curve.values, float))
             is_noisy = smoothed and len(values) > 30
@@ -165,7 +167,7 @@ def curve_figure(curves: Sequence[Curve], title: str, smoothed: bool = True, x_l
         axes.ticklabel_format(axis="y", scilimits=(-3, 5), useMathText=True)
         if len(curves) > 1:
             axes.legend(fontsize=8.5, loc="best")
-        return _svg(figure, title)
+        return as_svg(figure, title)
 
 
 def _thin(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -190,8 +192,8 @@ def roc_figure(tasks: Sequence[Scored]) -> str:
     import matplotlib
     from sklearn.metrics import roc_curve
 
-    with matplotlib.rc_context(_STYLE):
-        figure, (axes,) = _figure(4.3, 3.9)
+    with matplotlib.rc_context(STYLE):
+        figure, (axes,) = new_figure(4.3, 3.9)
         axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=(0, (4, 3)), label="guessing")
         for task, colour in zip(tasks, COLOURS, strict=False):
             false_positive, true_positive, _ = roc_curve(task.positive, task.scores)
@@ -202,15 +204,15 @@ def roc_figure(tasks: Sequence[Scored]) -> str:
         axes.set_xlabel("false alarms (1 − specificity)")
         axes.set_ylabel("found (sensitivity)")
         axes.legend(loc="lower right", fontsize=8.5)
-        return _svg(figure, "ROC curves of the zero-shot tasks")
+        return as_svg(figure, "ROC curves of the zero-shot tasks")
 
 
 def histogram_figure(tasks: Sequence[Scored]) -> str:
     """Scores of films with and without each finding."""
     import matplotlib
 
-    with matplotlib.rc_context(_STYLE):
-        figure, each_axes = _figure(4.3, 1.3 * len(tasks), rows=len(tasks))
+    with matplotlib.rc_context(STYLE):
+        figure, each_axes = new_figure(4.3, 1.3 * len(tasks), rows=len(tasks))
         for axes, task in zip(each_axes, tasks, strict=True):
             positive = task.positive.astype(bool)
             edges = np.histogram_bin_edges(task.scores, bins=24)
@@ -223,4 +225,4 @@ def histogram_figure(tasks: Sequence[Scored]) -> str:
             axes.grid(visible=False)
             axes.spines["left"].set_visible(False)
             axes.legend(fontsize=8.5, loc="upper right")
-        return _svg(figure, "Distribution of the zero-shot scores")
+        return as_svg(figure, "Distribution of the zero-shot scores")

@@ -12,6 +12,15 @@ _WORDS = {
     "video_to_text/within_stratum": "film → report, like with like",
 }
 
+_OF_HEADS = {
+    "auroc": ("AUROC", fraction),
+    "sensitivity": ("sensitivity", percent),
+    "specificity": ("specificity", percent),
+    "mae": ("MAE", number),
+    "c_index": ("C-index", fraction),
+}
+"""Measures of a head that are shown in every group."""
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -53,7 +62,9 @@ def group_tables(results: Results) -> list[GroupTable]:
 
 def _table(results: Results, column: str) -> GroupTable:
     start = f"by/{column}="
-    names = sorted({key.removeprefix(start).split("/")[0] for key in results if key.startswith(start)})
+    names = list(
+        dict.fromkeys(key.removeprefix(start).split("/")[0] for key in results if key.startswith(start))
+    )
     missing = results.get(f"by/{column}/num_not_assessed", 0.0)
     prefixes = ["", *(f"{start}{name}/" for name in names)]
     rows = [
@@ -85,8 +96,26 @@ def _measures(results: Results) -> Sequence[tuple[str, str, Show]]:
         (f"{TASK_WORDS.get(task, task)}: AUROC", f"zero_shot/{task}/auroc", fraction)
         for task in tasks(results)
     ]
+    found += [
+        (
+            f"{_head_words(key)}: {_OF_HEADS[key.rsplit('/', 1)[-1]][0]}",
+            key,
+            _OF_HEADS[key.rsplit("/", 1)[-1]][1],
+        )
+        for key in results
+        if _is_of_head(key)
+    ]
     lesions = "clinical_findings/lesion/f1"
     return [*found, ("generated reports: lesions, F1", lesions, fraction)] if lesions in results else found
+
+
+def _is_of_head(key: str) -> bool:
+    own = not key.startswith(("by/", "zero_shot/", "retrieval/"))
+    return own and key.rsplit("/", 1)[-1] in _OF_HEADS and key.count("/") == 2
+
+
+def _head_words(key: str) -> str:
+    return key.split("/")[1].replace("_", " ")
 
 
 def _cell(results: Results, prefix: str, key: str, show: Show) -> Cell:

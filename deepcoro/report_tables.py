@@ -28,6 +28,8 @@ _OWN_TABLES = (
     "alignment_uniformity/",
 )
 _SUFFIXES = ("_ci_low", "_ci_high", "_chance")
+OF_HEADS = ("/prevalence", "/mae_of_median", "/weighted_kappa", "/macro_f1")
+"""Measures that nothing but a head has: all of its objective's numbers stand in the tables of heads."""
 _SPACE = {
     "alignment": "distance of a film from its report, squared (alignment; lower is better)",
     "uniformity_films": "how evenly films fill the space (uniformity; lower is better, 0 = all alike)",
@@ -205,7 +207,12 @@ def _space_table(results: Results) -> Table:
 
 def _other_table(results: Results) -> Table:
     hidden = (*_OWN_TABLES, "speed/", "memory/")
-    names = [key for key in results if not key.startswith(hidden) and not key.endswith(_SUFFIXES)]
+    shown = {key.split("/")[0] for key in results if key.endswith(OF_HEADS)} | {"survival"}
+    names = [
+        key
+        for key in results
+        if not key.startswith(hidden) and not key.endswith(_SUFFIXES) and key.split("/")[0] not in shown
+    ]
     rows = [_row(results, name, name, f"{name}_control", number) for name in names]
     return Table("Other measures", "", rows)
 

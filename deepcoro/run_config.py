@@ -8,6 +8,7 @@ import pydantic
 from deepcoro.augment import Config as Augment
 from deepcoro.config import Block, dump, parse, read_tree, typed_by_key
 from deepcoro.data.config import Data
+from deepcoro.groups import Edges
 from deepcoro.implied import with_needs
 from deepcoro.metrics import (
     Metric,
@@ -125,9 +126,12 @@ class Evaluate(Block):
     training_reports: int = pydantic.Field(default=5000, ge=0)
     """Training samples whose reports are the controls of captions (the most common one of the side, the nearest one), drawn by seed;
     0 = no such controls."""
-    by: list[str] = ["status", "stent_presence"]
+    by: list[str] = ["status", "stent_presence", "sex", "age", "vendor", "dominance", "num_films"]
     """Label columns whose values are groups: every metric is measured within each group too (`by/status=PCI/...`), since wires,
-    balloons and stents give answers away. `status` and `stent_presence` count where the data have them."""
+    balloons and stents give answers away, and since a model may serve some patients worse. These count where the data have them
+    (`num_films`: films of a study, where a row is a study). Evaluations during training look at status and stent_presence alone."""
+    by_bins: dict[str, Edges] = {"age": [50.0, 65.0, 75.0], "num_films": [3.0, 6.0]}
+    """Edges, ascending, that make groups of a column of numbers: 50 belongs to `50 to 65`."""
     by_min_patients: int = pydantic.Field(default=10, ge=1)
     """Groups of fewer patients are listed with their size only."""
     best_metric: str = "retrieval/text_to_video/R@5"

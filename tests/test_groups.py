@@ -119,3 +119,20 @@ def test_the_report_shows_the_groups_beside_all_films():
     page = render_report(ReportInputs(run_name="run", results=results))
     assert "By group of films" in page and "1 films not assessed" in page and "12 films, 12 patients" in page
     assert "By group of films" not in render_report(ReportInputs(run_name="run", results=overall))
+
+
+def test_numbers_are_grouped_between_edges_and_words_among_them_are_not_assessed():
+    count = TREATED + PLAIN + 1
+    ages = [49, 50, 64, *[80] * (count - 5), "unknown", None]
+    data = evaluated(labels={"age": ages})
+    numbers, notes = measure_groups([], data, ["age"], 1, {"age": [50.0, 65.0, 75.0]})
+    sizes = {key: value for key, value in numbers.items() if key.endswith("/num_films")}
+    assert sizes == {
+        "by/age=under 50/num_films": 1,
+        "by/age=50 to 65/num_films": 2,
+        "by/age=75 or more/num_films": count - 5,
+    }
+    assert list(sizes) == [f"by/age={name}/num_films" for name in ("under 50", "50 to 65", "75 or more")]
+    assert numbers["by/age/num_not_assessed"] == 2
+    assert notes == []
+    assert group_tables(numbers)[0].groups == ["all films", "under 50", "50 to 65", "75 or more"]

@@ -1,0 +1,179 @@
+"""What heads were found to be worth, as tables: each number with its interval, and with what it rests on in the same row."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from deepcoro.report_groups import Cell
+from deepcoro.report_tables import Results, Show, fraction, interval, number, percent
+
+_BINARY, _REGRESSION, _CLASSES = "/prevalence", "/mae_of_median", "/macro_f1"
+"""A measure that heads of one kind alone have."""
+_COUNTS = (("rows", "num"), ("patients", "num_patients"), ("not assessed", "num_not_assessed"))
+
+
+@dataclass(frozen=True)
+class HeadRow:
+    """One finding."""
+
+    label: str
+    cells: list[Cell]
+
+
+@dataclass(frozen=True)
+class HeadTable:
+    """Findings of one kind."""
+
+    heading: str
+    caption: str
+    columns: list[str]
+    rows: list[HeadRow]
+
+
+@dataclass(frozen=True)
+class _Column:
+    title: str
+    key: str
+    show: Show
+    beside: str | None = None
+    """A value that stands below it, and its words."""
+
+
+def objectives_with_heads(results: Results) -> set[str]:
+    """First parts of the keys that these tables show."""
+    heads = [each for kind in (_BINARY, _REGRESSION, _CLASSES) for each in _heads(results, kind)]
+    return {head.split("/")[0] for head in heads} | ({"survival"} if _outcomes(results) else set())
+
+
+def head_tables(results: Results) -> list[HeadTable]:
+    """Every table that has rows."""
+    binary = [*_means(results), *_heads(results, _BINARY)]
+    decided = [head for head in binary if f"{head}/sensitivity" in results]
+    at_specificity = sorted(
+        {
+            key.rsplit("/", 1)[-1]
+            for key in results
+            if "/sensitivity_at_specificity_" in key and "_ci_" not in key
+        }
+    )
+    made = [
+        _table(
+            results,
+            "Findings: who scores higher",
+            _ORDER + [_of_specificity(key) for key in at_specificity],
+            binary,
+        ),
+        _table(results, "Findings: decisions at thresholds fixed on val", _DECISIONS, decided),
+        _table(results, "Findings: do probabilities come true", _CALIBRATION, _heads(results, _BINARY)),
+        _table(results, "Findings of several classes", _OF_CLASSES, _heads(results, _CLASSES)),
+        _table(
+            results,
+            "Numbers against the truth, in the label's unit",
+            _AGREEMENT,
+            _heads(results, _REGRESSION),
+        ),
+        _table(results, "Time to an event", _survival_columns(results), _outcomes(results)),
+    ]
+    return [table for table in made if table.rows]
+
+
+_ORDER = [
+    _Column("with it", "prevalence", percent),
+    _Column("AUROC", "auroc", fraction),
+    _Column("AUPRC", "auprc", fraction),
+]
+_DECISIONS = [
+    _Column("threshold", "threshold", number),
+    *(
+        _Column(key if len(key) > 3 else key.upper(), key, percent)
+        for key in ("sensitivity", "specificity", "ppv", "npv")
+    ),
+    _Column("F1", "f1", fraction),
+]
+_CALIBRATION = [
+    _Column("Brier score", "brier", number, "brier_of_prevalence"),
+    _Column("corrected", "brier_recalibrated", number),
+    _Column("calibration error", "ece", number),
+    _Column("corrected", "ece_recalibrated", number),
+    _Column("slope", "calibration_slope", fraction),
+    _Column("intercept", "calibration_intercept", fraction),
+]
+_OF_CLASSES = [
+    _Column("AUROC, mean of classes", "macro_auroc", fraction),
+    _Column("accuracy", "accuracy", percent),
+    _Column("balanced accuracy", "balanced_accuracy", percent),
+    _Column("F1, mean of classes", "macro_f1", fraction),
+    _Column("weighted kappa", "weighted_kappa", fraction),
+]
+_AGREEMENT = [
+    _Column("MAE", "mae", number, "mae_of_median"),
+    _Column("MAE / that of the median", "mae_ratio_to_median", fraction),
+    _Column("RMSE", "rmse", number),
+    _Column("Pearson r", "pearson_r", fraction),
+    _Column("ICC(2,1)", "icc", fraction),
+    _Column("bias", "bias", number),
+]
+_BESIDE = {"brier_of_prevalence": "prevalence alone", "mae_of_median": "median alone"}
+
+
+def _of_specificity(key: str) -> _Column:
+    return _Column(f"sensitivity at specificity {key.rsplit('_', 1)[-1]}", key, percent)
+
+
+def _survival_columns(results: Results) -> list[_Column]:
+    keys = [key for key in results if key.startswith("survival/") and "_ci_" not in key]
+    horizons = dict.fromkeys(key.rsplit("/auc_at_", 1)[-1] for key in keys if "/auc_at_" in key)
+    return [
+        _Column("events", "num_events", number),
+        _Column("C-index", "c_index", fraction),
+        *(_Column(f"AUC at {horizon}", f"auc_at_{horizon}", fraction) for horizon in horizons),
+    ]
+
+
+def _heads(results: Results, kind: str) -> list[str]:
+    keys = [key.removesuffix(kind) for key in results if key.endswith(kind)]
+    return [key for key in keys if not key.startswith("by/") and key.count("/") == 1 and "/macro" not in key]
+
+
+def _means(results: Results) -> list[str]:
+    ends = ("/macro", "/micro")
+    keys = [key.rpartition("/")[0] for key in results if key.endswith("/auroc")]
+    return [key for key in keys if not key.startswith("by/") and key.partition("=")[0].endswith(ends)]
+
+
+def _outcomes(results: Results) -> list[str]:
+    keys = [key.removesuffix("/num_events") for key in results if key.endswith("/num_events")]
+    return [key for key in keys if key.startswith("survival/")]
+
+
+def _table(results: Results, heading: str, columns: Sequence[_Column], heads: Sequence[str]) -> HeadTable:
+    used = [column for column in columns if any(f"{head}/{column.key}" in results for head in heads)]
+    rows = [
+        HeadRow(_label(head), [*_counts(results, head), *(_cell(results, head, column) for column in used)])
+        for head in heads
+    ]
+    titles = [*(title for title, _ in _COUNTS), *(column.title for column in used)]
+    return HeadTable(heading, "95 % intervals below, patients resampled", titles, rows if used else [])
+
+
+def _label(head: str) -> str:
+    name = head.partition("/")[2]
+    kind, _, family = name.partition("=")
+    words = {"macro": "mean of heads", "micro": "all heads in one heap"}
+    if kind in words:
+        return f"{words[kind]}{f': {family}' if family else ''}"
+    return name.replace("_", " ")
+
+
+def _counts(results: Results, head: str) -> list[Cell]:
+    return [Cell(number(results.get(f"{head}/{key}")), []) for _, key in _COUNTS]
+
+
+def _cell(results: Results, head: str, column: _Column) -> Cell:
+    key = f"{head}/{column.key}"
+    if key not in results:
+        return Cell("–", [])
+    bounds = interval(results, key, column.show)
+    notes = [] if bounds == "–" else [bounds]
+    if column.beside and f"{head}/{column.beside}" in results:
+        notes.append(f"{_BESIDE[column.beside]} {column.show(results[f'{head}/{column.beside}'])}")
+    return Cell(column.show(results[key]), notes)
