@@ -1,5 +1,8 @@
-"""How a command of `tools/` ends: one line and an exit code for what is the user's or the disk's fault, a traceback for a bug."""
+"""What commands of `tools/` do alike: how they end (one line and an exit code for what is the user's or the disk's fault, a traceback
+for a bug), and how many processes they may fill.
+"""
 
+import os
 import sys
 from collections.abc import Callable
 
@@ -30,3 +33,8 @@ def exit_code(name: str, work: Callable[[], object], debug: bool, remedy: str = 
         sys.stderr.write(f"{name}: interrupted; run the same command again to go on\n")
         return INTERRUPTED
     return 0
+
+
+def num_cores() -> int:
+    """Cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -9,12 +9,15 @@ from pathlib import Path
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from deepcoro.angiography.cohort import vendor_numbers
-from deepcoro.angiography.contact_sheet import write_sheet
-from deepcoro.angiography.detector import VENDORS
-from deepcoro.angiography.folder import Recipe, write_folder
-from deepcoro.angiography.presets import PRESETS, preset_named
-from deepcoro.config import ConfigError, DataError
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a checkout that is not installed
+
+from deepcoro.angiography.cohort import vendor_numbers  # noqa: E402
+from deepcoro.angiography.contact_sheet import write_sheet  # noqa: E402
+from deepcoro.angiography.detector import VENDORS  # noqa: E402
+from deepcoro.angiography.folder import Recipe, write_folder  # noqa: E402
+from deepcoro.angiography.presets import PRESETS, preset_named  # noqa: E402
+from deepcoro.config import ConfigError, DataError  # noqa: E402
+from deepcoro.tool import num_cores  # noqa: E402
 
 LOG = logging.getLogger("make_demo_data")
 
@@ -94,7 +97,7 @@ def make(options: argparse.Namespace) -> None:
             f"--patients {patients} --seed {options.seed}: at least one patient, a seed from 0 up"
         )
     vendor_numbers(tuple(options.vendors))  # an unknown one is refused before anything is made
-    workers = options.workers or len(os.sched_getaffinity(0))
+    workers = options.workers or num_cores()
     if options.preview:
         write_sheet(options.preview, preset, options.seed)
     started = time.perf_counter()

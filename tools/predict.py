@@ -3,13 +3,13 @@
 
 import argparse
 import logging
-import os
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a checkout that is not installed
 
 # What loads torch is imported where it is used: the processes that decode films import this file too.
+from deepcoro.inference.arguments import add_certainty, add_film_arguments, add_model_arguments  # noqa: E402
 from deepcoro.tool import exit_code  # noqa: E402
 
 EXAMPLES = """\
@@ -44,36 +44,17 @@ def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("source", type=Path, metavar="SOURCE", help="folder of films, table of films, or shard folder")
-    add("--checkpoint", type=Path, required=True, metavar="RUN", help="run folder of train.py")
-    add("--load", default="best", metavar="NAME", help="its checkpoint: best (default), last or step_N")
     add("--output", type=Path, required=True, metavar="FOLDER", help="made if absent")
-    add("--device", default="auto", help="cpu, cuda, cuda:1 (default: cuda where there is one)")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    add(
-        "--workers",
-        type=int,
-        default=max(2, min(16, cores)),
-        help="processes that decode (default: one a core)",
-    )
-    add(
-        "--html",
-        action="store_true",
-        help="also STUDY.html, which shows the films: keep it where the study is kept",
-    )
-    sure = "abstain from the call of a binary head below this recalibrated probability of the finding or of its absence (default: 0.5, never)"
-    add("--certainty", type=float, default=0.5, metavar="P", help=sure)
-    add("--split", help="of shards: train, val, test or inference (default: all)")
-    add("--modality", choices=("XA", "US"), type=str.upper, default="XA", help="what the model reads")
-    burned = "take films that declare, or seem to hold, names or dates burnt into the pixels"
-    add("--accept_burned_in", action="store_true", help=burned)
-    add("--echo_mask", choices=("sector", "none"), default="sector", help="as in tools/shard_dataset.py")
-    key = "secret of the ids (default: $DEEPCORO_KEY_FILE, else ~/.config/deepcoro/id.key)"
-    add("--key_file", type=Path, metavar="FILE", help=key)
+    page = "also STUDY.html, which shows the films: keep it where the study is kept"
+    add("--html", action="store_true", help=page)
     private = "private folder (0700, outside OUTPUT) for crosswalk.csv, keyed id to file"
     add("--crosswalk", type=Path, metavar="FOLDER", help=private)
     reports = "private folder (0700, outside OUTPUT) for a DICOM Structured Report a study, with the TRUE ids of its films"
     add("--sr", type=Path, metavar="FOLDER", help=reports)
-    add("--debug", action="store_true", help="show the full traceback of an error (it may name files)")
+    add("--split", help="of shards: train, val, test or inference (default: all)")
+    add_model_arguments(parser)
+    add_certainty(parser)
+    add_film_arguments(parser)
     return parser.parse_args(words)
 
 

@@ -3,7 +3,6 @@
 
 import argparse
 import logging
-import os
 import sys
 from pathlib import Path
 
@@ -11,6 +10,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a chec
 
 # What loads torch is imported where it is used: the processes that decode films import this file too.
 from deepcoro.config import ConfigError  # noqa: E402
+from deepcoro.inference.arguments import add_certainty, add_film_arguments, add_model_arguments  # noqa: E402
 from deepcoro.tool import exit_code  # noqa: E402
 
 EXAMPLES = """\
@@ -29,8 +29,6 @@ def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("--checkpoint", type=Path, required=True, metavar="RUN", help="run folder of train.py")
-    add("--load", default="best", metavar="NAME", help="its checkpoint: best (default), last or step_N")
     add("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
     add("--port", type=int, default=8000, help="default: 8000")
     token = (
@@ -47,19 +45,9 @@ def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
         help="where uploads lie while they are read (default: the system's)",
     )
     add("--audit", type=Path, metavar="FILE", help="audit log, a line an answer")
-    add("--device", default="auto", help="cpu, cuda, cuda:1 (default: cuda where there is one)")
-    sure = "abstain from the call of a binary head below this recalibrated probability of the finding or of its absence (default: 0.5, never)"
-    add("--certainty", type=float, default=0.5, metavar="P", help=sure)
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    workers = "processes that decode (default: one a core)"
-    add("--workers", type=int, default=max(2, min(16, cores)), help=workers)
-    add("--modality", choices=("XA", "US"), type=str.upper, default="XA", help="what the model reads")
-    burned = "take films that declare, or seem to hold, names or dates burnt into the pixels"
-    add("--accept_burned_in", action="store_true", help=burned)
-    add("--echo_mask", choices=("sector", "none"), default="sector", help="as in tools/shard_dataset.py")
-    key = "secret of the ids (default: $DEEPCORO_KEY_FILE, else ~/.config/deepcoro/id.key)"
-    add("--key_file", type=Path, metavar="FILE", help=key)
-    add("--debug", action="store_true", help="show the full traceback of an error (it may name files)")
+    add_model_arguments(parser)
+    add_certainty(parser)
+    add_film_arguments(parser)
     return parser.parse_args(words)
 
 

@@ -4,7 +4,6 @@
 import argparse
 import contextlib
 import logging
-import os
 import sys
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
@@ -38,7 +37,7 @@ from deepcoro.ingest.scrubber import Scrubber  # noqa: E402
 from deepcoro.ingest.shares import DEFAULT, drawn, shares_of  # noqa: E402
 from deepcoro.ingest.studies import read_studies  # noqa: E402
 from deepcoro.ingest.table import DELIMITERS, Table, read_table  # noqa: E402
-from deepcoro.tool import exit_code  # noqa: E402
+from deepcoro.tool import exit_code, num_cores  # noqa: E402
 
 CONSOLE = Console(stderr=True)
 EXAMPLES = """\
@@ -135,8 +134,12 @@ def _add_storage(parser: argparse.ArgumentParser) -> None:
 
 def _add_running(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("running").add_argument
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    add("--workers", type=int, default=min(16, cores), help="processes (default: one a core, at most 16)")
+    add(
+        "--workers",
+        type=int,
+        default=min(16, num_cores()),
+        help="processes (default: one a core, at most 16)",
+    )
     limit = (
         "longest time for one film, with more than one worker; then it is refused as timed_out (default: 900)"
     )

@@ -3,13 +3,13 @@
 
 import argparse
 import logging
-import os
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a checkout that is not installed
 
 # What loads torch is imported where it is used: the processes that decode films import this file too.
+from deepcoro.inference.arguments import add_film_arguments, add_model_arguments  # noqa: E402
 from deepcoro.tool import exit_code  # noqa: E402
 
 EXAMPLES = """\
@@ -35,26 +35,16 @@ def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
     )
     add = parser.add_argument
     add("table", type=Path, metavar="TABLE", help="one row a film; paths relative to its folder")
-    add("--checkpoint", type=Path, required=True, metavar="RUN", help="run folder of train.py")
-    add("--load", default="best", metavar="NAME", help="its checkpoint: best (default), last or step_N")
     add("--output", type=Path, required=True, metavar="FILE", help="JSON to write")
-    add("--device", default="auto", help="cpu, cuda, cuda:1 (default: cuda where there is one)")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    workers = "processes that decode (default: one a core)"
-    add("--workers", type=int, default=max(2, min(16, cores)), help=workers)
     for role in ("path", "study", "patient", "report", "side", "view"):
         add(f"--{role}_column", metavar="NAME", help="as in tools/shard_dataset.py")
     add("--label_columns", nargs="*", metavar="NAME", help="names or patterns (default: the usual ones)")
     add("--label_rules", type=Path, metavar="FILE", help="YAML, as in tools/shard_dataset.py")
     scope = "what one text speaks of: its film, all films of its tree, all of the study (default: clip)"
     add("--report_scope", choices=("clip", "side", "study"), default="clip", help=scope)
-    add("--modality", choices=("XA", "US"), type=str.upper, default="XA", help="what the model reads")
-    burned = "take films that declare, or seem to hold, names or dates burnt into the pixels"
-    add("--accept_burned_in", action="store_true", help=burned)
-    add("--echo_mask", choices=("sector", "none"), default="sector", help="as in tools/shard_dataset.py")
+    add_model_arguments(parser)
     key = "secret of the ids, the one of training to see whether patients overlap"
-    add("--key_file", type=Path, metavar="FILE", help=key)
-    add("--debug", action="store_true", help="show the full traceback of an error (it may name files)")
+    add_film_arguments(parser, key)
     return parser.parse_args(words)
 
 

@@ -2,37 +2,18 @@
 
 from typing import Literal
 
-from jaxtyping import Bool, Float
 from pydantic import Field
-from torch import Tensor
 
-from deepcoro.features import VideoFeatures
 from deepcoro.pooling.attention import GatedAttention
-from deepcoro.pooling.study import HierarchicalBlock, StudyPooler
+from deepcoro.pooling.study import HierarchicalBlock
+from deepcoro.pooling.weighing import WeighingPooler
 
 
-class AttentionPooler(StudyPooler):
+class AttentionPooler(WeighingPooler):
     """Weighted mean over the real clips, and where it is hierarchical over the tokens of each clip before."""
 
     def __init__(self, dim: int, config: "Config") -> None:
-        super().__init__(dim, config)
-        self.within = GatedAttention(dim, config.hidden_dim) if config.hierarchical else None
-        self.across = GatedAttention(dim, config.hidden_dim)
-
-    def summarise(self, features: VideoFeatures) -> Float[Tensor, "study clip dim"]:
-        if self.within is None:
-            return features.per_video()
-        return self.within(features.tokens)[0]
-
-    def pool(
-        self, clips: Float[Tensor, "study clip dim"], clip_mask: Bool[Tensor, "study clip"]
-    ) -> Float[Tensor, "study dim"]:
-        return self.across(clips, clip_mask)[0]
-
-    def weigh(
-        self, clips: Float[Tensor, "study clip dim"], clip_mask: Bool[Tensor, "study clip"]
-    ) -> Float[Tensor, "study clip"]:
-        return self.across(clips, clip_mask)[1]
+        super().__init__(dim, config, lambda: GatedAttention(dim, config.hidden_dim))
 
 
 class Config(HierarchicalBlock):

@@ -7,38 +7,31 @@ from jaxtyping import Bool, Float
 from pydantic import Field
 from torch import Tensor
 
-from deepcoro.features import VideoFeatures
 from deepcoro.pooling.attention import GatedAttention, QueryAttention
-from deepcoro.pooling.study import HierarchicalBlock, StudyPooler, check_heads
+from deepcoro.pooling.study import HierarchicalBlock, check_heads
+from deepcoro.pooling.weighing import WeighingPooler
 
 
-class AttentionClsTokenPooler(StudyPooler):
+class AttentionClsTokenPooler(WeighingPooler):
     """First half the gated mean over the real clips, second half the learned token's view of them. Hierarchical: the tokens of a clip
     are joined by gated attention before.
     """
 
     def __init__(self, dim: int, config: "Config") -> None:
-        super().__init__(dim, config, pooled_dim=2 * dim)
-        self.within = GatedAttention(dim, config.hidden_dim) if config.hierarchical else None
-        self.gated = GatedAttention(dim, config.hidden_dim)
-        self.across = QueryAttention(dim, config.num_attention_heads)
-
-    def summarise(self, features: VideoFeatures) -> Float[Tensor, "study clip dim"]:
-        if self.within is None:
-            return features.per_video()
-        return self.within(features.tokens)[0]
+        super().__init__(dim, config, lambda: GatedAttention(dim, config.hidden_dim), pooled_dim=2 * dim)
+        self.token = QueryAttention(dim, config.num_attention_heads)
 
     def pool(
         self, clips: Float[Tensor, "study clip dim"], clip_mask: Bool[Tensor, "study clip"]
     ) -> Float[Tensor, "study pooled"]:
-        weighed = self.gated(clips, clip_mask)[0]
-        return torch.cat([weighed, self.across(clips, clip_mask)[0].to(weighed.dtype)], dim=1)
+        weighed = super().pool(clips, clip_mask)
+        return torch.cat([weighed, self.token(clips, clip_mask)[0].to(weighed.dtype)], dim=1)
 
     def weigh(
         self, clips: Float[Tensor, "study clip dim"], clip_mask: Bool[Tensor, "study clip"]
     ) -> Float[Tensor, "study clip"]:
         """The mean of what both halves give."""
-        return (self.gated(clips, clip_mask)[1] + self.across(clips, clip_mask)[1]) / 2
+        return (super().weigh(clips, clip_mask) + self.token(clips, clip_mask)[1]) / 2
 
 
 class Config(HierarchicalBlock):

@@ -16,13 +16,13 @@ class MeanClsTokenPooler(StudyPooler):
 
     def __init__(self, dim: int, config: "Config") -> None:
         super().__init__(dim, config, pooled_dim=2 * dim)
-        self.across = QueryAttention(dim, config.num_attention_heads)
+        self.token = QueryAttention(dim, config.num_attention_heads)
 
     def pool(
         self, clips: Float[Tensor, "study clip dim"], clip_mask: Bool[Tensor, "study clip"]
     ) -> Float[Tensor, "study pooled"]:
         mean = mean_of_shown(clips, clip_mask)
-        return torch.cat([mean, self.across(clips, clip_mask)[0].to(mean.dtype)], dim=1)
+        return torch.cat([mean, self.token(clips, clip_mask)[0].to(mean.dtype)], dim=1)
 
 
 class Config(PoolerBlock):

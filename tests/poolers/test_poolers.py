@@ -131,8 +131,8 @@ def test_two_halves_stand_side_by_side(tokens):
         pooler = build(name)
         pooled, single, question = pooler(features), build(left), build("cls_token")
         if left == "attention":
-            single.across.load_state_dict(pooler.gated.state_dict())
-        question.across.load_state_dict(pooler.across.state_dict())
+            single.across.load_state_dict(pooler.across.state_dict())
+        question.across.load_state_dict(pooler.token.state_dict())
         assert pooler.dim == 2 * DIM == pooled.shape[1]
         torch.testing.assert_close(pooled[:, :DIM], single(features))
         torch.testing.assert_close(pooled[:, DIM:], question(features))
