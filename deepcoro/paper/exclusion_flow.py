@@ -16,7 +16,7 @@ from deepcoro.data.summary import outcome, reason_word
 from deepcoro.page import render_page
 from deepcoro.paper.sheets import Sheet
 
-_LINE_PX, _BOX_PX, _GAP_PX, _PAD_PX = 18, 330, 26, 10
+_LINE_PX, _BOX_PX, _GAP_PX, _PAD_PX = 18, 370, 26, 10
 _LETTERS = 52
 """Of a line that fits into a box."""
 
