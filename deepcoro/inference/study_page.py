@@ -16,6 +16,8 @@ from deepcoro.report_examples import film_strip
 from deepcoro.sample import ClipRecord
 
 _STRIP_FRAMES = 8
+_LEAST_REACH = 0.05
+"""Of a zero-shot score: differences of a thousandth shall not fill the bar."""
 
 
 def write_page(folder: Path, answer: StudyAnswer, study: OpenedStudy) -> Path:
@@ -38,28 +40,32 @@ def study_page(answer: StudyAnswer, study: OpenedStudy) -> str:
         "study.html",
         answer=answer,
         films=films,
-        findings=_ranges(answer.findings),
+        findings=findings_bars(answer.findings),
         decode_share=decode_share,
     )
 
 
-def _ranges(findings: Sequence[Finding]) -> list[dict[str, object]]:
-    """Places in per cent of a bar that is as wide as the largest score in either direction; 0 lies in its middle."""
-    reach = max((abs(value) for each in findings for value in (each.lowest, each.highest, each.score)), default=0)  # fmt: skip
-    reach = 1.05 * reach or 1.0
+def findings_bars(findings: Sequence[Finding]) -> list[dict[str, object]]:
+    """Places in per cent of a bar. Zero-shot scores share one, 0 in its middle; probabilities have 0 to 1; a number has its own."""
+    of_kind = [each for each in findings if each.kind == "zero_shot"]
+    reach = max([_LEAST_REACH, *(1.05 * abs(value) for each in of_kind for value in (each.lowest, each.highest))])  # fmt: skip
+    bars = []
+    for each in findings:
+        low, high = _ends(each, reach)
+        low_at, high_at, at = (100 * (value - low) / (high - low) for value in (each.lowest, each.highest, each.score))  # fmt: skip
+        place = {"low": round(low_at, 2), "width": round(high_at - low_at, 2), "at": round(at, 2)}
+        bars.append({"finding": each, **place})
+    return bars
 
-    def percent(score: float) -> float:
-        return round(50 + 50 * score / reach, 2)
 
-    return [
-        {
-            "finding": each,
-            "low": percent(each.lowest),
-            "width": round(percent(each.highest) - percent(each.lowest), 2),
-            "at": percent(each.score),
-        }
-        for each in findings
-    ]
+def _ends(finding: Finding, reach: float) -> tuple[float, float]:
+    """What the left and the right end of a finding's bar stand for."""
+    if finding.kind == "zero_shot":
+        return -reach, reach
+    if finding.kind in ("probability", "class"):
+        return 0.0, 1.0
+    room = max(finding.highest - finding.lowest, 1.0)
+    return finding.lowest - room, finding.highest + room
 
 
 def _strip(clip: ClipRecord, payload: bytes) -> str:

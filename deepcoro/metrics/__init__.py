@@ -18,12 +18,14 @@ from deepcoro.metrics import (
     retrieval,
     serial_change,
     survival,
+    wrong_side,
     zero_shot,
 )
 
 Metric = choice(
     retrieval.Config,
     zero_shot.Config,
+    wrong_side.Config,
     captioning.Config,
     clinical_findings.Config,
     alignment_uniformity.Config,

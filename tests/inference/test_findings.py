@@ -6,6 +6,7 @@ from scipy.special import expit, logit
 
 from deepcoro.calibrated import Calibration, Fixed
 from deepcoro.inference.findings import HeadFindings, recalibrated, zero_shot_findings
+from deepcoro.inference.study_page import findings_bars
 from deepcoro.run_config import RunConfig, run_config_from_dump
 
 PROBE = {
@@ -90,3 +91,13 @@ def test_zero_shot_scores_of_a_study_are_the_mean_of_its_rows() -> None:
         0.1,
         0.3,
     )
+
+
+def test_bars_of_probabilities_numbers_and_scores_do_not_share_a_scale() -> None:
+    found = HeadFindings(config(), None, 0.5).of(numbers_of([0.2, 0.4]), 2)
+    found += zero_shot_findings({"zero_shot/cto": np.array([-0.001, 0.001])}, 2)
+    cto, lvef, dominance, zero_shot = findings_bars(found)
+    assert (cto["low"], cto["width"], cto["at"]) == (20, 20, pytest.approx(30))
+    assert (lvef["low"], lvef["at"]) == (pytest.approx(33.33), 50)
+    assert dominance["at"] == pytest.approx(70)
+    assert zero_shot["at"] == 50 and zero_shot["width"] < 5  # a thousandth is not much
