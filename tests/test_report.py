@@ -102,7 +102,7 @@ def run_folder(tmp_path, text: str = "Normal right coronary artery."):
         texts=[text, "Other."],
         text_embeddings=films[:2],
         text_of_film=np.zeros(8, np.int64),
-        scores={"side": generator.normal(size=8), "cto": generator.normal(size=8)},
+        scores={f"zero_shot_{task}_score": generator.normal(size=8) for task in ("side", "cto")},
         labels={"side": ["left", "right"] * 4, "cto": [0] * 8},
     )
     write_predictions(run_dir / "predictions", "demo_test", predictions)

@@ -158,6 +158,26 @@ def test_the_card_tells_model_results_limits_and_what_is_not_known(whole_run):
     assert "st_mary" not in card
 
 
+def test_heads_have_their_tables_in_the_card_and_for_papers(tmp_path):
+    run_dir = run_folder(tmp_path)
+    head = {"auroc": 0.81, "auroc_ci_low": 0.75, "auroc_ci_high": 0.86, "prevalence": 0.3}
+    head |= {"num": 200, "num_positive": 60, "num_patients": 120, "num_not_assessed": 15}
+    for path in [*run_dir.glob("results/*.json"), run_dir / "results.json"]:
+        document = json.loads(path.read_text())
+        numbers = document.get("metrics", document)
+        numbers |= {f"linear_probing/mid_lad_cto/{key}": value for key, value in head.items()}
+        path.write_text(json.dumps(document))
+    write_pages(run_dir, [], [])
+    lines = (run_dir / "model_card.md").read_text().splitlines()
+    row = next(number for number, line in enumerate(lines) if line.startswith("| mid") and "0.81" in line)
+    above, header = lines[row - 1], lines[row - 2]
+    assert above.startswith("|---|---:|") and header.startswith("| Finding |")
+    assert header.count("|") == above.count("|") == lines[row].count("|")
+    with (run_dir / "tables" / "findings_who_scores_higher.csv").open(newline="") as file:
+        found = next(csv.DictReader(file))
+    assert found["Finding"].startswith("mid") and found["AUROC"].startswith("0.81")
+
+
 def test_the_card_of_a_run_that_was_only_trained_says_so(tmp_path):
     record = {
         "starts": [

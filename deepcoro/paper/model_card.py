@@ -10,9 +10,10 @@ from typing import Any
 
 import yaml
 
-from deepcoro import atomic, report_captions, report_tables
+from deepcoro import atomic, report_tables
 from deepcoro.aggregates import FEWEST, is_small, shareable
 from deepcoro.page import render_page
+from deepcoro.paper.sheets import Sheet, sheets
 from deepcoro.report import ReportInputs, result_documents
 from deepcoro.report_aggregates import without_places
 from deepcoro.run_record import read_record
@@ -31,7 +32,7 @@ class Evaluation:
 
     title: str
     facts: Sequence[Fact]
-    tables: Sequence[report_tables.Table]
+    tables: Sequence[Sheet]
     cautions: Sequence[str]
 
 
@@ -158,22 +159,11 @@ def _evaluation(document: Mapping[str, Any], inputs: ReportInputs) -> Evaluation
         ("patients shared with training", str(document.get("patient_overlap", "unknown"))),
         ("times this split was evaluated in this run", str(document.get("times_computed", "unknown"))),
     ]
-    tables = [*report_tables.tables(results, inputs.strata, inputs.positives), *_caption_tables(results)]
+    tables = list(sheets(results, inputs.strata, inputs.positives))
     cautions = report_tables.warnings(results)
     if rests_on_few(document):
         cautions = [f"Fewer than {FEWEST} patients: numbers are left out of this card.", *cautions]
     return Evaluation(f"{document.get('split')} split of {document.get('data')}", facts, tables, cautions)
-
-
-def _caption_tables(results: Mapping[str, float]) -> Iterator[report_tables.Table]:
-    """Generated reports, with the nearest training report in the column of the control."""
-    for table in report_captions.caption_tables(results):
-        rows = [
-            report_tables.Row(row.label, row.value, row.interval, row.modal, row.nearest)
-            for row in table.rows
-        ]
-        caption = f"{table.caption}; guessing: the most common training report, control: the nearest one"
-        yield report_tables.Table(f"Generated reports: {table.heading.lower()}", caption, rows)
 
 
 def rests_on_few(document: Mapping[str, Any]) -> bool:

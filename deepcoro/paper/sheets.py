@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from deepcoro import atomic, report_captions, report_groups, report_tables
+from deepcoro import atomic, report_captions, report_groups, report_heads, report_tables
 from deepcoro.predictions import table as csv_text
 from deepcoro.report import ReportInputs
 
@@ -56,7 +56,7 @@ def write_tables(run_dir: Path, inputs: ReportInputs) -> list[Path]:
     written = [folder / "measures.csv"]
     atomic.write_text(written[0], csv_text(measures(inputs)))
     about = f"{inputs.run_name}, {inputs.data or 'unknown data'}, split {inputs.split or 'unknown'}, {inputs.checkpoint or 'unknown checkpoint'}"
-    for sheet in sheets(inputs):
+    for sheet in sheets(inputs.results, inputs.strata, inputs.positives):
         for suffix, text in (("csv", sheet_csv(sheet)), ("tex", latex(sheet, about))):
             written.append(folder / f"{sheet.name}.{suffix}")
             atomic.write_text(written[-1], text)
@@ -79,16 +79,18 @@ def measures(inputs: ReportInputs) -> list[dict[str, object]]:
     ]
 
 
-def sheets(inputs: ReportInputs) -> Iterator[Sheet]:
-    """Every table of the report."""
-    for table in report_tables.tables(inputs.results, inputs.strata, inputs.positives):
+def sheets(
+    results: report_tables.Results, strata: Sequence[str], positives: report_tables.Positives
+) -> Iterator[Sheet]:
+    """Every table of the report, of the numbers given; strata and class words as in `report_tables.tables`."""
+    for table in report_tables.tables(results, strata, positives):
         yield Sheet(
             name=_file_name(table.heading),
             caption=f"{table.heading} ({table.caption})" if table.caption else table.heading,
             columns=("Measure", "This model", "95 % interval", "Guessing", "Shuffled control"),
             rows=[(row.label, row.value, row.interval, row.chance, row.control) for row in table.rows],
         )
-    for table in report_captions.caption_tables(inputs.results):
+    for table in report_captions.caption_tables(results):
         yield Sheet(
             name=_file_name(table.heading),
             caption=f"{table.heading} ({table.caption})",
@@ -98,7 +100,14 @@ def sheets(inputs: ReportInputs) -> Iterator[Sheet]:
                 for row in table.rows
             ],
         )
-    for table in report_groups.group_tables(inputs.results):
+    for table in report_heads.head_tables(results):
+        yield Sheet(
+            name=_file_name(table.heading),
+            caption=f"{table.heading} ({table.caption})" if table.caption else table.heading,
+            columns=("Finding", *table.columns),
+            rows=[(row.label, *map(_words, row.cells)) for row in table.rows],
+        )
+    for table in report_groups.group_tables(results):
         yield _of_groups(table)
 
 
@@ -108,10 +117,13 @@ def _of_groups(table: report_groups.GroupTable) -> Sheet:
         name=_file_name(f"by {table.column}"),
         caption=f"By {table.column}" + (f" ({table.caption})" if table.caption else ""),
         columns=("Measure", *(name + size for name, size in zip(table.groups, sizes, strict=True))),
-        rows=[
-            (row.label, *("; ".join((cell.value, *cell.notes)) for cell in row.cells)) for row in table.rows
-        ],
+        rows=[(row.label, *map(_words, row.cells)) for row in table.rows],
     )
+
+
+def _words(cell: report_groups.Cell) -> str:
+    """The value, then what it rests on."""
+    return "; ".join((cell.value, *cell.notes))
 
 
 def _file_name(heading: str) -> str:

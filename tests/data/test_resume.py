@@ -90,7 +90,7 @@ def test_restored_films_keep_the_order_of_acquisition_and_the_spool_holds_no_dat
     films = (FilmSource(1, late, "1" * 16), FilmSource(2, early, "2" * 16))
     study = StudySource("a" * 16, "train", films)
     with monkeypatch.context() as patch:
-        patch.setattr("deepcoro.data.tar._record", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patch.setattr("deepcoro.data.tar.study_record", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
         with pytest.raises(KeyboardInterrupt):
             write_dataset([study], tmp_path / "out", Settings())
     spooled = list((tmp_path / "out" / ".progress" / "shard-000000.spool").glob("*.film"))
