@@ -50,7 +50,7 @@ def test_every_engine_trains_three_objectives_as_ddp_does(runs: Path, engine: st
     )
 
 
-@pytest.mark.parametrize("engine", ["ddp", "zero2"])
+@pytest.mark.parametrize("engine", ["ddp", pytest.param("zero2", marks=pytest.mark.slow)])
 def test_accumulation_gives_the_losses_of_the_whole_batch_on_both_sides_of_a_boundary(
     tiny_shards: Path, two_ranks: Ranks, runs: Path, tmp_path: Path, engine: str
 ) -> None:

@@ -10,7 +10,11 @@ from deepcoro.checkpoint import Checkpoint
 from tests.launch import SILENT, losses, main_on_rank, main_on_this_rank, metrics
 from tests.ranks import Ranks
 
-ENGINES = ("ddp", "zero1", "zero2", "zero3_whole")
+SLOW = {"zero1", "zero2"}
+ENGINES = [
+    pytest.param(engine, marks=pytest.mark.slow if engine in SLOW else ())
+    for engine in ("ddp", "zero1", "zero2", "zero3_whole")
+]
 KINDS = {"cto": "bce", "film": "focal", "dominance": "ce", "stenosis": "huber", "lvef": "mae"}
 COLUMNS = {"film": "cto", "stenosis": "max_stenosis"}
 HEADS = [f"{kind}_{number}" for kind in KINDS for number in range(18)]

@@ -88,6 +88,7 @@ def toy_shards(
     return write_folder(folder, studies, splits={f"s{number}": split for number, split in enumerate(splits)})
 
 
+@pytest.mark.slow
 def test_it_beats_the_most_frequent_class_on_patients_it_has_not_seen(shards, trained):
     films = read_pictures(Shards.open(shards), SIZE_PX, splits=("test",))
     assert len(films.clips) > 30 and set(films.splits) == {"test"}
@@ -99,6 +100,7 @@ def test_it_beats_the_most_frequent_class_on_patients_it_has_not_seen(shards, tr
         assert measure.auroc > 0.85
 
 
+@pytest.mark.slow
 def test_a_film_that_is_not_assessed_teaches_nothing(shards):
     films = read_pictures(Shards.open(shards), SIZE_PX)
     empty = [word is None for word in films.words["contrast_agent"]]
@@ -116,6 +118,7 @@ def test_the_same_seed_trains_the_same_model(tmp_path):
         torch.testing.assert_close(value, other.network.state_dict()[name], rtol=0, atol=0)
 
 
+@pytest.mark.slow
 def test_an_unsure_answer_is_an_empty_cell(shards, trained):
     films = read_pictures(Shards.open(shards), SIZE_PX, splits=("val",))
     own, strict, lax = (content_table(trained, films, floor) for floor in (None, 1.0, 0.0))
@@ -132,6 +135,7 @@ def test_an_unsure_answer_is_an_empty_cell(shards, trained):
         assert sum(chances) == pytest.approx(1, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_thresholds_keep_their_promise_on_val(shards, trained):
     films = read_pictures(Shards.open(shards), SIZE_PX, splits=("val",))
     chances = trained.probabilities(films)
@@ -142,6 +146,7 @@ def test_thresholds_keep_their_promise_on_val(shards, trained):
         assert card.num_val == measure.num
 
 
+@pytest.mark.slow
 def test_a_saved_model_answers_as_before_and_says_what_it_learned_from(trained, shards, tmp_path):
     trained.save(tmp_path / "m.safetensors")
     again = ContentModel.load(tmp_path / "m.safetensors")
@@ -210,6 +215,7 @@ def test_the_network_ignores_brightness_but_not_place():
     assert not torch.allclose(network(picture)["a"], network(picture.flip(-1))["a"], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_the_command_trains_and_writes_a_keyed_table(shards, tmp_path, capsys):
     model, table = tmp_path / "c.safetensors", tmp_path / "content.csv"
     words = ["train", "--shards", str(shards), "--output", str(model), "--size_px", "32", "--epochs", "1"]
