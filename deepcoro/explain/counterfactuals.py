@@ -63,16 +63,14 @@ def pairs_of(recipe: Recipe, split: str, vendor: str | None, min_stenosis_percen
     """Every film of a data set's split with a lesion of at least so many per cent, once a lesion; all as if filmed by one `vendor` where it is given."""
     preset = preset_named(recipe.preset)
     make: Vendor | None = None if vendor is None else VENDORS[vendor_numbers((vendor,))[0]]
-    for number in range(recipe.patients):
-        patient = patient_of(preset, recipe.seed, number)
-        if patient.split != split:
-            continue
-        for study in studies_of(preset, recipe.seed, patient):
-            for plan in films_of(preset, recipe.seed, study, recipe.format, recipe.vendors):
-                injection = replace(plan.injection, bits=8)
-                injection = injection if make is None else replace(injection, vendor=make)
-                if plan.content.is_assessed:
-                    yield from _pairs(patient.patient_id, injection, min_stenosis_percent)
+    patients = (patient_of(preset, recipe.seed, number) for number in range(recipe.patients))
+    for patient in (each for each in patients if each.split == split):
+        studies = studies_of(preset, recipe.seed, patient)
+        plans = [films_of(preset, recipe.seed, study, recipe.format, recipe.vendors) for study in studies]
+        for plan in (plan for of_study in plans for plan in of_study if plan.content.is_assessed):
+            injection = replace(plan.injection, bits=8)
+            injection = injection if make is None else replace(injection, vendor=make)
+            yield from _pairs(patient.patient_id, injection, min_stenosis_percent)
 
 
 def _pairs(patient: str, injection: Injection, min_stenosis_percent: int) -> Iterator[Pair]:

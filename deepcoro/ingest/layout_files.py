@@ -29,20 +29,21 @@ def records(path: Path, needed: Sequence[str]) -> Iterator[dict[str, str]]:
     open_text = gzip.open if path.suffix == ".gz" else open
     try:
         with open_text(path, "rt", encoding="utf-8-sig", newline="") as text:
-            reader = csv.DictReader(text)
-            missing = sorted(set(needed) - set(reader.fieldnames or ()))
-            if missing:
-                raise DataError(
-                    f"{path.name} has no column {missing}; it has {list(reader.fieldnames or ())}"
-                )
-            for row in reader:
-                if None in row or None in row.values():
-                    raise DataError(
-                        f"{path.name}: line {reader.line_num} has more or fewer cells than the header; download it again"
-                    )
-                yield row
+            yield from _whole_rows(csv.DictReader(text), path.name, needed)
     except (csv.Error, EOFError, UnicodeDecodeError, gzip.BadGzipFile, zlib.error) as error:
         raise DataError(f"{path.name} is damaged ({error}); download it again") from error
+
+
+def _whole_rows(reader: csv.DictReader, name: str, needed: Sequence[str]) -> Iterator[dict[str, str]]:
+    missing = sorted(set(needed) - set(reader.fieldnames or ()))
+    if missing:
+        raise DataError(f"{name} has no column {missing}; it has {list(reader.fieldnames or ())}")
+    for row in reader:
+        if None in row or None in row.values():
+            raise DataError(
+                f"{name}: line {reader.line_num} has more or fewer cells than the header; download it again"
+            )
+        yield row
 
 
 def number(record: Record, column: str, file_name: str) -> float:
