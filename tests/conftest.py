@@ -1,5 +1,6 @@
 """What several test files share and is dear to make: shards to train on, two ranks to train with."""
 
+import logging
 import os
 import subprocess
 import sys
@@ -93,3 +94,11 @@ def ranks_of(two_ranks: Ranks) -> Iterator[dict[int, Ranks]]:
 
 def _run(*words: str | Path) -> None:
     subprocess.run([sys.executable, *map(str, words)], cwd=ROOT, check=True, capture_output=True, timeout=900)
+
+
+def pytest_runtest_setup() -> None:
+    """A tool's `logging.basicConfig` writes to the captured stderr of its test, which is closed by now."""
+    root = logging.getLogger()
+    for handler in list(root.handlers):
+        if getattr(getattr(handler, "stream", None), "closed", False):
+            root.removeHandler(handler)
