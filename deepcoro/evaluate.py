@@ -26,7 +26,7 @@ from deepcoro.reconstructions import reconstruction_pictures
 from deepcoro.report_captions import CaptionExample, choose_captions, show_captions
 from deepcoro.report_examples import Example, choose_examples, films_shown, show_examples
 from deepcoro.report_reconstructions import write_pictures
-from deepcoro.run_config import RunConfig, keys_changed_since
+from deepcoro.run_config import RunConfig, config_of_run, keys_changed_since
 from deepcoro.run_pages import write_pages
 from deepcoro.run_record import git_commit
 from deepcoro.scored import score_rows, scored_path, write_scored
@@ -102,6 +102,15 @@ def open_checkpoint(config: RunConfig) -> tuple[checkpoint.Checkpoint, Parts]:
     saved = checkpoint.find(config.checkpoint_folder, config.checkpoint.load)
     _refuse_other_model(config, saved.state())
     return saved, build_parts(config)
+
+
+def open_run(run_dir: Path, load: str, overrides: Sequence[str] = ()) -> tuple[RunConfig, Parts, nn.Module]:
+    """A run folder, as its own config says with overrides laid over it, and the model of its checkpoint `load` (best, last or step_N), in
+    evaluation mode. ConfigError where the folder holds no run.
+    """
+    config = config_of_run(run_dir, [f"run_dir={run_dir}", f"checkpoint={load}", *overrides])
+    saved, parts = open_checkpoint(config)
+    return config, parts, load_model(config, parts, saved).eval()
 
 
 def load_model(config: RunConfig, parts: Parts, saved: checkpoint.Checkpoint) -> nn.Module:

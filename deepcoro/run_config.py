@@ -6,7 +6,7 @@ from typing import Any, Literal
 import pydantic
 
 from deepcoro.augment import Config as Augment
-from deepcoro.config import Block, dump, parse, read_tree, typed_by_key
+from deepcoro.config import Block, ConfigError, dump, parse, read_tree, typed_by_key
 from deepcoro.data.config import Data
 from deepcoro.groups import Edges
 from deepcoro.implied import with_needs
@@ -340,6 +340,14 @@ class RunConfig(Block):
 def load_run_config(path: Path, overrides: list[str]) -> RunConfig:
     """The run config of a YAML file with overrides laid over it; a ConfigError names what is wrong."""
     return parse(RunConfig, read_tree(path, overrides, SHORTHANDS), str(path))
+
+
+def config_of_run(run_dir: Path, overrides: list[str]) -> RunConfig:
+    """The config of a run folder with overrides laid over it. ConfigError where it holds none."""
+    path = run_dir / "config.yaml"
+    if not path.is_file():
+        raise ConfigError(f"{run_dir} holds no config.yaml; name the folder of a run")
+    return load_run_config(path, overrides)
 
 
 def run_config_from_dump(tree: dict, source: str) -> RunConfig:

@@ -1,10 +1,10 @@
 """What commands of `tools/` do alike: how they end (one line and an exit code for what is the user's or the disk's fault, a traceback
-for a bug), and how many processes they may fill.
+for a bug), how many processes they may fill, and how they print numbers.
 """
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 
 from deepcoro.config import ConfigError, DataError
 
@@ -38,3 +38,13 @@ def exit_code(name: str, work: Callable[[], object], debug: bool, remedy: str = 
 def num_cores() -> int:
     """Cores that this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def number_lines(numbers: Mapping[str, float]) -> Iterator[str]:
+    """A line a measure, with the interval whose bounds stand under its name with `_ci_low` and `_ci_high`."""
+    for key, value in numbers.items():
+        if key.endswith(("_ci_low", "_ci_high")):
+            continue
+        ends = [numbers.get(f"{key}_ci_{end}") for end in ("low", "high")]
+        interval = "" if None in ends else f"   ({ends[0]:.4f} to {ends[1]:.4f})"
+        yield f"{key:60} {value:10.4f}{interval}"

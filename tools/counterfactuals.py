@@ -24,12 +24,11 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a chec
 
 from deepcoro import atomic  # noqa: E402
 from deepcoro.angiography.folder import read_recipe  # noqa: E402
-from deepcoro.config import ConfigError, DataError  # noqa: E402
-from deepcoro.evaluate import load_model, open_checkpoint  # noqa: E402
+from deepcoro.config import DataError  # noqa: E402
+from deepcoro.evaluate import open_run  # noqa: E402
 from deepcoro.explain.counterfactuals import measure, pairs_of, score_pairs  # noqa: E402
 from deepcoro.explain.targets import add_target_arguments, chosen_target  # noqa: E402
-from deepcoro.run_config import load_run_config  # noqa: E402
-from deepcoro.tool import exit_code  # noqa: E402
+from deepcoro.tool import exit_code, number_lines  # noqa: E402
 
 
 def parse_arguments(words: list[str] | None) -> argparse.Namespace:
@@ -49,14 +48,8 @@ def parse_arguments(words: list[str] | None) -> argparse.Namespace:
 
 
 def compare(options: argparse.Namespace) -> None:
-    config_file = options.run_dir / "config.yaml"
-    if not config_file.is_file():
-        raise ConfigError(f"{options.run_dir} holds no config.yaml; name the folder of a run")
     recipe = read_recipe(options.folder)
-    overrides = [f"run_dir={options.run_dir}", f"checkpoint={options.checkpoint}", *options.overrides]
-    config = load_run_config(config_file, overrides)
-    saved, parts = open_checkpoint(config)
-    model = load_model(config, parts, saved).eval()
+    config, parts, model = open_run(options.run_dir, options.checkpoint, options.overrides)
     target = chosen_target(options, model, config, parts.tokenizer)
     numbers: dict[str, float] = {}
     for vendor in options.vendors:
@@ -73,12 +66,7 @@ def compare(options: argparse.Namespace) -> None:
     path = options.run_dir / "counterfactuals.json"
     known = json.loads(path.read_text()) if path.is_file() else {}
     atomic.write_text(path, json.dumps(known | numbers, indent=1))
-    for key, value in numbers.items():
-        if not key.endswith(("_ci_low", "_ci_high")):
-            ends = [numbers.get(f"{key}_ci_{end}") for end in ("low", "high")]
-            print(
-                f"{key:60} {value:10.4f}" + ("" if None in ends else f"   ({ends[0]:.4f} to {ends[1]:.4f})")
-            )
+    print("\n".join(number_lines(numbers)))
 
 
 def main(words: list[str] | None = None) -> int:

@@ -22,13 +22,11 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a checkout that is not installed
 
 from deepcoro import atomic  # noqa: E402
-from deepcoro.config import ConfigError  # noqa: E402
-from deepcoro.evaluate import load_model, open_checkpoint  # noqa: E402
+from deepcoro.evaluate import open_run  # noqa: E402
 from deepcoro.explain.films import explain_films, spread_units, units_named  # noqa: E402
 from deepcoro.explain.maps import METHODS  # noqa: E402
 from deepcoro.explain.targets import add_target_arguments, chosen_target  # noqa: E402
 from deepcoro.report_explanations import write_explanations  # noqa: E402
-from deepcoro.run_config import load_run_config  # noqa: E402
 from deepcoro.run_pages import write_pages  # noqa: E402
 from deepcoro.tool import exit_code  # noqa: E402
 
@@ -50,13 +48,7 @@ def parse_arguments(words: list[str] | None) -> argparse.Namespace:
 
 
 def explain(options: argparse.Namespace) -> None:
-    config_file = options.run_dir / "config.yaml"
-    if not config_file.is_file():
-        raise ConfigError(f"{options.run_dir} holds no config.yaml; name the folder of a run")
-    overrides = [f"run_dir={options.run_dir}", f"checkpoint={options.checkpoint}", *options.overrides]
-    config = load_run_config(config_file, overrides)
-    saved, parts = open_checkpoint(config)
-    model = load_model(config, parts, saved).eval()
+    config, parts, model = open_run(options.run_dir, options.checkpoint, options.overrides)
     target = chosen_target(options, model, config, parts.tokenizer)
     units = parts.shards.units(options.split, config.data.multi_video, config.data.num_videos)
     named = units_named(units, parts, options.clip)

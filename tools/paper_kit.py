@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a chec
 from deepcoro.aggregates import FEWEST  # noqa: E402
 from deepcoro.config import ConfigError  # noqa: E402
 from deepcoro.paper.kit import write_kit  # noqa: E402
-from deepcoro.run_config import load_run_config  # noqa: E402
+from deepcoro.run_config import config_of_run  # noqa: E402
 from deepcoro.tool import exit_code  # noqa: E402
 
 
@@ -38,12 +38,9 @@ def parse_arguments(words: list[str] | None) -> argparse.Namespace:
 
 
 def make(options: argparse.Namespace) -> None:
-    config_file = options.run_dir / "config.yaml"
-    if not config_file.is_file():
-        raise ConfigError(f"{options.run_dir} holds no config.yaml; name the folder of a run")
+    config = config_of_run(options.run_dir, options.overrides)
     if options.fewest < 1:
         raise ConfigError(f"--fewest is {options.fewest}; allowed: 1 or more")
-    config = load_run_config(config_file, options.overrides)
     for path in write_kit(
         options.run_dir, config, options.output or options.run_dir / "paper", options.fewest
     ):

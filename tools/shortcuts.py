@@ -20,11 +20,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a checkout that is not installed
 
 from deepcoro import atomic  # noqa: E402
-from deepcoro.config import ConfigError  # noqa: E402
-from deepcoro.evaluate import load_model, open_checkpoint  # noqa: E402
+from deepcoro.evaluate import open_run  # noqa: E402
 from deepcoro.explain.compare import compare_shown_less  # noqa: E402
 from deepcoro.report_shortcuts import FILE, shortcut_table  # noqa: E402
-from deepcoro.run_config import load_run_config  # noqa: E402
 from deepcoro.run_pages import write_pages  # noqa: E402
 from deepcoro.tool import exit_code  # noqa: E402
 
@@ -42,13 +40,7 @@ def parse_arguments(words: list[str] | None) -> argparse.Namespace:
 
 
 def compare(options: argparse.Namespace) -> None:
-    config_file = options.run_dir / "config.yaml"
-    if not config_file.is_file():
-        raise ConfigError(f"{options.run_dir} holds no config.yaml; name the folder of a run")
-    overrides = [f"run_dir={options.run_dir}", f"checkpoint={options.checkpoint}", *options.overrides]
-    config = load_run_config(config_file, overrides)
-    saved, parts = open_checkpoint(config)
-    model = load_model(config, parts, saved)
+    config, parts, model = open_run(options.run_dir, options.checkpoint, options.overrides)
     found = compare_shown_less(model, config, parts, options.split, options.labels)
     atomic.write_text(options.run_dir / FILE, found.model_dump_json(indent=1))
     table = shortcut_table(found)

@@ -17,9 +17,9 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from deepcoro import atomic
 from deepcoro.angiography.folder import read_recipe
 from deepcoro.config import ConfigError, DataError
-from deepcoro.evaluate import load_model, open_checkpoint
-from deepcoro.run_config import load_run_config
+from deepcoro.evaluate import open_run
 from deepcoro.run_pages import write_pages
+from deepcoro.tool import number_lines
 from deepcoro.vessel_error import vessel_error
 
 
@@ -41,22 +41,13 @@ def main(words: list[str] | None = None) -> int:
     except (ConfigError, DataError) as error:
         print(f"vessel_error: {error}", file=sys.stderr)
         return 2
-    for key in sorted(numbers):
-        if not key.endswith(("_ci_low", "_ci_high")):
-            ends = [numbers.get(f"{key}_ci_{end}") for end in ("low", "high")]
-            interval = "" if None in ends else f"   ({ends[0]:.4f} to {ends[1]:.4f})"
-            print(f"{key:60} {numbers[key]:10.4f}{interval}")
-    for note in notes:
-        print(note)
+    print("\n".join([*number_lines(dict(sorted(numbers.items()))), *notes]))
     return 0
 
 
 def measure(options: argparse.Namespace) -> tuple[dict[str, float], list[str]]:
     recipe = read_recipe(options.folder)
-    overrides = [f"run_dir={options.run_dir}", f"checkpoint={options.checkpoint}"]
-    config = load_run_config(options.run_dir / "config.yaml", overrides)
-    saved, parts = open_checkpoint(config)
-    model = load_model(config, parts, saved)
+    config, _, model = open_run(options.run_dir, options.checkpoint)
     if not any(hasattr(each, "pictures") for each in model.objectives.values()):
         raise ConfigError(f"{options.run_dir} has no objective masked_modeling, so nothing is hidden")
     numbers, notes = vessel_error(model, config.data.fields["video"], recipe, options.split)

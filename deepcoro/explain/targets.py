@@ -10,8 +10,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from deepcoro.config import ConfigError
-from deepcoro.embed import encoded_in_shares
+from deepcoro.embed import embed_texts
 from deepcoro.metrics.zero_shot import Config as ZeroShot
+from deepcoro.metrics.zero_shot import class_embedding
 from deepcoro.run_config import RunConfig
 
 
@@ -94,15 +95,9 @@ def _direction(
     model: nn.Module, config: RunConfig, tokenizer: Any, sentences: Sequence[str]
 ) -> Float[Tensor, " dim"]:
     """Mean of the sentences' unit vectors, of unit length again."""
-    if not any(hasattr(objective, "embed_text") for objective in model.objectives.values()):
+    embedded = embed_texts(model, config, tokenizer, list(sentences))
+    if not embedded.shape[1]:
         raise ConfigError(
             "sentences need a contrastive objective, which this run has not; explain a head instead"
         )
-    embedded = encoded_in_shares(
-        sentences,
-        tokenizer,
-        config.data.fields["report"].max_tokens,
-        next(model.parameters()).device,
-        lambda report: model({"report": report}, task="features")["text"],
-    )
-    return nn.functional.normalize(embedded.mean(dim=0), dim=0)
+    return torch.from_numpy(class_embedding(embedded)).to(next(model.parameters()).device)

@@ -18,7 +18,7 @@ from deepcoro.calibrated import read_calibration
 from deepcoro.captions import decode_captions
 from deepcoro.config import ConfigError, DataError
 from deepcoro.data.plan import chosen_clips
-from deepcoro.embed import encoded_in_shares
+from deepcoro.embed import embed_texts
 from deepcoro.inference.findings import HeadFindings, zero_shot_findings
 from deepcoro.inference.opened import OpenedStudy
 from deepcoro.inference.prediction import FilmAnswer, Model, Seconds, Skipped, StudyAnswer
@@ -226,14 +226,7 @@ class Answerer:
     @torch.no_grad()
     def embed_texts(self, sentences: list[str]) -> Float[np.ndarray, "sentence dim"]:
         """L2-normalised, in the space that films and texts share."""
-        embedded = encoded_in_shares(
-            sentences,
-            self._tokenizer,
-            self.config.data.fields["report"].max_tokens,
-            self._device,
-            lambda report: self._model({"report": report}, task="features")["text"],
-        )
-        return embedded.cpu().numpy()
+        return embed_texts(self._model, self.config, self._tokenizer, sentences)
 
 
 def _config_of(state: dict[str, Any], run_dir: Path) -> RunConfig:
