@@ -9,10 +9,8 @@ from einops import rearrange
 from jaxtyping import Bool, UInt8
 from torch import Tensor, nn
 
-from deepcoro.angiography.cohort import films_of, patient_of, studies_of
 from deepcoro.angiography.film import Injection, render_film, vessel_thickness_mm
-from deepcoro.angiography.folder import Recipe
-from deepcoro.angiography.presets import preset_named
+from deepcoro.angiography.folder import Recipe, plans_of
 from deepcoro.fields import video
 from deepcoro.metrics import reconstruction
 from deepcoro.model import to_device
@@ -67,14 +65,8 @@ def _batches(
 
 def injections_of(recipe: Recipe, split: str) -> Iterator[tuple[Injection, str]]:
     """What each film of a data set's split shows, and its patient."""
-    preset = preset_named(recipe.preset)
-    for number in range(recipe.patients):
-        patient = patient_of(preset, recipe.seed, number)
-        if patient.split != split:
-            continue
-        for study in studies_of(preset, recipe.seed, patient):
-            for plan in films_of(preset, recipe.seed, study, recipe.format, recipe.vendors):
-                yield replace(plan.injection, bits=8), patient.patient_id
+    for plan in plans_of(recipe, split):
+        yield replace(plan.injection, bits=8), plan.study.patient.patient_id
 
 
 def shown_film(

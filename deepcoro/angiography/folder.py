@@ -119,6 +119,15 @@ def make_patient(folder: Path, preset: Preset, recipe: Recipe, number: int) -> d
     return rows
 
 
+def plans_of(recipe: Recipe, split: str) -> Iterator[FilmPlan]:
+    """The films of a data set's split, described and not made."""
+    preset = preset_named(recipe.preset)
+    patients = (patient_of(preset, recipe.seed, number) for number in range(recipe.patients))
+    for patient in (each for each in patients if each.split == split):
+        for study in studies_of(preset, recipe.seed, patient):
+            yield from films_of(preset, recipe.seed, study, recipe.format, recipe.vendors)
+
+
 def _undrawn(preset: Preset) -> tables.Row:
     """A finding that the preset never draws is not assessed: as a label it would have one class."""
     return {} if preset.calcification else {"calcification": ""}

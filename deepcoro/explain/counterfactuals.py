@@ -13,12 +13,11 @@ from einops import rearrange
 from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
-from deepcoro.angiography.cohort import films_of, patient_of, studies_of, vendor_numbers
+from deepcoro.angiography.cohort import vendor_numbers
 from deepcoro.angiography.detector import VENDORS, Vendor
 from deepcoro.angiography.film import Film, Injection, render_film
 from deepcoro.angiography.findings import Lesion
-from deepcoro.angiography.folder import Recipe
-from deepcoro.angiography.presets import preset_named
+from deepcoro.angiography.folder import Recipe, plans_of
 from deepcoro.bootstrap import mean_intervals, patient_rows
 from deepcoro.explain.targets import Target
 from deepcoro.fields import video
@@ -61,16 +60,11 @@ class Scored:
 
 def pairs_of(recipe: Recipe, split: str, vendor: str | None, min_stenosis_percent: int) -> Iterator[Pair]:
     """Every film of a data set's split with a lesion of at least so many per cent, once a lesion; all as if filmed by one `vendor` where it is given."""
-    preset = preset_named(recipe.preset)
     make: Vendor | None = None if vendor is None else VENDORS[vendor_numbers((vendor,))[0]]
-    patients = (patient_of(preset, recipe.seed, number) for number in range(recipe.patients))
-    for patient in (each for each in patients if each.split == split):
-        studies = studies_of(preset, recipe.seed, patient)
-        plans = [films_of(preset, recipe.seed, study, recipe.format, recipe.vendors) for study in studies]
-        for plan in (plan for of_study in plans for plan in of_study if plan.content.is_assessed):
-            injection = replace(plan.injection, bits=8)
-            injection = injection if make is None else replace(injection, vendor=make)
-            yield from _pairs(patient.patient_id, injection, min_stenosis_percent)
+    for plan in (each for each in plans_of(recipe, split) if each.content.is_assessed):
+        injection = replace(plan.injection, bits=8)
+        injection = injection if make is None else replace(injection, vendor=make)
+        yield from _pairs(plan.study.patient.patient_id, injection, min_stenosis_percent)
 
 
 def _pairs(patient: str, injection: Injection, min_stenosis_percent: int) -> Iterator[Pair]:
