@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
+from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -19,6 +20,10 @@ class Assessed(NamedTuple):
     outputs: Float[Tensor, "row head output"]
     target: Float[Tensor, "row head"]
     known: Bool[Tensor, "row head"]
+
+    def of_class(self, said: Float[Tensor, "row head class"]) -> Float[Tensor, "row head"]:
+        """What is said of the class that each target names."""
+        return said.gather(-1, rearrange(self.target.long(), "row head -> row head 1")).squeeze(-1)
 
     def only(self, losses: Float[Tensor, "row head"]) -> Float[Tensor, "row head"]:
         """Zeros where the label is not known."""

@@ -81,14 +81,9 @@ def _digest(model: nn.Module, config: RunConfig, parts: Parts, is_whole: bool) -
 
 def _missing(units: Units, names: np.ndarray, folder: Path) -> Units:
     """Films without features; rank 0 has looked."""
-    found = StoredFeatures(folder).has(names[_film(units)].tolist()) if distributed.rank() == 0 else None
+    found = StoredFeatures(folder).has(names[units.film].tolist()) if distributed.rank() == 0 else None
     chosen = np.flatnonzero(~distributed.broadcast_object(found))
     return dataclasses.replace(units, study_row=units.study_row[chosen], clip=units.clip[chosen])
-
-
-def _film(units: Units) -> np.ndarray:
-    """Row of each unit's film among all films."""
-    return units.studies.first_clip[units.study_row] + units.clip
 
 
 @torch.no_grad()
@@ -102,7 +97,7 @@ def _store(
     is_whole: bool,
 ) -> list[Bad]:
     """This rank's share, in parts; gives what of it could not be read."""
-    name_of = names[_film(units)]
+    name_of = names[units.film]
     batches = EvaluationStream(
         parts.shards,
         units,

@@ -41,24 +41,25 @@ def check_labels(
     """
     present = _present(config.columns, shards, is_training)
     counts: dict[str, dict[float, int]] = {}
+    shown = {split: _films_shown(units) for split, units in splits.items()}
     for column in present:  # one at a time: a run of ninety heads would hold them all
         coded = shards.films.read([column])[column].combine_chunks().dictionary_encode()
         codes = coded.indices.fill_null(-1).to_numpy()
         for split, units in splits.items():
-            numbers = _numbers(config, column, coded.dictionary, codes, films_of(units), split)
-            settled = settle_rows(numbers, units, config.conflict)
+            numbers = _numbers(config, column, coded.dictionary, codes, shown[split], split)
+            settled = _settled(numbers, units, config.conflict)
             _tell_disagreement(config, column, split, settled, len(units))
             if split == "train":
                 counts[column] = _counted(column, settled.numbers)
     return counts
 
 
-def films_of(units: Units) -> np.ndarray:
+def _films_shown(units: Units) -> np.ndarray:
     """Whether each film, over all studies, may be shown by a row of the split."""
     studies = units.studies
     if (units.clip >= 0).all():
         shown = np.zeros(studies.num_films, bool)
-        shown[studies.first_clip[units.study_row] + units.clip] = True
+        shown[units.film] = True
         return shown
     has_row = np.zeros(len(studies), bool)
     has_row[units.study_row] = True
@@ -66,12 +67,11 @@ def films_of(units: Units) -> np.ndarray:
     return shown if units.kept is None else shown & units.kept
 
 
-def settle_rows(numbers: Float[np.ndarray, " film"], units: Units, conflict: str) -> Settled:
-    """Of numbers a film those of the rows; a study that shows some of its films counts with all of them."""
-    studies = units.studies
+def _settled(numbers: Float[np.ndarray, " film"], units: Units, conflict: str) -> Settled:
+    """Of numbers a film (NaN for films that no row may show) those of the rows; a study that shows some of its films counts with all."""
     if (units.clip >= 0).all():
-        return Settled(numbers[studies.first_clip[units.study_row] + units.clip], [])
-    known = films_of(units) & ~np.isnan(numbers)
+        return Settled(numbers[units.film], [])
+    studies, known = units.studies, ~np.isnan(numbers)
     study = studies.study_of_film()[known]
     low, high = np.full(len(studies), np.inf), np.full(len(studies), -np.inf)
     np.minimum.at(low, study, numbers[known])

@@ -74,7 +74,7 @@ def _numbered_words(tables: Iterable[pyarrow.Table]) -> tuple[list[str], np.ndar
 def _of_units(of_film: np.ndarray, units: Units) -> np.ndarray:
     studies = units.studies
     if (units.clip >= 0).all():
-        return of_film[studies.first_clip[units.study_row] + units.clip]
+        return of_film[units.film]
     study, lowest = studies.study_of_film(), np.full(len(studies), np.iinfo(np.int32).max, np.int32)
     highest = np.full(len(studies), -1, np.int32)
     known = of_film >= 0 if units.kept is None else (of_film >= 0) & units.kept

@@ -34,6 +34,11 @@ class Units:
         return self.studies.shard[self.study_row]
 
     @property
+    def film(self) -> np.ndarray:
+        """Row of each unit's film among all films, where units are clips."""
+        return self.studies.first_clip[self.study_row] + self.clip
+
+    @property
     def num_clips(self) -> np.ndarray:
         """Films of each unit's study that may be shown."""
         return films_kept(self.studies, self.kept)[self.study_row]

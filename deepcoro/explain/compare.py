@@ -8,7 +8,7 @@ from torch import nn
 from deepcoro.build import Parts
 from deepcoro.evaluated import Evaluated, Measurement
 from deepcoro.explain.metadata import metadata_baseline
-from deepcoro.explain.shortcuts import CHANGES, CLIP_CHANGES, auroc_gap, measure_changes, weighs_clips
+from deepcoro.explain.shortcuts import CHANGES, CLIP_CHANGES, auroc_gap, measure_changes
 from deepcoro.report_shortcuts import Shortcuts
 from deepcoro.run_config import RunConfig
 
@@ -17,7 +17,7 @@ def compare_shown_less(
     model: nn.Module, config: RunConfig, parts: Parts, split: str, labels: Sequence[str] = ()
 ) -> Shortcuts:
     """Clips are taken away only where samples are studies and the pooler weighs them; a sentence says so where not."""
-    takes_clips = config.data.multi_video and weighs_clips(model.pooler)
+    takes_clips = config.data.multi_video and model.pooler.weighs_clips
     notes = (
         []
         if takes_clips

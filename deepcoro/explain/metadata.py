@@ -60,8 +60,7 @@ def _numbers(column: pyarrow.ChunkedArray, label: str) -> Float[np.ndarray, " fi
 
 def _films(shards: Collection, split: str, values: np.ndarray) -> np.ndarray:
     """Assessed films of a split."""
-    units = shards.units(split, False, 1)
-    films = shards.studies.first_clip[units.study_row] + units.clip
+    films = shards.units(split, False, 1).film
     return films[~np.isnan(values[films])]
 
 

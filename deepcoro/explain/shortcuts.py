@@ -95,16 +95,11 @@ CLIP_CHANGES: dict[str, Change] = {
 @torch.no_grad()
 def clip_weights(model: nn.Module, batch: Batch) -> Float[Tensor, "study clip"]:
     """How the pooler divides its attention over the clips. ConfigError for one that does not weigh them."""
-    if not weighs_clips(model.pooler):
+    if not model.pooler.weighs_clips:
         raise ConfigError(
             f"pooler {type(model.pooler).__name__} does not weigh clips; take pooler.type=attention to ask which clip matters"
         )
     return model.pooler.clip_weights(model.clip_features(batch), batch.get("views"))
-
-
-def weighs_clips(pooler: nn.Module) -> bool:
-    """Whether it can be asked."""
-    return pooler.weighs_clips
 
 
 def without_clips(batch: Batch, slots: Tensor) -> Batch:

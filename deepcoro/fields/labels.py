@@ -36,16 +36,7 @@ class Config(Block):
     @classmethod
     def _words_of_yaml(cls, value: Any) -> Any:
         """YAML reads `no: 0` as false and `2: 1` as a number; both are words here."""
-        if not isinstance(value, dict):
-            return value
-        return {
-            column: (
-                {word_of(word): number for word, number in words.items()}
-                if isinstance(words, dict)
-                else words
-            )
-            for column, words in value.items()
-        }
+        return with_words(value)
 
     @pydantic.field_validator("columns")
     @classmethod
@@ -76,6 +67,16 @@ class Config(Block):
 def word_of(key: Any) -> Any:
     """A key of a map of words as YAML gave it, as the word that a label is compared with."""
     return key if isinstance(key, str) else label_word(key)
+
+
+def with_words(maps: Any) -> Any:
+    """Maps `name -> word -> number` as YAML gave them, with words as keys: it reads `no: 0` as false and `2: 1` as a number."""
+    if not isinstance(maps, dict):
+        return maps
+    return {
+        name: {word_of(word): number for word, number in words.items()} if isinstance(words, dict) else words
+        for name, words in maps.items()
+    }
 
 
 class LabelsField:

@@ -1,7 +1,7 @@
 """From where each film of a row was taken: the angles of the C-arm, for poolers and heads that should know."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -45,7 +45,8 @@ class ViewField:
         draw: np.random.Generator | None,
     ) -> list[list[float]]:
         films = (study.clips[index] for index in self.slots(study, clip_indices))
-        return [[*_known(film.primary_angle_deg, film.secondary_angle_deg)] for film in films]
+        angles = ((film.primary_angle_deg, film.secondary_angle_deg) for film in films)
+        return [[math.nan if each is None else each for each in pair] for pair in angles]
 
     def collate(
         self, values: list[list[list[float]] | None], num_videos: int
@@ -55,7 +56,3 @@ class ViewField:
             if angles:
                 views[row, : len(angles)] = torch.tensor(angles)
         return {"views": views}
-
-
-def _known(*angles: float | None) -> Iterator[float]:
-    return (math.nan if angle is None else angle for angle in angles)

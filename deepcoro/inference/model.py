@@ -19,6 +19,7 @@ from deepcoro.captions import decode_captions
 from deepcoro.config import ConfigError, DataError
 from deepcoro.data.plan import chosen_clips
 from deepcoro.embed import embed_texts
+from deepcoro.implied import TEXT_FIELDS
 from deepcoro.inference.findings import HeadFindings, zero_shot_findings
 from deepcoro.inference.opened import OpenedStudy
 from deepcoro.inference.prediction import FilmAnswer, Model, Seconds, Skipped, StudyAnswer
@@ -31,7 +32,7 @@ from deepcoro.seen import seen_of_state
 
 logger = logging.getLogger(__name__)
 
-_ABOUT_TEXTS = ("report", "texts", "caption", "labels")
+_ABOUT_TEXTS = (*TEXT_FIELDS, "labels")
 """Types of fields that a study without report and labels cannot fill, and that no answer reads."""
 
 Rows = Sequence[tuple[int, ...]]

@@ -2,7 +2,6 @@
 
 from typing import Literal
 
-from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
@@ -17,8 +16,7 @@ def ce_loss(
 ) -> Float[Tensor, "row head"]:
     """Of one logit a class; the target is the number of the class."""
     given = assessed(outputs, target)
-    place = rearrange(given.target.long(), "row head -> row head 1")
-    losses = -given.outputs.log_softmax(dim=-1).gather(-1, place).squeeze(-1)
+    losses = -given.of_class(given.outputs.log_softmax(dim=-1))
     return given.only(losses * weight_of_label(given.target, class_weights))
 
 

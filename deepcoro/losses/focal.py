@@ -7,7 +7,6 @@ import functools
 from typing import Literal
 
 import torch
-from einops import rearrange
 from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
@@ -29,8 +28,7 @@ def focal_loss(
         logit = given.outputs[..., 0]
         cross_entropy = functional.softplus(torch.where(given.target > 0.5, -logit, logit))
     else:
-        place = rearrange(given.target.long(), "row head -> row head 1")
-        cross_entropy = -given.outputs.log_softmax(dim=-1).gather(-1, place).squeeze(-1)
+        cross_entropy = -given.of_class(given.outputs.log_softmax(dim=-1))
     # a root has no gradient at 0, which a sure and right answer reaches in floating point
     missed = (-torch.expm1(-cross_entropy)).clamp(min=torch.finfo(cross_entropy.dtype).tiny)
     return given.only(missed**gamma * cross_entropy * weight_of_label(given.target, class_weights))

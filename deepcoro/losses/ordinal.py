@@ -6,7 +6,6 @@ McCullagh 1980, "Regression models for ordinal data": output k is the logit that
 from typing import Literal
 
 import torch
-from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
@@ -22,9 +21,7 @@ def ordinal_loss(
 ) -> Float[Tensor, "row head"]:
     """Minus the logarithm of the chance of the true class, its number in the order; there is a class more than thresholds."""
     given = assessed(outputs, target)
-    chances = log_class_probabilities(_falling(given.outputs, given.known))
-    place = rearrange(given.target.long(), "row head -> row head 1")
-    losses = -chances.gather(-1, place).squeeze(-1)
+    losses = -given.of_class(log_class_probabilities(_falling(given.outputs, given.known)))
     return given.only(losses * weight_of_label(given.target, class_weights))
 
 

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from deepcoro.assessed import LabelLoss
 from deepcoro.config import Block, ConfigError, nearest
-from deepcoro.evaluated import label_word
 from deepcoro.features import Features, Surroundings
+from deepcoro.fields.labels import with_words
 from deepcoro.heads import LinearHead, OrdinalHead, Task
 from deepcoro.losses import HeadLoss, bce, ce, focal, huber, mae, mse, ordinal
 
@@ -200,19 +200,7 @@ class Config(Block):
     @classmethod
     def _words_of_yaml(cls, value: Any) -> Any:
         """YAML reads the words `no`, `2` or `0.5` as other things than words."""
-        if not isinstance(value, dict):
-            return value
-        return {
-            head: (
-                {
-                    word if isinstance(word, str) else label_word(word): number
-                    for word, number in words.items()
-                }
-                if isinstance(words, dict)
-                else words
-            )
-            for head, words in value.items()
-        }
+        return with_words(value)
 
     @model_validator(mode="after")
     def _heads_make_sense(self) -> "Config":

@@ -81,8 +81,7 @@ def _groups(shards: Collection) -> list[Group]:
         patient_of_study = np.arange(len(shards.studies))
     films_of = {}
     for split in [each for each in _SPLITS if each in shards.splits]:
-        units = shards.units(split, False, 1)
-        films_of[split] = shards.studies.first_clip[units.study_row] + units.clip
+        films_of[split] = shards.units(split, False, 1).film
     films_of["all"] = np.concatenate(list(films_of.values()))
     return [
         Group(name, films, study_of_film[films], patient_of_study[study_of_film[films]])
