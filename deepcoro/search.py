@@ -12,14 +12,13 @@ from jaxtyping import Float, Int
 
 from deepcoro import checkpoint
 from deepcoro.bank import Bank, ReportBank, report_bank
-from deepcoro.build import build_parts
 from deepcoro.config import ConfigError, DataError
 from deepcoro.data.collection import Collection
 from deepcoro.embed import embed_texts
-from deepcoro.evaluate import load_model
+from deepcoro.inference.model import config_of_checkpoint, loaded_model
 from deepcoro.kernels.tied_ranks import nearest
 from deepcoro.metrics.zero_shot import class_embedding
-from deepcoro.run_config import RunConfig, run_config_from_dump
+from deepcoro.run_config import RunConfig
 from deepcoro.strips import strip_of
 
 logger = logging.getLogger(__name__)
@@ -129,22 +128,23 @@ def config_of_bank(
         raise ConfigError(
             f"the bank was written by {bank.checkpoint}; that of '{run_dir}' has digest {saved.digest()}: write the bank anew"
         )
-    config = run_config_from_dump(saved.state()["config"], str(run_dir))
-    data = config.data
-    if shards is not None:
-        data = data.model_copy(update={"shards": shards, "sources": {}})
-    return config.model_copy(update={"run_dir": run_dir, "data": data}), saved
+    config = config_of_checkpoint(saved.state(), run_dir)
+    if shards is None:
+        return config, saved
+    data = config.data.model_copy(update={"shards": shards, "sources": {}})
+    return config.model_copy(update={"data": data}), saved
 
 
 def embed_query(
     config: RunConfig, saved: checkpoint.Checkpoint, sentences: Sequence[str]
 ) -> Float[np.ndarray, " dim"]:
     """Sentences that say one thing, as one unit vector: the mean of theirs."""
-    parts = build_parts(config)
-    model = load_model(config, parts, saved).eval()
+    if config.towers.text is None:
+        raise ConfigError("the run has no text tower, so sentences find nothing; search with --film")
+    tokenizer = config.towers.text.load_tokenizer(config.run_dir / "tokenizer")
+    model = loaded_model(config, saved, tokenizer).eval()
     with torch.no_grad():
-        embedded = embed_texts(model, config, parts.tokenizer, list(sentences))
-    return class_embedding(embedded)
+        return class_embedding(embed_texts(model, config, tokenizer, list(sentences)))
 
 
 def with_strips(shards: Collection, found: Sequence[FoundFilm]) -> list[FoundFilm]:

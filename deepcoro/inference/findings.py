@@ -10,9 +10,7 @@ from deepcoro.calibrated import Calibration, Fixed
 from deepcoro.inference.prediction import Call, Finding
 from deepcoro.objectives import linear_probing
 from deepcoro.run_config import RunConfig
-
-_SMALLEST = 1e-7
-"""Probabilities are kept this far from 0 and 1 before their logit is taken."""
+from deepcoro.statistics.calibration import Recalibration
 
 
 def zero_shot_findings(scores: Mapping[str, Float[np.ndarray, "row"]], num_films: int) -> list[Finding]:
@@ -86,6 +84,4 @@ def recalibrated(score: float, fixed: Fixed) -> float:
     """The probability after Platt scaling on val; as it is where that could not be fitted."""
     if fixed.slope is None or fixed.intercept is None:
         return score
-    kept = min(max(score, _SMALLEST), 1 - _SMALLEST)
-    logit = fixed.intercept + fixed.slope * np.log(kept / (1 - kept))
-    return float(1 / (1 + np.exp(-np.clip(logit, -60, 60))))
+    return float(Recalibration(fixed.slope, fixed.intercept).apply(np.array([score]))[0])

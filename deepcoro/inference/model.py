@@ -65,7 +65,7 @@ class Answerer:
         """
         saved = checkpoint.find(run_dir / "checkpoints", load)
         state = saved.state()
-        self.config = _config_of(state, run_dir)
+        self.config = config_of_checkpoint(state, run_dir)
         self.trained_on = seen_of_state(state["data"])
         self.who = Model(
             name=run_dir.resolve().name,
@@ -79,7 +79,7 @@ class Answerer:
         self._device = _device_named(device)
         text = self.config.towers.text
         self._tokenizer = None if text is None else text.load_tokenizer(run_dir / "tokenizer")
-        self._model = _loaded(self.config, saved, self._tokenizer).to(self._device).eval()
+        self._model = loaded_model(self.config, saved, self._tokenizer).to(self._device).eval()
         self._fields = {
             name: field
             for name, field in build_fields(self.config, self._tokenizer).items()
@@ -230,7 +230,7 @@ class Answerer:
         return embed_texts(self._model, self.config, self._tokenizer, sentences)
 
 
-def _config_of(state: dict[str, Any], run_dir: Path) -> RunConfig:
+def config_of_checkpoint(state: dict[str, Any], run_dir: Path) -> RunConfig:
     """The config of the checkpoint's training; the weights that it started from may be on another machine and are not asked for."""
     config = run_config_from_dump(state["config"], "the checkpoint")
     video = config.towers.video.model_copy(update={"weights": None})
@@ -246,7 +246,7 @@ def _device_named(name: str) -> torch.device:
     return torch.device(name)
 
 
-def _loaded(config: RunConfig, saved: checkpoint.Checkpoint, tokenizer: Any) -> VideoTextModel:
+def loaded_model(config: RunConfig, saved: checkpoint.Checkpoint, tokenizer: Any) -> VideoTextModel:
     """The checkpoint's model, with the constants of the grey levels that it was trained with."""
     weights = saved.weights()
     constants = (weights["normalisation.mean"].item(), weights["normalisation.std"].item())

@@ -110,7 +110,8 @@ def measure_site(gathered: Gathered, key_check: str | None) -> dict[str, Any]:
         found, notes = metric.measure(evaluated)
         numbers |= found
         unmeasured += [note.split(":")[0] for note in notes]  # what follows may count
-    groups, _ = measure_groups(answerer.metrics, evaluated, answerer.config.evaluate.by, LEAST)
+    wanted = answerer.config.evaluate
+    groups, _ = measure_groups(answerer.metrics, evaluated, wanted.by, LEAST, wanted.by_bins)
     numbers |= groups
     kept, suppressed = without_small(numbers, LEAST)
     return {

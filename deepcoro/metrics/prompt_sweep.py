@@ -105,17 +105,17 @@ class PromptSweep(Measurement):
         if not evaluated.shares_space:
             return {}
         return {
-            f"prompt_sweep_{name}": self.answers(task, evaluated.films, evaluated.prompts)
+            f"prompt_sweep_{name}": self.read_off(task, evaluated.films, evaluated.prompts)
             for name, task in self.config.tasks.items()
         }
 
-    def answers(
+    def read_off(
         self,
         task: Task,
         films: Float[np.ndarray, "film dim"],
         prompts: Mapping[str, Float[np.ndarray, " dim"]],
     ) -> Float[np.ndarray, " film"]:
-        """`prompts`: L2-normalised embedding of each sentence."""
+        """The number of each film. `prompts`: L2-normalised embedding of each sentence."""
         values = np.array(task.values)
         of_value = [np.mean([prompts[each] for each in task.sentences(value)], axis=0) for value in values]
         directions = np.stack([each / max(float(np.linalg.norm(each)), 1e-12) for each in of_value])

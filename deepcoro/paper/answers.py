@@ -160,7 +160,9 @@ def _of_the_results(record: Record) -> dict[str, str | None]:
             if record.documents
             else None
         ),
-        "explanations": "explain/*.html" if (record.run_dir / "explain").is_dir() else None,
+        "explanations": (
+            "explain/*.json, pictures in report.html" if (record.run_dir / "explain").is_dir() else None
+        ),
         "limits": "; ".join(limits(record.documents)),
     }
 

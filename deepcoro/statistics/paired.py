@@ -30,7 +30,7 @@ class Difference:
 def compare(
     first: Sequence[Statistic], second: Sequence[Statistic], num_patients: int, num_samples: int, seed: int
 ) -> dict[str, Difference]:
-    """Every measure that both models have: each given as one statistic a seed, over the same rows and patients.
+    """Every measure that all seeds of both models have: each given as one statistic a seed, over the same rows and patients.
 
     The interval is over patients with the seeds at hand; how much another seed would change is what the values by seed tell.
     """
@@ -40,9 +40,8 @@ def compare(
         second, num_patients, num_samples, seed
     )
     found = {}
-    for key in of_first[0]:
-        if key not in of_second[0]:
-            continue
+    # a seed without thresholds of val has no decisions
+    for key in [key for key in of_first[0] if all(key in each for each in (*of_first, *of_second))]:
         values = [each[key] for each in of_first], [each[key] for each in of_second]
         apart = drawn[0][key] - drawn[1][key] if drawn[0] else np.zeros(0)
         bounds = interval(apart)
@@ -60,7 +59,8 @@ def _mean_draws(
     statistics: Sequence[Statistic], num_patients: int, num_samples: int, seed: int
 ) -> dict[str, np.ndarray]:
     each = [draws(statistic, num_patients, num_samples, seed) for statistic in statistics]
-    return {key: np.mean([drawn[key] for drawn in each], axis=0) for key in each[0]}
+    shared = [key for key in each[0] if all(key in drawn for drawn in each)]
+    return {key: np.mean([drawn[key] for drawn in each], axis=0) for key in shared}
 
 
 def _p_value(apart: np.ndarray) -> float | None:

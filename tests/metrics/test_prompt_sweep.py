@@ -10,6 +10,7 @@ from deepcoro.angiography.grammar import parse
 from deepcoro.angiography.prompts import sweep_sentences
 from deepcoro.evaluated import Evaluated
 from deepcoro.metrics.prompt_sweep import Config, Task
+from deepcoro.scored import score_rows
 
 TASK = Task(
     label="lvef", low=10, high=60, step=10, prompts=["LVEF {value} %.", "Ejection fraction of {value} %."]
@@ -87,6 +88,10 @@ def test_what_cannot_be_measured_is_said_or_left_out() -> None:
     found, _ = metric.measure(replace(case, labels={"lvef": [None] * 11}))
     assert found == {"prompt_sweep/ef/num": 0, "prompt_sweep/ef/num_not_assessed": 11}
     assert metric.measure(replace(case, text_embeddings=np.zeros((1, 0)))) == ({}, [])
+
+
+def test_an_evaluation_that_keeps_scored_rows_may_have_it_among_its_metrics() -> None:
+    assert score_rows(random_case(1), [Config(tasks={"ef": TASK}).build()]).answers == {}
 
 
 @pytest.mark.parametrize("label", ["max_stenosis", "mid_lad_stenosis", "pda_stenosis"])

@@ -53,6 +53,19 @@ def test_the_interval_is_that_of_both_models_resampled_with_the_same_patients_by
     assert found.p_value == pytest.approx(2 * (beyond + 1) / 201)
 
 
+@pytest.mark.parametrize("lacking", [0, 1])
+def test_what_one_seed_alone_lacks_is_not_compared_and_the_rest_is(lacking: int):
+    positive, first, second = two_models()
+    patients = np.arange(NUM) // 3
+    seeds = [
+        ranked(first + seed, positive, patients, 100).statistic(() if seed == lacking else (0.9,))
+        for seed in range(2)
+    ]
+    other = [ranked(second, positive, patients, 100).statistic((0.9,))] * 2
+    for models in ((seeds, other), (other, seeds)):
+        assert set(compare(*models, 100, 20, seed=0)) == {"auroc", "auprc"}
+
+
 def test_one_film_a_patient_gives_the_interval_of_delong():
     positive, first, second = two_models()
     patients = np.arange(NUM)
