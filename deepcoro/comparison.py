@@ -15,7 +15,7 @@ import numpy as np
 from deepcoro.bootstrap import Statistic, patient_rows
 from deepcoro.config import DataError
 from deepcoro.judged import BINARY, REGRESSION, families_of, with_means
-from deepcoro.scored import Answer, ScoredRows, read_scored
+from deepcoro.scored import SUFFIX, Answer, ScoredRows, read_scored
 from deepcoro.statistics.agreement import agreement_statistic
 from deepcoro.statistics.findings import BY_ORDER, DECISIONS, classes_statistic, finding_statistic
 from deepcoro.statistics.paired import Difference, compare
@@ -33,7 +33,6 @@ SHOWN = (
 )
 """Measures of the table unless others are asked for; the CSV file has all."""
 _MEANT = (*BY_ORDER, *DECISIONS)
-_SUFFIX = "_scored.npz"
 
 
 @dataclass(frozen=True)
@@ -59,7 +58,7 @@ def compare_runs(
     row is common, or when the runs do not have the same labels.
     """
     data = data or _only_common([*first, *second])
-    runs = [read_scored(run / "predictions" / f"{data}{_SUFFIX}") for run in (*first, *second)]
+    runs = [read_scored(run / "predictions" / f"{data}{SUFFIX}") for run in (*first, *second)]
     rows = _common_rows(runs)
     names = [name for name in runs[0].answers if all(name in run.answers for run in runs)]
     if not names:
@@ -78,8 +77,7 @@ def compare_runs(
 
 def _only_common(runs: Sequence[Path]) -> str:
     each = [
-        {path.name.removesuffix(_SUFFIX) for path in (run / "predictions").glob(f"*{_SUFFIX}")}
-        for run in runs
+        {path.name.removesuffix(SUFFIX) for path in (run / "predictions").glob(f"*{SUFFIX}")} for run in runs
     ]
     common = sorted(set.intersection(*each))
     if len(common) == 1:

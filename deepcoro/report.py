@@ -92,16 +92,28 @@ def write_report(
     examples: Sequence[Example] | None = None,
     captions: Sequence[CaptionExample] | None = None,
 ) -> Path:
-    """Writes `report.html` whole or not at all, and keeps `examples` and `captions` so that the page can be made again.
+    """Writes `report.html` whole or not at all, with these examples and captions or, without them, those of the last evaluation.
 
-    Without them those of the last evaluation are shown. Returns the page's path.
+    Returns the page's path.
     """
+    keep_shown(run_dir, examples, captions)
+    return write_page(run_dir, read_inputs(run_dir))
+
+
+def keep_shown(
+    run_dir: Path, examples: Sequence[Example] | None, captions: Sequence[CaptionExample] | None
+) -> None:
+    """Keeps what an evaluation shows of films, so that the page can be made again; None = what is kept stays."""
     if examples is not None:
         atomic.write_text(run_dir / EXAMPLES_FILE, _EXAMPLES.dump_json(list(examples)).decode())
     if captions is not None:
         atomic.write_text(run_dir / CAPTIONS_FILE, _CAPTIONS.dump_json(list(captions)).decode())
+
+
+def write_page(run_dir: Path, inputs: ReportInputs) -> Path:
+    """Writes `report.html` of what was read; returns its path."""
     path = run_dir / "report.html"
-    atomic.write_text(path, render_report(read_inputs(run_dir)))
+    atomic.write_text(path, render_report(inputs))
     return path
 
 

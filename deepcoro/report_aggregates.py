@@ -27,7 +27,7 @@ def write_aggregates(run_dir: Path, inputs: ReportInputs) -> Path:
 
 def aggregates_of(inputs: ReportInputs) -> ReportInputs:
     """Only what is listed here is kept: what a later version adds to the page stays at home until somebody has thought about it."""
-    few = too_few(inputs)
+    few = too_few(inputs.data_summary)
     notes = [note for note in inputs.notes if not any(letter.isdigit() for letter in note)]
     if len(notes) < len(inputs.notes):
         notes.append("Notes with numbers in them are left out here; report.html has them.")
@@ -54,9 +54,9 @@ def aggregates_of(inputs: ReportInputs) -> ReportInputs:
     )
 
 
-def too_few(inputs: ReportInputs) -> bool:
-    """Whether all results together rest on too few patients (studies, where the data name no patients)."""
-    counted = [inputs.data_summary.get(name) for name in ("patients", "studies")]
+def too_few(data_summary: Mapping[str, object]) -> bool:
+    """Whether all results of an evaluation together rest on too few patients (studies, where the data name no patients)."""
+    counted = [data_summary.get(name) for name in ("patients", "studies")]
     counted = [value for value in counted if isinstance(value, int | float)]
     return bool(counted) and is_small(counted[0])
 

@@ -32,8 +32,8 @@ class Cell:
 
 
 @dataclass(frozen=True)
-class GroupRow:
-    """One measure over the groups, all films first."""
+class CellRow:
+    """A label and its cells, one a column of its table."""
 
     label: str
     cells: list[Cell]
@@ -49,7 +49,7 @@ class GroupTable:
     """Names of the columns, all films first."""
     sizes: list[str]
     """Films and patients of each."""
-    rows: list[GroupRow]
+    rows: list[CellRow]
 
 
 def group_tables(results: Results) -> list[GroupTable]:
@@ -68,7 +68,7 @@ def _table(results: Results, column: str) -> GroupTable:
     missing = results.get(f"by/{column}/num_not_assessed", 0.0)
     prefixes = ["", *(f"{start}{name}/" for name in names)]
     rows = [
-        GroupRow(label, [_cell(results, prefix, key, show) for prefix in prefixes])
+        CellRow(label, [_cell(results, prefix, key, show) for prefix in prefixes])
         for label, key, show in _measures(results)
     ]
     sizes = [

@@ -3,20 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from deepcoro.report_groups import Cell
+from deepcoro.report_groups import Cell, CellRow
 from deepcoro.report_tables import Results, Show, fraction, interval, number, percent
 
 _BINARY, _REGRESSION, _CLASSES = "/prevalence", "/mae_of_median", "/macro_f1"
 """A measure that heads of one kind alone have."""
 _COUNTS = (("rows", "num"), ("patients", "num_patients"), ("not assessed", "num_not_assessed"))
-
-
-@dataclass(frozen=True)
-class HeadRow:
-    """One finding."""
-
-    label: str
-    cells: list[Cell]
 
 
 @dataclass(frozen=True)
@@ -26,7 +18,7 @@ class HeadTable:
     heading: str
     caption: str
     columns: list[str]
-    rows: list[HeadRow]
+    rows: list[CellRow]
 
 
 @dataclass(frozen=True)
@@ -36,12 +28,6 @@ class _Column:
     show: Show
     beside: str | None = None
     """A value that stands below it, and its words."""
-
-
-def objectives_with_heads(results: Results) -> set[str]:
-    """First parts of the keys that these tables show."""
-    heads = [each for kind in (_BINARY, _REGRESSION, _CLASSES) for each in _heads(results, kind)]
-    return {head.split("/")[0] for head in heads} | ({"survival"} if _outcomes(results) else set())
 
 
 def head_tables(results: Results) -> list[HeadTable]:
@@ -148,7 +134,7 @@ def _outcomes(results: Results) -> list[str]:
 def _table(results: Results, heading: str, columns: Sequence[_Column], heads: Sequence[str]) -> HeadTable:
     used = [column for column in columns if any(f"{head}/{column.key}" in results for head in heads)]
     rows = [
-        HeadRow(_label(head), [*_counts(results, head), *(_cell(results, head, column) for column in used)])
+        CellRow(_label(head), [*_counts(results, head), *(_cell(results, head, column) for column in used)])
         for head in heads
     ]
     titles = [*(title for title, _ in _COUNTS), *(column.title for column in used)]

@@ -3,8 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from deepcoro.report_groups import Cell
-from deepcoro.report_heads import HeadRow
+from deepcoro.report_groups import Cell, CellRow
 from deepcoro.report_tables import fraction, interval, number, percent
 
 _SHOWN = {
@@ -26,7 +25,7 @@ class SiteTable:
     """`{data}, {split}` of each column."""
     sizes: list[str]
     """Films and patients of each."""
-    rows: list[HeadRow]
+    rows: list[CellRow]
 
 
 def site_table(documents: Sequence[Mapping]) -> SiteTable | None:
@@ -37,7 +36,7 @@ def site_table(documents: Sequence[Mapping]) -> SiteTable | None:
     if len(same) < 2:
         return None
     keys = dict.fromkeys(key for each in same for key in each.get("metrics", {}) if _is_shown(key))
-    rows = [HeadRow(_words(key), [_cell(each.get("metrics", {}), key) for each in same]) for key in keys]
+    rows = [CellRow(_words(key), [_cell(each.get("metrics", {}), key) for each in same]) for key in keys]
     return SiteTable(
         [f"{each.get('data')}, {each.get('split')}" for each in same], [_size(each) for each in same], rows
     )

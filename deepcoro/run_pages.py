@@ -5,7 +5,7 @@ from pathlib import Path
 
 from deepcoro.paper.model_card import write_model_card
 from deepcoro.paper.sheets import write_tables
-from deepcoro.report import read_inputs, write_report
+from deepcoro.report import keep_shown, read_inputs, write_page
 from deepcoro.report_aggregates import aggregates_of, write_aggregates
 from deepcoro.report_captions import CaptionExample
 from deepcoro.report_examples import Example
@@ -17,8 +17,9 @@ def write_pages(
     captions: Sequence[CaptionExample] | None = None,
 ) -> Path:
     """Writes report.html, report_aggregates.html, tables/ and model_card.md; returns the first. Arguments as of `write_report`."""
-    path = write_report(run_dir, examples, captions)
+    keep_shown(run_dir, examples, captions)
     inputs = read_inputs(run_dir)
+    path = write_page(run_dir, inputs)
     write_aggregates(run_dir, inputs)
     write_tables(run_dir, aggregates_of(inputs))
     write_model_card(run_dir, inputs)

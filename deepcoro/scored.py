@@ -16,6 +16,9 @@ from deepcoro import atomic
 from deepcoro.config import DataError
 from deepcoro.evaluated import Evaluated, Measurement
 
+SUFFIX = "_scored.npz"
+"""How the name of such a file ends."""
+
 
 @dataclass(frozen=True)
 class Answer:
@@ -45,7 +48,7 @@ class ScoredRows:
 
 
 def scored_path(run_dir: Path, data: str, split: str) -> Path:
-    return run_dir / "predictions" / f"{data}_{split}_scored.npz"
+    return run_dir / "predictions" / f"{data}_{split}{SUFFIX}"
 
 
 def score_rows(evaluated: Evaluated, metrics: Sequence[Measurement]) -> ScoredRows:

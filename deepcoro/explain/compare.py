@@ -64,7 +64,7 @@ def _gaps(
         for key in one.keys() & other.keys():
             scores, truth = one[key]
             known = ~np.isnan(truth)
-            if scores.ndim == 1 and set(np.unique(truth[known])) == {0.0, 1.0}:
+            if set(np.unique(truth[known])) == {0.0, 1.0}:
                 patients = [patient for patient, each in zip(top.patients, known, strict=True) if each]
                 gaps[key] = auroc_gap(scores[known], other[key][0][known], truth[known] == 1, patients)
     return gaps

@@ -69,7 +69,7 @@ def line_of(answer: StudyAnswer) -> str:
     seconds = answer.seconds
     return (
         f"study {answer.study}: {len(answer.films)} films, {len(answer.skipped)} skipped{f' ({skipped})' if skipped else ''}; "
-        f"{seconds.total:.2f} s, {100 * seconds.decode / max(seconds.total, 1e-9):.0f} % of it decoding"
+        f"{seconds.total:.2f} s, {100 * seconds.decode_share:.0f} % of it decoding"
         + ("; THE MODEL WAS TRAINED ON THIS PATIENT" if answer.patient_in_training == "yes" else "")
     )
 

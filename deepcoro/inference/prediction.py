@@ -84,6 +84,10 @@ class Seconds(Block):
     def total(self) -> float:
         return self.decode + self.model
 
+    @property
+    def decode_share(self) -> float:
+        return self.decode / max(self.total, 1e-9)
+
 
 class Model(Block):
     """Who answered."""

@@ -35,13 +35,11 @@ def study_page(answer: StudyAnswer, study: OpenedStudy) -> str:
         for film in answer.films
         for row in [place[film.clip]]
     ]
-    decode_share = answer.seconds.decode / max(answer.seconds.total, 1e-9)
     return render_page(
         "study.html",
         answer=answer,
         films=films,
         findings=findings_bars(answer.findings),
-        decode_share=decode_share,
     )
 
 

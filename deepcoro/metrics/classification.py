@@ -16,10 +16,10 @@ from deepcoro.statistics.confusion import Rule, choose_threshold
 from deepcoro.statistics.findings import (
     BY_ORDER,
     DECISIONS,
-    at_specificity,
     classes_statistic,
     finding_statistic,
 )
+from deepcoro.statistics.ranking import at_specificity
 
 
 class Config(Block):

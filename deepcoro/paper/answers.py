@@ -14,9 +14,9 @@ from deepcoro.paper.model_card import (
     model_facts,
     numbers_of,
     parameter_counts,
-    rests_on_few,
     training_facts,
 )
+from deepcoro.report_aggregates import too_few
 from deepcoro.run_config import RunConfig
 
 
@@ -126,7 +126,7 @@ def _of_the_model(record: Record) -> dict[str, str | None]:
 
 def _of_the_results(record: Record) -> dict[str, str | None]:
     measured = groups_measured(record.documents)
-    told = [document for document in record.documents if not rests_on_few(document)]
+    told = [document for document in record.documents if not too_few(document.get("data_summary") or {})]
     numbers = [(document, shareable(numbers_of(document))) for document in told]
     families = sorted(
         {key.split("/")[0] for _, found in numbers for key in found} - {"by", "speed", "memory"}

@@ -13,7 +13,7 @@ from deepcoro.paper.checklists import CLAIM, TRIPOD_AI, filled, markdown
 from deepcoro.paper.exclusion_flow import exclusion_flow, flow_drawing, flow_sheet
 from deepcoro.paper.sheets import Sheet, latex, sheet_csv
 from deepcoro.paper.table_one import table_one
-from deepcoro.report import read_inputs, result_documents
+from deepcoro.report import read_inputs
 from deepcoro.report_aggregates import aggregates_of, without_places
 from deepcoro.run_config import RunConfig
 from deepcoro.run_record import read_record
@@ -55,7 +55,7 @@ def _record(run_dir: Path, config: RunConfig, shards: Collection) -> Record:
         shards=shards,
         starts=read_record(run_dir).get("starts", []),
         history=aggregates_of(inputs).history,
-        documents=result_documents(run_dir),
+        documents=inputs.documents,
     )
 
 

@@ -14,8 +14,8 @@ from deepcoro import atomic, report_tables
 from deepcoro.aggregates import FEWEST, is_small, shareable
 from deepcoro.page import render_page
 from deepcoro.paper.sheets import Sheet, sheets
-from deepcoro.report import ReportInputs, result_documents
-from deepcoro.report_aggregates import without_places
+from deepcoro.report import ReportInputs
+from deepcoro.report_aggregates import too_few, without_places
 from deepcoro.run_record import read_record
 from deepcoro.weights import FILE, weights_file
 
@@ -45,7 +45,7 @@ def write_model_card(run_dir: Path, inputs: ReportInputs) -> Path:
 
 def render_model_card(run_dir: Path, inputs: ReportInputs) -> str:
     config = yaml.safe_load(without_places(inputs.config_text)) if inputs.config_text else {}
-    record, documents = read_record(run_dir), result_documents(run_dir)
+    record, documents = read_record(run_dir), inputs.documents
     return render_page(
         CARD,
         {"plain": plain},
@@ -146,7 +146,7 @@ def training_facts(
 
 
 def _evaluation(document: Mapping[str, Any], inputs: ReportInputs) -> Evaluation:
-    results = {} if rests_on_few(document) else shareable(numbers_of(document))
+    results = {} if too_few(document.get("data_summary") or {}) else shareable(numbers_of(document))
     summary = document.get("data_summary") or {}
     counts = ", ".join(
         f"{'fewer than ' + str(FEWEST) if isinstance(count, int) and is_small(count) else count} {name}"
@@ -161,17 +161,9 @@ def _evaluation(document: Mapping[str, Any], inputs: ReportInputs) -> Evaluation
     ]
     tables = list(sheets(results, inputs.strata, inputs.positives))
     cautions = report_tables.warnings(results)
-    if rests_on_few(document):
+    if too_few(document.get("data_summary") or {}):
         cautions = [f"Fewer than {FEWEST} patients: numbers are left out of this card.", *cautions]
     return Evaluation(f"{document.get('split')} split of {document.get('data')}", facts, tables, cautions)
-
-
-def rests_on_few(document: Mapping[str, Any]) -> bool:
-    """Whether the whole evaluation saw too few patients (studies, where none are named) to be told outside."""
-    summary = document.get("data_summary") or {}
-    counts = [summary.get(name) for name in ("patients", "studies")]
-    counts = [count for count in counts if isinstance(count, int | float)]
-    return bool(counts) and is_small(counts[0])
 
 
 def limits(documents: Sequence[Mapping[str, Any]]) -> Iterator[str]:

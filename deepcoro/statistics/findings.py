@@ -13,10 +13,6 @@ BY_ORDER = ("auroc", "auprc")
 DECISIONS = ("sensitivity", "specificity", "ppv", "npv", "f1", "accuracy", "balanced_accuracy")
 
 
-def at_specificity(specificity: float) -> str:
-    return f"sensitivity_at_specificity_{specificity:.2f}"
-
-
 def finding_statistic(
     score: Float[np.ndarray, "row"],
     called: Bool[np.ndarray, "row"] | None,

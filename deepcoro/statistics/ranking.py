@@ -21,6 +21,10 @@ _ELEMENTS_AT_ONCE = 2_000_000
 Measures = Callable[[np.ndarray, np.ndarray], dict[str, Float[np.ndarray, "sample"]]]
 
 
+def at_specificity(specificity: float) -> str:
+    return f"sensitivity_at_specificity_{specificity:.2f}"
+
+
 @dataclass(frozen=True)
 class Ranking:
     """Rows of two classes in levels of equal score, the highest first."""
@@ -84,9 +88,7 @@ def _of_sums(
     for specificity in specificities:
         allowed = alarms <= (1 - specificity) * false + 1e-9
         best = np.where(allowed, found, 0.0).max(axis=0, initial=0.0)
-        values[f"sensitivity_at_specificity_{specificity:.2f}"] = np.where(
-            false > 0, ratio(best, true), np.nan
-        )
+        values[at_specificity(specificity)] = np.where(false > 0, ratio(best, true), np.nan)
     return values
 
 

@@ -194,13 +194,12 @@ def test_the_transformer_is_torchs_on_the_same_set(tokens):
                 "self_attn.out_proj.weight": block.project.weight,
                 "self_attn.out_proj.bias": block.project.bias,
             }
-            for mine, theirs in (
-                ("mlp.0", "linear1"),
-                ("mlp.2", "linear2"),
-                *((f"norm{n}",) * 2 for n in "12"),
-            ):
-                for kind in ("weight", "bias"):
-                    given[f"{theirs}.{kind}"] = block.get_parameter(f"{mine}.{kind}")
+            names = {"mlp.0": "linear1", "mlp.2": "linear2", "norm1": "norm1", "norm2": "norm2"}
+            given |= {
+                f"{theirs}.{kind}": block.get_parameter(f"{mine}.{kind}")
+                for mine, theirs in names.items()
+                for kind in ("weight", "bias")
+            }
             layer.load_state_dict(given)
             members = layer(members, src_key_padding_mask=~mask)
         expected = pooler.norm(members[:, 0])
