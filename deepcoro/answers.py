@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
-from deepcoro.bootstrap import patient_rows, sum_intervals
+from deepcoro.bootstrap import patient_rows, renumbered, sum_intervals
 from deepcoro.evaluated import Evaluated, label_word
 from deepcoro.kernels.tied_ranks import nearest
 
@@ -39,7 +39,7 @@ class Answers:
             self.films[rows],
             [self.references[row] for row in rows],
             [self.captions[row] for row in rows],
-            np.unique(self.patients[rows], return_inverse=True)[1].reshape(-1),
+            renumbered(self.patients[rows]),
         )
 
 
@@ -133,3 +133,24 @@ def _mean(values: np.ndarray) -> float:
 def share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     """part / whole, NaN where there is no whole."""
     return np.where(whole > 0, part / np.where(whole > 0, whole, 1), np.nan)
+
+
+def absolute_error(
+    said: Float[np.ndarray, "row"],
+    truth: Float[np.ndarray, "row"],
+    patients: Int[np.ndarray, "row"],
+    num_samples: int,
+    seed: int,
+) -> dict[str, float]:
+    """`mae` with its interval over patients (numbered without gaps), and `mae_chance`, what the median of the same rows would have."""
+    error = np.abs(said - truth)
+    found = {"mae": float(error.mean()), "mae_chance": float(np.abs(truth - np.median(truth)).mean())}
+    if num_samples:
+        columns = np.stack([error, np.ones_like(error)], axis=1)
+        bounds = sum_intervals(columns, patients, _mean_error, num_samples, seed)
+        found["mae_ci_low"], found["mae_ci_high"] = bounds["mae"]
+    return found
+
+
+def _mean_error(sums: Float[np.ndarray, "sample 2"]) -> dict[str, Float[np.ndarray, "sample"]]:
+    return {"mae": sums[:, 0] / np.maximum(sums[:, 1], 1e-300)}

@@ -36,6 +36,11 @@ def patient_rows(
     return np.array([rows.setdefault(key, len(rows)) for key in keys], dtype=np.int64)
 
 
+def renumbered(patients: Int[np.ndarray, "row"]) -> Int[np.ndarray, "row"]:
+    """Those that are left of `patient_rows` when rows were left out, numbered from 0 without gaps."""
+    return np.unique(patients, return_inverse=True)[1].reshape(-1)
+
+
 def resamples(
     num_patients: int, num_samples: int, seed: int
 ) -> Iterator[Float[np.ndarray, "sample patient"]]:

@@ -154,6 +154,12 @@ class Measurement:
         return {}
 
 
+def class_embedding(prompts: Float[np.ndarray, "prompt dim"]) -> Float[np.ndarray, "dim"]:
+    """Mean of the L2-normalised sentences of a class, L2-normalised again (Radford et al. 2021, arXiv:2103.00020)."""
+    mean = prompts.mean(axis=0)
+    return mean / max(float(np.linalg.norm(mean)), 1e-12)
+
+
 def label_word(value: object) -> str | None:
     """A label as a word: 1, 1.0 and True are "1"; None, NaN and the empty cell are not assessed."""
     if value is None or value != value or value == "":

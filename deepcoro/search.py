@@ -15,9 +15,9 @@ from deepcoro.bank import Bank, ReportBank, report_bank
 from deepcoro.config import ConfigError, DataError
 from deepcoro.data.collection import Collection
 from deepcoro.embed import embed_texts
+from deepcoro.evaluated import class_embedding
 from deepcoro.inference.model import config_of_checkpoint, loaded_model
 from deepcoro.kernels.tied_ranks import nearest
-from deepcoro.metrics.zero_shot import class_embedding
 from deepcoro.run_config import RunConfig
 from deepcoro.strips import strip_of
 

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from deepcoro.config import ConfigError
 from deepcoro.embed import embed_texts
+from deepcoro.evaluated import class_embedding
 from deepcoro.metrics.zero_shot import Config as ZeroShot
-from deepcoro.metrics.zero_shot import class_embedding
 from deepcoro.run_config import RunConfig
 
 

@@ -7,7 +7,8 @@ import numpy as np
 import pydantic
 from jaxtyping import Float
 
-from deepcoro.bootstrap import mean_of_known, patient_rows, sum_intervals
+from deepcoro.answers import absolute_error
+from deepcoro.bootstrap import mean_of_known, patient_rows, renumbered
 from deepcoro.config import Block
 from deepcoro.evaluated import Evaluated, Measurement
 from deepcoro.kernels.tied_ranks import nearest
@@ -74,11 +75,11 @@ class NearestReports(Measurement):
         """`auroc` where the truth is 0 and 1, else `mae` with `mae_chance` (the median of the same films); with intervals and counts."""
         kept = ~np.isnan(truth) & ~np.isnan(said)
         counts = {"num": float(kept.sum()), "num_not_assessed": float(np.isnan(truth).sum())}
-        patient = np.unique(patient_rows(patients, len(said))[kept], return_inverse=True)[1].reshape(-1)
+        patient = renumbered(patient_rows(patients, len(said))[kept])
         said, truth = said[kept], truth[kept]
         if set(np.unique(truth)) <= {0.0, 1.0}:
             return counts | self._auroc(said, truth == 1, patient)
-        return counts | self._error(said, truth, patient)
+        return counts | absolute_error(said, truth, patient, self.config.bootstrap_samples, self.config.seed)
 
     def _auroc(self, said: np.ndarray, positive: np.ndarray, patient: np.ndarray) -> dict[str, float]:
         found = {"num_positive": float(positive.sum())}
@@ -89,16 +90,3 @@ class NearestReports(Measurement):
         if bounds is not None:
             found["auroc_ci_low"], found["auroc_ci_high"] = bounds
         return found
-
-    def _error(self, said: np.ndarray, truth: np.ndarray, patient: np.ndarray) -> dict[str, float]:
-        error = np.abs(said - truth)
-        found = {"mae": float(error.mean()), "mae_chance": float(np.abs(truth - np.median(truth)).mean())}
-        if self.config.bootstrap_samples:
-            columns = np.stack([error, np.ones_like(error)], axis=1)
-            bounds = sum_intervals(columns, patient, _mean, self.config.bootstrap_samples, self.config.seed)
-            found["mae_ci_low"], found["mae_ci_high"] = bounds["mae"]
-        return found
-
-
-def _mean(sums: Float[np.ndarray, "sample 2"]) -> dict[str, Float[np.ndarray, " sample"]]:
-    return {"mae": sums[:, 0] / np.maximum(sums[:, 1], 1e-300)}

@@ -8,9 +8,10 @@ import pydantic
 from jaxtyping import Float
 
 from deepcoro.angiography.prompts import SWEEPS, sweep_sentences
-from deepcoro.bootstrap import patient_rows, sum_intervals
+from deepcoro.answers import absolute_error
+from deepcoro.bootstrap import patient_rows, renumbered
 from deepcoro.config import Block
-from deepcoro.evaluated import Evaluated, Measurement, label_word
+from deepcoro.evaluated import Evaluated, Measurement, class_embedding, label_word
 from deepcoro.kernels.tied_ranks import nearest
 
 _SLOT = "{value}"
@@ -117,8 +118,8 @@ class PromptSweep(Measurement):
     ) -> Float[np.ndarray, " film"]:
         """The number of each film. `prompts`: L2-normalised embedding of each sentence."""
         values = np.array(task.values)
-        of_value = [np.mean([prompts[each] for each in task.sentences(value)], axis=0) for value in values]
-        directions = np.stack([each / max(float(np.linalg.norm(each)), 1e-12) for each in of_value])
+        of_value = [np.stack([prompts[each] for each in task.sentences(value)]) for value in values]
+        directions = np.stack([class_embedding(each) for each in of_value])
         count = max(1, round(len(values) * self.config.top_fraction))
         places, _ = nearest(films, directions, count)
         return np.median(values[places], axis=1)
@@ -151,21 +152,11 @@ class PromptSweep(Measurement):
         if not known.any():
             return counts
         answers, truth = answers[known], truth[known]
-        error = np.abs(answers - truth)
-        found = {"mae": float(error.mean()), "mae_chance": float(np.abs(truth - np.median(truth)).mean())}
-        if self.config.bootstrap_samples:
-            of_film = patient_rows(patients, len(known))[known]
-            columns = np.stack([error, np.ones_like(error)], axis=1)
-            patient = np.unique(of_film, return_inverse=True)[1].reshape(-1)
-            bounds = sum_intervals(columns, patient, _mean, self.config.bootstrap_samples, self.config.seed)
-            found["mae_ci_low"], found["mae_ci_high"] = bounds["mae"]
+        patient = renumbered(patient_rows(patients, len(known))[known])
+        found = absolute_error(answers, truth, patient, self.config.bootstrap_samples, self.config.seed)
         if np.ptp(answers) > 0 and np.ptp(truth) > 0:
             found["pearson"] = float(np.corrcoef(answers, truth)[0, 1])
         return counts | found
-
-
-def _mean(sums: Float[np.ndarray, "sample 2"]) -> dict[str, Float[np.ndarray, " sample"]]:
-    return {"mae": sums[:, 0] / np.maximum(sums[:, 1], 1e-300)}
 
 
 def numbers_of(values: Sequence) -> Float[np.ndarray, " film"]:

@@ -15,9 +15,9 @@ from deepcoro.angiography.grammar import parse_trees
 from deepcoro.angiography.prompts import ZERO_SHOT
 from deepcoro.angiography.vocabulary import SIDES
 from deepcoro.answers import measured, share
-from deepcoro.bootstrap import patient_rows
+from deepcoro.bootstrap import patient_rows, renumbered
 from deepcoro.config import Block
-from deepcoro.evaluated import Evaluated, Measurement, label_word
+from deepcoro.evaluated import Evaluated, Measurement, class_embedding, label_word
 
 
 class Config(Block):
@@ -64,7 +64,7 @@ class WrongSide(Measurement):
         rows = np.flatnonzero(known)
         wrong = np.array([sides[row] not in said[row] for row in rows], float)
         counts = np.stack([wrong, np.ones(len(rows))], axis=1)
-        numbers = np.unique(patient_rows(patients, len(sides))[rows], return_inverse=True)[1].reshape(-1)
+        numbers = renumbered(patient_rows(patients, len(sides))[rows])
         rates = measured(
             counts,
             {},
@@ -89,5 +89,5 @@ def _nearer_sides(evaluated: Evaluated) -> list[frozenset[str]]:
 
 def _nearness(evaluated: Evaluated, side: str) -> np.ndarray:
     """Cosine with the mean of the side's sentences."""
-    mean = np.mean([evaluated.prompts[sentence] for sentence in ZERO_SHOT["side"][side]], axis=0)
-    return evaluated.films @ (mean / max(float(np.linalg.norm(mean)), 1e-12))
+    sentences = np.stack([evaluated.prompts[sentence] for sentence in ZERO_SHOT["side"][side]])
+    return evaluated.films @ class_embedding(sentences)

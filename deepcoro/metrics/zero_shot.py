@@ -9,7 +9,7 @@ from jaxtyping import Float
 
 from deepcoro.bootstrap import HIGH, LOW, patient_rows
 from deepcoro.config import Block
-from deepcoro.evaluated import Evaluated, Measurement
+from deepcoro.evaluated import Evaluated, Measurement, class_embedding
 from deepcoro.kernels.tied_ranks import TIE, require_finite
 from deepcoro.statistics.ranking import auroc, auroc_interval, permuted_aurocs
 
@@ -211,12 +211,6 @@ def _shipped_prompts(name: str) -> dict[str, list[str]]:
     if name not in ZERO_SHOT:
         raise ValueError(f"zero_shot task '{name}' has no prompts; shipped ones: {sorted(ZERO_SHOT)}")
     return {class_name(value) or "": sentences for value, sentences in ZERO_SHOT[name].items()}
-
-
-def class_embedding(prompts: Float[np.ndarray, "prompt dim"]) -> Float[np.ndarray, "dim"]:
-    """Mean of the L2-normalised sentences of a class, L2-normalised again (Radford et al. 2021, arXiv:2103.00020)."""
-    mean = prompts.mean(axis=0)
-    return mean / max(float(np.linalg.norm(mean)), 1e-12)
 
 
 def probability(scores: Float[np.ndarray, "film"], logit_scale: float) -> Float[np.ndarray, "film"]:
