@@ -21,6 +21,7 @@ from deepcoro.data.table_cells import FACTS
 from deepcoro.data.tables import IDS, Overlay, read_label_table
 from deepcoro.data.units import Units, films_kept, units_of_split
 from deepcoro.data.where import parse_where
+from deepcoro.ingest.labels import LabelRules, read_rules
 from deepcoro.sample import StudyRecord
 
 logger = logging.getLogger(__name__)
@@ -35,6 +36,7 @@ class Collection(CachedStudies):
         tables: Sequence[Path] = (),
         where: str | None = None,
         fold: Fold | None = None,
+        label_rules: Path | None = None,
     ) -> None:
         """DataError when folders, tables and splits disagree, or a patient is in two splits."""
         self.sources = sources
@@ -45,7 +47,7 @@ class Collection(CachedStudies):
         for shards in self._shards:
             refuse_other_splits(shards)
         self.studies = _numbered_through(self._shards)
-        self._overlay = self._join(tables)
+        self._overlay = self._join(tables, read_rules(label_rules))
         self.films = FilmColumns(sources, self.studies, self._overlay)
         if fold is not None:
             column = self.films.read([fold.column])[fold.column].combine_chunks()
@@ -60,16 +62,17 @@ class Collection(CachedStudies):
     @staticmethod
     def open(data: Data) -> "Collection":
         """What the config names."""
+        chosen = (data.tables, data.where, data.fold, data.label_rules)
         if data.shards is not None:
             shards = Shards.open(data.shards, data.storage, data.cache, data.shards_per_window)
-            return Collection({shards.folder.name: shards}, data.tables, data.where, data.fold)
+            return Collection({shards.folder.name: shards}, *chosen)
         if not data.sources:
             raise ConfigError("data.shards is not set; give it the folder that tools/shard_dataset.py wrote")
         sources = {
             name: Shards.open(source.shards, data.storage, data.cache, data.shards_per_window)
             for name, source in data.sources.items()
         }
-        return Collection(sources, data.tables, data.where, data.fold)
+        return Collection(sources, *chosen)
 
     @property
     def name(self) -> str:
@@ -184,10 +187,10 @@ class Collection(CachedStudies):
         known = [shards.manifest.pixel_mean is not None for shards in self._shards]
         return per_source[known]
 
-    def _join(self, paths: Sequence[Path]) -> Overlay | None:
+    def _join(self, paths: Sequence[Path], rules: LabelRules) -> Overlay | None:
         if not paths:
             return None
-        tables = [read_label_table(path) for path in paths]
+        tables = [read_label_table(path, rules) for path in paths]
         ids = [name for name in IDS if any(name in table.ids for table in tables)]
         known = {name for shards in self._shards for name in shards.film_schema.names}
         facts = [name for name in FACTS if name in known]

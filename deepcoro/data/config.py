@@ -39,6 +39,8 @@ class Data(Block):
     """Several folders in the place of `shards`; the key names the source in logs and predictions."""
     tables: list[Path] = []
     """Newer labels, splits (`Split`) and texts (`Report`) by keyed `clip`, `study` or `patient`; CSV, later ones win."""
+    label_rules: Path | None = None
+    """How the cells of `tables` are read where the built-in rules do not fit: the file of tools/shard_dataset.py --label_rules."""
     where: str | None = None
     """Films to use, in every run mode: a condition on the columns of films.parquet, such as "num_frames >= 10"."""
     fold: Fold | None = None

@@ -11,7 +11,7 @@ from deepcoro.config import ConfigError, DataError
 from deepcoro.data.film_table import as_words
 from deepcoro.ingest.aliases import canonical_columns
 from deepcoro.ingest.filmed import place_of, reason_against, shown_by
-from deepcoro.ingest.labels import LabelRules, Unreadable, fraction_complaint, settle
+from deepcoro.ingest.labels import Rule, Unreadable, fraction_complaint, settle
 from deepcoro.ingest.scrubber import Scrubber
 from deepcoro.ingest.table import NONE
 
@@ -19,7 +19,6 @@ logger = logging.getLogger(__name__)
 
 FACTS = ("side", "main_structure", "status", "contrast_agent", "dominance")
 """What decides which findings a film can show; all but the side are label columns, and may be absent."""
-_RULES = LabelRules()
 
 
 def canonical_names(table: str, names: Sequence[str]) -> list[str]:
@@ -31,20 +30,23 @@ def canonical_names(table: str, names: Sequence[str]) -> list[str]:
     return [renamed[name] for name in names]
 
 
-def meaning(table: str, column: str, cells: pyarrow.Array, erased: str, scrubber: Scrubber) -> pyarrow.Array:
-    """Each cell as the built-in rule of its column reads it, scrubbed; a code for not assessed becomes `erased`.
+def meaning(
+    of: tuple[str, str], cells: pyarrow.Array, erased: str, rule: Rule, scrubber: Scrubber
+) -> pyarrow.Array:
+    """Each cell `of` a table's column as its rule reads it, scrubbed; a code for not assessed becomes `erased`.
 
     DataError, by the names of file and column, when a cell does not fit.
     """
+    table, column = of
     coded = cells.dictionary_encode()
     written = coded.dictionary.to_pylist()
-    settled = settle(
-        column, column, _RULES.rule_of(column), lambda: (cell for cell in written if cell != erased)
-    )
+    settled = settle(column, column, rule, lambda: (cell for cell in written if cell != erased))
     try:
         values = [None if cell == erased else settled.read(cell) for cell in written]
     except Unreadable as error:
-        raise DataError(f"{table}: a cell of '{column}' is {error}; correct the table") from error
+        raise DataError(
+            f"{table}: a cell of '{column}' is {error}; correct the table, or declare data.label_rules"
+        ) from error
     if complaint := fraction_complaint(settled, values):
         raise DataError(f"{table}: '{column}' has {complaint}")
     kept = [scrubber.label(column, value) for value in values]

@@ -22,6 +22,7 @@ from deepcoro.data.index import StudyTable
 from deepcoro.data.manifest import SPLIT_NAMES
 from deepcoro.data.table_cells import FACTS, Showing, canonical_names, meaning
 from deepcoro.ingest.filmed import place_of
+from deepcoro.ingest.labels import LabelRules
 from deepcoro.ingest.scrubber import Scrubber
 from deepcoro.sample import Report, StudyRecord, text_id
 
@@ -64,8 +65,8 @@ class JoinedTable:
     matched: int
 
 
-def read_label_table(path: Path) -> LabelTable:
-    """A comma, semicolon or tab separated table. ConfigError or DataError, by the file's name, when it cannot be one."""
+def read_label_table(path: Path, rules: LabelRules | None = None) -> LabelTable:
+    """A comma, semicolon or tab separated table, its cells read by `rules` or the built-in ones. ConfigError or DataError, by the file's name, when it cannot be one."""
     path = Path(path)
     if not path.is_file():
         raise ConfigError(f"data.tables: {path} does not exist")
@@ -89,11 +90,13 @@ def read_label_table(path: Path) -> LabelTable:
             f"{path.name} cannot be read as a table; check that every row has {len(names)} cells"
         ) from error
     _check_columns(path.name, names)
-    columns, scrubber = {}, Scrubber()
+    columns, scrubber, rules = {}, Scrubber(), rules or LabelRules()
     for name, canonical in zip(names, canonical_names(path.name, names), strict=True):
         trimmed = pyarrow.compute.utf8_trim_whitespace(cells[name]).combine_chunks()
         is_label = name not in (*IDS, _SPLIT, _REPORT)
-        columns[canonical] = meaning(path.name, canonical, trimmed, ERASED, scrubber) if is_label else trimmed
+        if is_label:
+            trimmed = meaning((path.name, canonical), trimmed, ERASED, rules.rule_of(canonical), scrubber)
+        columns[canonical] = trimmed
     _tell(path.name, "its labels", scrubber)
     return LabelTable(path.name, hashlib.sha256(payload).hexdigest(), pyarrow.table(columns))
 

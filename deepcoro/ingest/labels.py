@@ -130,7 +130,7 @@ def read_rules(path: Path | None) -> LabelRules:
     if path is None:
         return LabelRules()
     if not path.is_file():
-        raise ConfigError(f"--label_rules {path} does not exist")
+        raise ConfigError(f"label_rules: {path} does not exist")
     return parse(LabelRules, read_tree(path), str(path))
 
 

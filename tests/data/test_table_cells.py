@@ -37,10 +37,10 @@ def folder(tmp_path_factory):
     )
 
 
-def labels(folder, tmp_path, text, column):
+def labels(folder, tmp_path, text, column, **options):
     table = tmp_path / "newer.csv"
     table.write_text(text)
-    collection = Collection({"site": Shards.open(folder)}, [table])
+    collection = Collection({"site": Shards.open(folder)}, [table], **options)
     stored = collection.films.read([column])[column].to_pylist()
     read = [clip.labels[column] for row in range(2) for clip in collection.study(row).clips]
     assert stored == read
@@ -52,6 +52,16 @@ def test_a_row_of_a_study_speaks_of_the_diagnostic_films_of_the_findings_own_tre
     assert labels(folder, tmp_path, text, "mid_lad_cto") == [1.0, None, None, None, None]
     assert labels(folder, tmp_path, text, "mid_rca_cto") == [None, 0.0, None, None, 0.0]
     assert labels(folder, tmp_path, text, "lvef") == [55.0, 55.0, 55.0, 55.0, 60.0]
+
+
+def test_the_users_own_rules_read_a_newer_table_too(folder, tmp_path):
+    rules = tmp_path / "rules.yaml"
+    rules.write_text("rules: {lvef: {kind: percent, missing_codes: [99]}}\n")
+    text = "study,lvef\ns0,99\ns1,60\n"
+    assert labels(folder, tmp_path, text, "lvef") == [99.0] * 4 + [60.0]
+    assert labels(folder, tmp_path, text, "lvef", label_rules=rules) == [None] * 4 + [60.0]
+    with pytest.raises(ConfigError, match="label_rules: .*none.yaml does not exist"):
+        labels(folder, tmp_path, text, "lvef", label_rules=tmp_path / "none.yaml")
 
 
 def test_what_a_film_does_not_show_keeps_what_was_known(folder, tmp_path):
