@@ -20,6 +20,7 @@ MAY_CHANGE_ON_RESUME = frozenset(
         "data.storage",
         "data.cache",
         "data.tables",
+        "data.label_rules",
         "data.num_workers",
         "data.worker_timeout_s",
         "data.max_bad_fraction",
