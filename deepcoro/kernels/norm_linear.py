@@ -11,6 +11,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from deepcoro.kernels.precision import autocast_dtype
+from deepcoro.kernels.token_pooling import triton_imports
+
+WIDEST = 2048
+"""Channels up to which a row fits a program of `triton_norm`."""
 
 
 class ReadNorm(nn.LayerNorm):
@@ -53,13 +57,15 @@ class _NormLinear(torch.autograd.Function):
         norm_weight, norm_bias, weight, bias = parameters
         ctx.save_for_backward(tokens, norm_weight, norm_bias, weight)
         ctx.eps, ctx.dtype = eps, dtype
-        normed, *_ = normalise(tokens, norm_weight, norm_bias, eps, dtype)
+        normed = norm_for_product(tokens, (norm_weight, norm_bias), eps, dtype)
         return F.linear(normed, weight.to(dtype), bias.to(dtype))
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
         tokens, norm_weight, norm_bias, weight = ctx.saved_tensors
+        if runs_in_triton(tokens, ctx.dtype):
+            return _backward_in_triton(ctx, gradient)
         needs_tokens, _, _, needs_norm, needs_norm_bias, needs_weight, needs_bias = ctx.needs_input_grad
         normed, mean, deviation = normalise(tokens, norm_weight, norm_bias, ctx.eps, ctx.dtype)
         rows = gradient.flatten(0, -2)
@@ -74,6 +80,63 @@ class _NormLinear(torch.autograd.Function):
                 by_normed, tokens, mean, deviation, norm_weight, norm_bias, needs
             )
         return by_tokens, None, None, by_norm, by_norm_bias, by_weight, by_bias
+
+
+def _backward_in_triton(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    """The same; the pass that makes the tokens' gradient also makes the normed tokens for the weight's."""
+    from deepcoro.kernels import triton_columns, triton_norm
+
+    tokens, *norm, weight = ctx.saved_tensors
+    needs_tokens, _, _, needs_norm, needs_norm_bias, needs_weight, needs_bias = ctx.needs_input_grad
+    rows, by_out = tokens.flatten(0, -2), gradient.flatten(0, -2)
+    by_tokens = by_norm = by_norm_bias = by_weight = by_bias = None
+    if needs_bias:
+        by_bias = triton_columns.sum_rows(by_out).to(weight.dtype)
+    if needs_tokens or needs_norm or needs_norm_bias:
+        again = ctx.dtype if needs_weight else None
+        by_normed = by_out @ weight.to(ctx.dtype)
+        by_rows, by_norm, by_norm_bias, normed = triton_norm.norm_rows_backward(
+            by_normed, rows, tuple(norm), ctx.eps, again=again
+        )
+        by_tokens = by_rows.view_as(tokens) if needs_tokens else None
+        by_norm, by_norm_bias = by_norm.to(norm[0].dtype), by_norm_bias.to(norm[1].dtype)
+    elif needs_weight:
+        normed = triton_norm.norm_rows(rows, *norm, ctx.eps, ctx.dtype)
+    if needs_weight:
+        by_weight = weight_gradient(by_out, normed, weight.dtype)
+    return by_tokens, None, None, by_norm, by_norm_bias, by_weight, by_bias
+
+
+def runs_in_triton(tokens: Tensor, dtype: torch.dtype) -> bool:
+    """Whether CUDA's own kernels take tokens of this format and width for products in `dtype`."""
+    formats = (torch.float32, torch.bfloat16, torch.float16)
+    fits = tokens.dtype in formats and dtype in formats and tokens.shape[-1] <= WIDEST
+    return tokens.is_cuda and fits and triton_imports()
+
+
+def weight_gradient(
+    by_rows: Float[Tensor, "row dim_out"], rows: Float[Tensor, "row dim"], dtype: torch.dtype
+) -> Float[Tensor, "dim_out dim"]:
+    """Gradient of a linear layer's weight in the format of the weight, to which CUDA's products add up without a rounding between."""
+    if by_rows.is_cuda and dtype == torch.float32 and by_rows.dtype in (torch.bfloat16, torch.float16):
+        return torch.mm(by_rows.T, rows, out_dtype=dtype)
+    return (by_rows.T @ rows).to(dtype)
+
+
+def norm_for_product(
+    tokens: Float[Tensor, "*batch dim"],
+    norm: tuple[Float[Tensor, " dim"], Float[Tensor, " dim"]],
+    eps: float,
+    dtype: torch.dtype,
+) -> Float[Tensor, "*batch dim"]:
+    """LayerNorm by a weight and a bias, in `dtype`."""
+    if runs_in_triton(tokens, dtype):
+        from deepcoro.kernels import triton_norm
+
+        rows = triton_norm.norm_rows(tokens.flatten(0, -2), *norm, eps, dtype)
+        return rows.view_as(tokens)
+    normed, *_ = normalise(tokens, *norm, eps, dtype)
+    return normed
 
 
 def normalise(

@@ -2,7 +2,8 @@
 
 Of what a plain block keeps here (normalised tokens, the wide activation before and after GELU, the branch) only the one before
 GELU is dear to make again, and `keep_hidden=False` does even that. It runs in slices of rows, so that the wide
-activations of a slice stay in a CPU's cache and no second full-size one is ever allocated.
+activations of a slice stay in a CPU's cache and no second full-size one is ever allocated. CUDA takes all rows at once, and all
+that is done between products in one pass each (`triton_columns`, `triton_norm`).
 """
 
 from dataclasses import dataclass
@@ -13,7 +14,14 @@ from einops import rearrange, repeat
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from deepcoro.kernels.norm_linear import norm_gradients, normalise, sum_rows
+from deepcoro.kernels.norm_linear import (
+    norm_for_product,
+    norm_gradients,
+    normalise,
+    runs_in_triton,
+    sum_rows,
+    weight_gradient,
+)
 from deepcoro.kernels.precision import autocast_dtype
 
 CPU_ROWS = 4096
@@ -75,6 +83,8 @@ class _Narrow(nn.Linear):
 class _NormMlp(torch.autograd.Function):
     @staticmethod
     def forward(ctx, tokens: Tensor, scale: Tensor | None, plan: _Plan, *parameters: Tensor) -> Tensor:
+        if runs_in_triton(tokens, plan.dtype):
+            return _forward_in_triton(ctx, tokens, scale, plan, *parameters)
         rows, factors = _rows(tokens), _row_factors(scale, tokens)
         layer = _Layer(plan, *parameters)
         out = torch.empty_like(rows)
@@ -95,6 +105,8 @@ class _NormMlp(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
         tokens, scale, hidden, *parameters = ctx.saved_tensors
+        if runs_in_triton(tokens, ctx.plan.dtype):
+            return _backward_in_triton(ctx, gradient)
         rows, factors, gradients = _rows(tokens), _row_factors(scale, tokens), _rows(gradient)
         layer = _Layer(ctx.plan, *parameters)
         needs_tokens, needs = ctx.needs_input_grad[0], ctx.needs_input_grad[3:]
@@ -112,6 +124,58 @@ class _NormMlp(torch.autograd.Function):
             for total, own in zip(sums, parameters, strict=True)
         )
         return by_tokens, None, None, *by_parameters
+
+
+def _forward_in_triton(ctx, tokens: Tensor, scale: Tensor | None, plan: _Plan, *parameters: Tensor) -> Tensor:
+    from deepcoro.kernels import triton_columns
+
+    rows, layer = _rows(tokens), _Layer(plan, *parameters)
+    hidden = layer.widen(norm_for_product(rows, layer.norm, plan.eps, plan.dtype))
+    activation = F.gelu(hidden)
+    if not (plan.keep_hidden and any(ctx.needs_input_grad)):
+        hidden = None
+    branch = F.linear(activation, layer.weight, layer.bias)
+    del activation
+    ctx.plan = plan
+    ctx.save_for_backward(tokens, scale, hidden, *parameters)
+    return triton_columns.add_branch(rows, branch, _clip_factors(scale)).view_as(tokens)
+
+
+def _backward_in_triton(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    """The gradient through the residual is added where that through the norm is written, which also makes the normed rows anew."""
+    from deepcoro.kernels import triton_columns, triton_norm
+
+    tokens, scale, hidden, *norm, wide_weight, wide_bias, weight, bias = ctx.saved_tensors
+    needs_tokens, _, _, *needs_norm, needs_wide, needs_wide_bias, needs_weight, needs_bias = (
+        ctx.needs_input_grad
+    )
+    rows, gradients, dtype, eps = _rows(tokens), _rows(gradient), ctx.plan.dtype, ctx.plan.eps
+    wide_weight_used, normed = wide_weight.to(dtype), None
+    if hidden is None:
+        normed = triton_norm.norm_rows(rows, *norm, eps, dtype)
+        hidden = torch.addmm(wide_bias.to(dtype), normed, wide_weight_used.T)
+    by_branch, by_bias = triton_columns.scale_rows(gradients, _clip_factors(scale), dtype)
+    by_hidden = by_branch @ weight.to(dtype)
+    activation, by_wide_bias = triton_columns.gelu_backward_(by_hidden, hidden, needs_weight)
+    by_weight = weight_gradient(by_branch, activation, weight.dtype) if needs_weight else None
+    del by_branch, activation, hidden
+    by_rows, by_norm, by_norm_bias, again = triton_norm.norm_rows_backward(
+        *(by_hidden @ wide_weight_used, rows, tuple(norm), eps, gradients),
+        again=dtype if needs_wide and normed is None else None,
+    )
+    normed = again if normed is None else normed
+    by_wide = weight_gradient(by_hidden, normed, wide_weight.dtype) if needs_wide else None
+    sums = (by_norm, by_norm_bias, by_wide_bias, by_bias)
+    owners, needs = (*norm, wide_bias, bias), (*needs_norm, needs_wide_bias, needs_bias)
+    by_norm, by_norm_bias, by_wide_bias, by_bias = (
+        each.to(own.dtype) if need else None for each, own, need in zip(sums, owners, needs, strict=True)
+    )
+    by_tokens = by_rows.view_as(tokens) if needs_tokens else None
+    return by_tokens, None, None, by_norm, by_norm_bias, by_wide, by_wide_bias, by_weight, by_bias
+
+
+def _clip_factors(scale: Tensor | None) -> Tensor | None:
+    return None if scale is None else scale.flatten()
 
 
 class _Layer:
