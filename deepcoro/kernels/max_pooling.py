@@ -9,6 +9,7 @@ from torch import Tensor
 from deepcoro.kernels.cached_pieces import cached_pieces
 from deepcoro.kernels.depthwise import touched
 from deepcoro.kernels.pool_layout import PoolLayout
+from deepcoro.kernels.triton_use import takes_triton
 
 SAME_FRAME = slice(9, 18)
 """Of the 27 taps of a layout's tables those of the output's own frame."""
@@ -25,7 +26,8 @@ def max_pool_tokens(
 ) -> Float[Tensor, "batch token_out channel"]:
     """Maximum over the 3x3 cells around each output, frame by frame, of what is visible; the class token passes unchanged.
 
-    The cell at an output's own place must be visible (it is: a mask unit is hidden on all grids or on none).
+    The cell at an output's own place must be visible (it is: a mask unit is hidden on all grids or on none). A window that holds a
+    NaN gives NaN, and its gradient to a winner among the other cells. One launch each way on CUDA where triton imports.
     """
     return _MaxPool.apply(tokens, layout)
 
@@ -35,32 +37,52 @@ class _MaxPool(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, tokens, layout):
-        first = layout.num_class_tokens
-        out = tokens.new_empty(len(tokens), layout.num_tokens_out, tokens.shape[2])
-        out[:, :first] = tokens[:, :first]
-        winner = torch.zeros_like(out[:, first:], dtype=torch.uint8, memory_format=torch.contiguous_format)
-        for clips in cached_pieces(tokens):
-            best = out[clips, first:]
-            by_tap = _read(tokens[clips, first:], best, winner[clips], layout, clips)
-            best.copy_(by_tap[CENTRE][0].reshape(best.shape))
-            for place, tap in enumerate(ORDER[1:], start=1):
-                values, best, won_by = by_tap[tap]
-                wins = values >= best if tap < CENTRE else values > best
-                torch.maximum(won_by, wins.view(torch.uint8) * place, out=won_by)
-                torch.maximum(best, values, out=best)
+        if takes_triton(tokens):
+            from deepcoro.kernels.triton_max_pooling import pool
+
+            out, winner = pool(tokens, layout)
+        else:
+            out, winner = _pool(tokens, layout)
         ctx.save_for_backward(winner)
-        ctx.layout, ctx.num_tokens = layout, tokens.shape[1]
+        ctx.layout = layout
         return out
 
     @staticmethod
+    @torch.autograd.function.once_differentiable
     def backward(ctx, gradient):
         (winner,) = ctx.saved_tensors
-        layout, first = ctx.layout, ctx.layout.num_class_tokens
-        by_tokens = gradient.new_zeros(len(gradient), ctx.num_tokens, gradient.shape[2])
-        by_tokens[:, :first] = gradient[:, :first]
-        for clips in cached_pieces(by_tokens):
-            _give_back(gradient[clips, first:], winner[clips], by_tokens[clips, first:], layout, clips)
-        return by_tokens, None
+        if takes_triton(gradient):
+            from deepcoro.kernels.triton_max_pooling import pool_backward
+
+            return pool_backward(gradient, winner, ctx.layout), None
+        return _pool_backward(gradient, winner, ctx.layout), None
+
+
+def _pool(tokens: Tensor, layout: PoolLayout) -> tuple[Tensor, Tensor]:
+    """The maxima, and the winner of each patch."""
+    first = layout.num_class_tokens
+    out = tokens.new_empty(len(tokens), layout.num_tokens_out, tokens.shape[2])
+    out[:, :first] = tokens[:, :first]
+    winner = torch.zeros_like(out[:, first:], dtype=torch.uint8, memory_format=torch.contiguous_format)
+    for clips in cached_pieces(tokens):
+        best = out[clips, first:]
+        by_tap = _read(tokens[clips, first:], best, winner[clips], layout, clips)
+        best.copy_(by_tap[CENTRE][0].reshape(best.shape))
+        for place, tap in enumerate(ORDER[1:], start=1):
+            values, best, won_by = by_tap[tap]
+            wins = values >= best if tap < CENTRE else values > best
+            torch.maximum(won_by, wins.view(torch.uint8) * place, out=won_by)
+            torch.maximum(best, values, out=best)
+    return out, winner
+
+
+def _pool_backward(gradient: Tensor, winner: Tensor, layout: PoolLayout) -> Tensor:
+    first = layout.num_class_tokens
+    by_tokens = gradient.new_zeros(len(gradient), first + layout.num_patches_in, gradient.shape[2])
+    by_tokens[:, :first] = gradient[:, :first]
+    for clips in cached_pieces(by_tokens):
+        _give_back(gradient[clips, first:], winner[clips], by_tokens[clips, first:], layout, clips)
+    return by_tokens
 
 
 def _read(
