@@ -8,7 +8,6 @@ import functools
 import itertools
 import os
 from collections.abc import Sequence
-from types import ModuleType
 from typing import NamedTuple
 
 import torch
@@ -83,12 +82,25 @@ def pool_projection(
             tokens = projected.unbind(2)
             return tuple(_pool_conv3d(*each) for each in zip(tokens, filters, plans, strict=True))
         if backend == "auto":
-            backend = "triton" if projected.is_cuda and triton_imports() else "frames"
-        if backend == "triton" and not projected.is_cuda and os.environ.get("TRITON_INTERPRET") != "1":
-            raise ValueError(
-                "pooling backend 'triton' needs CUDA tensors (or TRITON_INTERPRET=1); use 'auto' or 'frames'"
-            )
-        return _PoolProjection.apply(projected, backend, plans, *itertools.chain(*filters))
+            backend = "triton" if _triton_serves(projected) else "frames"
+        if backend == "triton":
+            _refuse_other_devices(projected)
+            from deepcoro.kernels import triton_pooling
+
+            return triton_pooling.pool_parts(projected, filters, plans)
+        return _PoolProjection.apply(projected, plans, *itertools.chain(*filters))
+
+
+def _triton_serves(projected: Tensor) -> bool:
+    # its sums are in fp32
+    return projected.is_cuda and projected.dtype != torch.float64 and triton_imports()
+
+
+def _refuse_other_devices(projected: Tensor) -> None:
+    if not projected.is_cuda and os.environ.get("TRITON_INTERPRET") != "1":
+        raise ValueError(
+            "pooling backend 'triton' needs CUDA tensors (or TRITON_INTERPRET=1); use 'auto' or 'frames'"
+        )
 
 
 def _check(projected: Tensor, part: PoolPart) -> None:
@@ -122,14 +134,14 @@ def _pool_conv3d(tokens: Tensor, pool_filter: PoolFilter, plan: PoolPlan) -> Ten
 
 
 class _PoolProjection(torch.autograd.Function):
-    """Keeps the projection and what the form of pooling asks for."""
+    """Part by part; keeps the projection and what the form for all devices asks for."""
 
     @staticmethod
-    def forward(ctx, projected, backend, plans, *filters):
-        ctx.form, ctx.plans = _form(backend), plans
+    def forward(ctx, projected, plans, *filters):
+        ctx.plans = plans
         results, kept = [], []
         for number, plan in enumerate(plans):
-            out, *to_keep = ctx.form.pool(projected[:, :, number], _filter(filters, number), plan)
+            out, *to_keep = frame_pooling.pool(projected[:, :, number], _filter(filters, number), plan)
             results.append(out)
             kept += to_keep
         ctx.save_for_backward(projected, *filters, *kept)
@@ -146,22 +158,14 @@ class _PoolProjection(torch.autograd.Function):
         for number, (plan, gradient) in enumerate(zip(ctx.plans, gradients, strict=True)):
             of_part = slice(number * len(kept) // num_parts, (number + 1) * len(kept) // num_parts)
             into = None if by_projected is None else by_projected[:, :, number]
-            by_filters += ctx.form.pool_backward(
+            by_filters += frame_pooling.pool_backward(
                 gradient, projected[:, :, number], _filter(filters, number), plan, kept[of_part], into
             )
-        return by_projected, None, None, *by_filters
+        return by_projected, None, *by_filters
 
 
 def _filter(filters: Sequence[Tensor], number: int) -> PoolFilter:
     return PoolFilter(*filters[3 * number : 3 * number + 3])
-
-
-def _form(backend: str) -> ModuleType:
-    if backend == "frames":
-        return frame_pooling
-    from deepcoro.kernels import triton_pooling
-
-    return triton_pooling
 
 
 @functools.cache

@@ -1,369 +1,341 @@
 """Token-major pooling on CUDA: depthwise 3x3x3 convolution and LayerNorm in one pass, results at attention's width.
 
-A program takes ROWS rows of (token, head) of one clip; a row is the channels of one head. Forward keeps nothing: backward
-makes the pooled values again from the tokens, which costs less than to store and read them. Neighbours come by arithmetic
-(dense) or from the layout's tables (sparse). All sums are in fp32 and in a fixed order, so gradients are the same each time.
-Runs on CPU under TRITON_INTERPRET=1. The kernels are not type checked: a wrapper around them is no source to Triton.
+Forward keeps nothing but the tokens: backward makes the pooled values again, which costs less than to store and read them. Whole
+grids take one launch a kernel for queries, keys and values together (triton_dense_pooling.py and triton_dense_gradients.py), visible tokens one a part
+(triton_sparse_pooling.py). All sums are in fp32 and in a fixed order, so gradients are the same each time. Runs on CPU under
+TRITON_INTERPRET=1.
 """
 
+import functools
+import math
 from collections.abc import Sequence
-from typing import NamedTuple, no_type_check
+from typing import NamedTuple
 
 import torch
 import triton
-import triton.language as tl
-from einops import rearrange
 from torch import Tensor
 
+from deepcoro.kernels import triton_dense_gradients as gradient_kernels
+from deepcoro.kernels import triton_dense_pooling as kernels
+from deepcoro.kernels import triton_sparse_pooling as sparse
 from deepcoro.kernels.pool_layout import PoolFilter, PoolLayout, PoolPlan
 
-ROWS = 32
-WARPS = 8
+PARTS = 3
+"""Of a projection that one launch serves: queries, keys and values."""
+FRAMES = 8
+"""That one thread sums up, at most."""
+ROWS = 8
+WARPS = 4
+ROWS_OF_NORM = 8
+WARPS_OF_NORM = 4
+CELLS_OF_TOKEN_GRADIENT = 1024
+WARPS_OF_TOKEN_GRADIENT = 4
 ROWS_OF_WEIGHT_GRADIENT = 16
-STEPS_OF_WEIGHT_GRADIENT = 64
-"""Blocks of rows that one program adds up before it writes its share of the gradient by the filter."""
+WARPS_OF_WEIGHT_GRADIENT = 4
+COLUMNS_OF_WEIGHT_GRADIENT = 32
+SHARES_OF_NORM = 2048
+SHARES_OF_WEIGHT_GRADIENT = 512
+"""Programs of a part at most, each of which writes its share of the gradient by the filter."""
 
 
-class Shape(NamedTuple):
-    """What a kernel is compiled for; the kernels read it by number, in this order."""
+class Deal(NamedTuple):
+    """How programs are dealt to the parts of a launch, a number a part each; read by kernels by number, in this order."""
 
-    frames: int
-    height: int
-    width: int
-    height_out: int
-    width_out: int
-    stride: int
-    class_tokens: int
+    strides: tuple[int, ...]
+    heights: tuple[int, ...]
+    widths: tuple[int, ...]
+    tile_widths: tuple[int, ...]
+    starts: tuple[int, ...]
+    steps: tuple[int, ...]
+    items: tuple[int, ...]
+    rows: tuple[int, ...]
+    """Where the part's patches start among those of all parts."""
+    num_programs: int
+
+
+class _Geometry(NamedTuple):
+    """Of the grids that the parts of a launch are pooled to."""
+
+    batch: int
     heads: int
-    dim: int
-    columns: int
-    width_of_result: int
-    sparse: int
+    frames: int
+    grids: tuple[tuple[int, int, int], ...]
+    """Stride, height and width a part."""
 
 
-@triton.jit
-@no_type_check
-def _row_under_tap(patch, table, valid, tap, SHAPE: tl.constexpr):
-    """Row of the input's patch axis under a tap of output `patch`, and whether there is one."""
-    FRAMES: tl.constexpr = SHAPE[0]
-    HEIGHT: tl.constexpr = SHAPE[1]
-    WIDTH: tl.constexpr = SHAPE[2]
-    HEIGHT_OUT: tl.constexpr = SHAPE[3]
-    WIDTH_OUT: tl.constexpr = SHAPE[4]
-    STRIDE: tl.constexpr = SHAPE[5]
-    SPARSE: tl.constexpr = SHAPE[11]
-    if SPARSE:
-        found = tl.load(table + tap, mask=valid, other=-1)
-        inside = found >= 0
-    else:
-        frame = patch // (HEIGHT_OUT * WIDTH_OUT) + (tap // 9 - 1)
-        row = patch // WIDTH_OUT % HEIGHT_OUT * STRIDE + (tap // 3 % 3 - 1)
-        column = patch % WIDTH_OUT * STRIDE + (tap % 3 - 1)
-        inside = (frame >= 0) & (frame < FRAMES) & (row >= 0) & (row < HEIGHT)
-        inside = inside & (column >= 0) & (column < WIDTH) & valid
-        found = (frame * HEIGHT + row) * WIDTH + column
-    return found, inside
+@functools.lru_cache(maxsize=1024)
+def _deal(
+    geometry: _Geometry, rows: int, most_programs: int, columns: int | None = None, whole: int = 1
+) -> Deal:
+    """`columns`: tiles are of cells that lie `stride` apart, and of so many of the `whole` columns of all heads."""
+    starts, steps, items, tile_widths, offsets, num_programs, num_patches = [], [], [], [], [], 0, 0
+    for stride, height, width in geometry.grids:
+        step = stride if columns is None else 1
+        tile_width, tiles = _tile_width(height, width, step, rows)
+        per_tile = geometry.heads if columns is None else stride**2 * triton.cdiv(whole, columns)
+        items.append(tiles * per_tile * geometry.batch)
+        steps.append(max(1, triton.cdiv(items[-1], most_programs)))
+        starts.append(num_programs)
+        tile_widths.append(tile_width)
+        offsets.append(num_patches)
+        num_programs += triton.cdiv(items[-1], steps[-1])
+        num_patches += geometry.batch * geometry.frames * height * width
+    padding = PARTS - len(starts)
+    columns_of_grids = zip(*geometry.grids, strict=True)
+    padded = [(*each, *each[-1:] * padding) for each in (*columns_of_grids, tile_widths)]
+    starts += [num_programs] * padding
+    others = [(*each, *each[-1:] * padding) for each in (steps, items, offsets)]
+    return Deal(*padded, tuple(starts), *others, num_programs)
 
 
-@triton.jit
-@no_type_check
-def _row_that_reads(patch, table, valid, tap, SHAPE: tl.constexpr):
-    """Row of the output's patch axis that reads input `patch` under a tap, and whether there is one."""
-    FRAMES: tl.constexpr = SHAPE[0]
-    HEIGHT: tl.constexpr = SHAPE[1]
-    WIDTH: tl.constexpr = SHAPE[2]
-    HEIGHT_OUT: tl.constexpr = SHAPE[3]
-    WIDTH_OUT: tl.constexpr = SHAPE[4]
-    STRIDE: tl.constexpr = SHAPE[5]
-    SPARSE: tl.constexpr = SHAPE[11]
-    if SPARSE:
-        found = tl.load(table + tap, mask=valid, other=-1)
-        inside = found >= 0
-    else:
-        frame = patch // (HEIGHT * WIDTH) - (tap // 9 - 1)
-        row = patch // WIDTH % HEIGHT - (tap // 3 % 3 - 1)
-        column = patch % WIDTH - (tap % 3 - 1)
-        inside = (frame >= 0) & (frame < FRAMES) & (row >= 0) & (column >= 0) & valid
-        inside = inside & (row % STRIDE == 0) & (column % STRIDE == 0)
-        row = row // STRIDE
-        column = column // STRIDE
-        inside = inside & (row < HEIGHT_OUT) & (column < WIDTH_OUT)
-        found = (frame * HEIGHT_OUT + row) * WIDTH_OUT + column
-    return found, inside
+@functools.cache
+def _tile_width(height: int, width: int, stride: int, rows: int) -> tuple[int, int]:
+    """Width of the tiles of so many places that read least, and their number; to sum up a place costs like reading five."""
+    best = None
+    for tile_width in (2**power for power in range(rows.bit_length())):
+        tile_height = rows // tile_width
+        tiles = triton.cdiv(height, tile_height) * triton.cdiv(width, tile_width)
+        read = ((tile_height - 1) * stride + 3) * ((tile_width - 1) * stride + 3)
+        cost = tiles * (5 * rows + read)
+        if best is None or cost < best[0]:
+            best = (cost, tile_width, tiles)
+    return best[1:]
 
 
-@triton.jit
-@no_type_check
-def _pool_rows(pointers, token_stride, token, valid, SHAPE: tl.constexpr, ROWS: tl.constexpr):
-    """Pooled values [ROWS, columns] in fp32; the pointers to tokens and table stand at each row's clip and head, and output."""
-    CLASS_TOKENS: tl.constexpr = SHAPE[6]
-    DIM: tl.constexpr = SHAPE[8]
-    COLUMNS: tl.constexpr = SHAPE[9]
-    tokens, weight, table = pointers
-    columns = tl.arange(0, COLUMNS)
-    in_head = columns < DIM
-    is_patch = valid & (token >= CLASS_TOKENS)
-    patch = token - CLASS_TOKENS
-    total = tl.zeros((ROWS, COLUMNS), tl.float32)
-    for triple in range(9):  # unrolled whole it would take minutes to compile
-        for side in tl.static_range(3):
-            tap = triple * 3 + side
-            values = _values_under(tokens, token_stride, table, patch, is_patch, tap, SHAPE)
-            total += values * tl.load(weight + tap * DIM + columns, mask=in_head, other=0.0)
-    if CLASS_TOKENS:
-        is_class_token = (valid & (token < CLASS_TOKENS))[:, None] & in_head
-        values = tl.load((tokens + token * token_stride)[:, None] + columns, mask=is_class_token, other=0.0)
-        total += values.to(tl.float32)
-    return total
+def pool_parts(
+    projected: Tensor, filters: Sequence[PoolFilter], plans: Sequence[PoolPlan]
+) -> tuple[Tensor, ...]:
+    """Each part of a projection [batch, token, part, head, dim], pooled."""
+    return _PoolParts.apply(projected, tuple(plans), *(each for of_part in filters for each in of_part))
 
 
-@triton.jit
-@no_type_check
-def _values_under(of_rows, token_stride, table, patch, valid, tap, SHAPE: tl.constexpr):
-    """What each output reads under a tap, [ROWS, columns] in fp32, zero where there is nothing."""
-    CLASS_TOKENS: tl.constexpr = SHAPE[6]
-    DIM: tl.constexpr = SHAPE[8]
-    COLUMNS: tl.constexpr = SHAPE[9]
-    columns = tl.arange(0, COLUMNS)
-    row, inside = _row_under_tap(patch, table, valid, tap, SHAPE)
-    addresses = of_rows + (row + CLASS_TOKENS) * token_stride
-    mask = inside[:, None] & (columns < DIM)
-    return tl.load(addresses[:, None] + columns, mask=mask, other=0.0).to(tl.float32)
+class _PoolParts(torch.autograd.Function):
+    """Keeps the projection."""
 
+    @staticmethod
+    def forward(ctx, projected, plans, *filters):
+        ctx.plans = plans
+        ctx.save_for_backward(projected, *filters)
+        results = []
+        for parts in _launches(plans):
+            pool = sparse.pool if plans[parts.start].layout.is_sparse else _pool
+            results += pool(_dense_channels(projected[:, :, parts]), _filters(filters, parts), plans[parts])
+        return tuple(results)
 
-@triton.jit
-@no_type_check
-def _normalise(pooled, eps, SHAPE: tl.constexpr):
-    """Values of mean 0 and variance 1, zero past the head's channels, and the factor that made them so."""
-    DIM: tl.constexpr = SHAPE[8]
-    COLUMNS: tl.constexpr = SHAPE[9]
-    in_head = tl.arange(0, COLUMNS) < DIM
-    mean = tl.sum(pooled, axis=1) / DIM
-    centred = tl.where(in_head, pooled - mean[:, None], 0.0)
-    factor = 1.0 / tl.sqrt(tl.sum(centred * centred, axis=1) / DIM + eps)
-    return centred * factor[:, None], factor
-
-
-@triton.jit
-@no_type_check
-def _forward_kernel(pointers, strides, counts, numbers, SHAPE: tl.constexpr, ROWS: tl.constexpr):
-    CLASS_TOKENS: tl.constexpr = SHAPE[6]
-    HEADS: tl.constexpr = SHAPE[7]
-    DIM: tl.constexpr = SHAPE[8]
-    COLUMNS: tl.constexpr = SHAPE[9]
-    RESULT_WIDTH: tl.constexpr = SHAPE[10]
-    tokens, weight, norm_weight, norm_bias, table, out = pointers
-    num_rows, num_patches = counts
-    eps, scale = numbers
-    clip = tl.program_id(1).to(tl.int64)
-    rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    valid = rows < num_rows
-    token = rows // HEADS
-    tokens += clip * strides[0] + rows % HEADS * strides[2]
-    table += (clip * num_patches + token - CLASS_TOKENS) * 27
-    pooled = _pool_rows((tokens, weight, table), strides[1], token, valid, SHAPE, ROWS)
-    normed, _ = _normalise(pooled, eps, SHAPE)
-    columns = tl.arange(0, COLUMNS)
-    in_head = columns < DIM
-    gain = tl.load(norm_weight + columns, mask=in_head, other=0.0) * scale
-    shift = tl.load(norm_bias + columns, mask=in_head, other=0.0) * scale
-    out += (clip * num_rows + rows[:, None]) * RESULT_WIDTH
-    result = (normed * gain + shift).to(out.dtype.element_ty)
-    tl.store(out + columns, result, mask=valid[:, None] & (columns < RESULT_WIDTH))
-    for first in tl.static_range(COLUMNS, RESULT_WIDTH, 16):
-        spare = first + tl.arange(0, 16)
-        zeros = tl.zeros((ROWS, 16), out.dtype.element_ty)
-        tl.store(out + spare, zeros, mask=valid[:, None] & (spare < RESULT_WIDTH))
-
-
-@triton.jit
-@no_type_check
-def _norm_backward_kernel(pointers, strides, counts, numbers, SHAPE: tl.constexpr, ROWS: tl.constexpr):
-    """Gradients by the pooled values, by class tokens (their way ends here), and a share of those by the norm's weights."""
-    CLASS_TOKENS: tl.constexpr = SHAPE[6]
-    HEADS: tl.constexpr = SHAPE[7]
-    DIM: tl.constexpr = SHAPE[8]
-    COLUMNS: tl.constexpr = SHAPE[9]
-    tokens, weight, norm_weight, table, gradient, by_pooled, by_tokens, shares = pointers
-    num_rows, num_patches = counts
-    eps, scale = numbers
-    clip = tl.program_id(1).to(tl.int64)
-    rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    valid = rows < num_rows
-    token = rows // HEADS
-    head = rows % HEADS
-    tokens += clip * strides[0] + head * strides[2]
-    table += (clip * num_patches + token - CLASS_TOKENS) * 27
-    pooled = _pool_rows((tokens, weight, table), strides[1], token, valid, SHAPE, ROWS)
-    normed, factor = _normalise(pooled, eps, SHAPE)
-    columns = tl.arange(0, COLUMNS)
-    in_head = columns < DIM
-    gradient += clip * strides[3] + token * strides[4] + head * strides[5]
-    by_out = tl.load(gradient[:, None] + columns * strides[6], mask=valid[:, None] & in_head, other=0.0)
-    by_out = by_out.to(tl.float32) * scale
-    shares += (clip * tl.num_programs(0) + tl.program_id(0)) * 2 * DIM + columns
-    tl.store(shares, tl.sum(by_out * normed, axis=0), mask=in_head)
-    tl.store(shares + DIM, tl.sum(by_out, axis=0), mask=in_head)
-    by_normed = by_out * tl.load(norm_weight + columns, mask=in_head, other=0.0)
-    mean = tl.sum(by_normed, axis=1) / DIM
-    slope = tl.sum(by_normed * normed, axis=1) / DIM
-    by_rows = (by_normed - mean[:, None] - normed * slope[:, None]) * factor[:, None]
-    by_rows = by_rows.to(by_pooled.dtype.element_ty)
-    is_patch = (valid & (token >= CLASS_TOKENS))[:, None] & in_head
-    patch_rows = clip * num_patches * HEADS + rows - CLASS_TOKENS * HEADS
-    tl.store(by_pooled + patch_rows[:, None] * DIM + columns, by_rows, mask=is_patch)
-    if CLASS_TOKENS:
-        is_class_token = (valid & (token < CLASS_TOKENS))[:, None] & in_head
-        by_tokens += clip * strides[7] + token * strides[8] + head * strides[9]
-        tl.store(by_tokens[:, None] + columns, by_rows, mask=is_class_token)
-
-
-@triton.jit
-@no_type_check
-def _token_gradient_kernel(pointers, strides, counts, SHAPE: tl.constexpr, ROWS: tl.constexpr):
-    """Each input patch gathers from the outputs that read it: no two programs write one place."""
-    CLASS_TOKENS: tl.constexpr = SHAPE[6]
-    HEADS: tl.constexpr = SHAPE[7]
-    DIM: tl.constexpr = SHAPE[8]
-    COLUMNS: tl.constexpr = SHAPE[9]
-    by_pooled, weight, table, by_tokens = pointers
-    num_patches, num_patches_out = counts
-    clip = tl.program_id(1).to(tl.int64)
-    rows = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    valid = rows < num_patches * HEADS
-    patch = rows // HEADS
-    head = rows % HEADS
-    table += (clip * num_patches + patch) * 27
-    by_pooled += (clip * num_patches_out * HEADS + head) * DIM
-    columns = tl.arange(0, COLUMNS)
-    in_head = columns < DIM
-    total = tl.zeros((ROWS, COLUMNS), tl.float32)
-    for triple in range(9):
-        for side in tl.static_range(3):
-            tap = triple * 3 + side
-            row, inside = _row_that_reads(patch, table, valid, tap, SHAPE)
-            addresses = (by_pooled + row * (HEADS * DIM))[:, None] + columns
-            values = tl.load(addresses, mask=inside[:, None] & in_head, other=0.0).to(tl.float32)
-            total += values * tl.load(weight + tap * DIM + columns, mask=in_head, other=0.0)
-    by_tokens += clip * strides[0] + (patch + CLASS_TOKENS) * strides[1] + head * strides[2]
-    total = total.to(by_tokens.dtype.element_ty)
-    tl.store(by_tokens[:, None] + columns, total, mask=valid[:, None] & in_head)
-
-
-@triton.jit
-@no_type_check
-def _weight_gradient_kernel(pointers, strides, counts, SHAPE: tl.constexpr, ROWS: tl.constexpr):
-    """Shares of the gradient by three taps side by side in a row: their inputs lie next to each other."""
-    HEADS: tl.constexpr = SHAPE[7]
-    DIM: tl.constexpr = SHAPE[8]
-    COLUMNS: tl.constexpr = SHAPE[9]
-    tokens, by_pooled, table, shares = pointers
-    num_patches, steps = counts
-    clip = tl.program_id(1).to(tl.int64)
-    triple = tl.program_id(2)
-    tokens += clip * strides[0]
-    by_pooled += clip * num_patches * HEADS * DIM
-    columns = tl.arange(0, COLUMNS)
-    in_head = columns < DIM
-    left = tl.zeros((ROWS, COLUMNS), tl.float32)
-    middle = tl.zeros((ROWS, COLUMNS), tl.float32)
-    right = tl.zeros((ROWS, COLUMNS), tl.float32)
-    for step in range(steps):
-        rows = (tl.program_id(0) * steps + step) * ROWS + tl.arange(0, ROWS)
-        valid = rows < num_patches * HEADS
-        patch = rows // HEADS
-        of_rows = tokens + rows % HEADS * strides[2]
-        taps = table + (clip * num_patches + patch) * 27
-        by_rows = tl.load(
-            (by_pooled + rows * DIM)[:, None] + columns, mask=valid[:, None] & in_head, other=0.0
-        ).to(tl.float32)
-        left += by_rows * _values_under(of_rows, strides[1], taps, patch, valid, triple * 3, SHAPE)
-        middle += by_rows * _values_under(of_rows, strides[1], taps, patch, valid, triple * 3 + 1, SHAPE)
-        right += by_rows * _values_under(of_rows, strides[1], taps, patch, valid, triple * 3 + 2, SHAPE)
-    shares += ((clip * tl.num_programs(0) + tl.program_id(0)) * 27 + triple * 3) * DIM + columns
-    tl.store(shares, tl.sum(left, axis=0), mask=in_head)
-    tl.store(shares + DIM, tl.sum(middle, axis=0), mask=in_head)
-    tl.store(shares + 2 * DIM, tl.sum(right, axis=0), mask=in_head)
-
-
-def pool(tokens: Tensor, pool_filter: PoolFilter, plan: PoolPlan) -> tuple[Tensor]:
-    """The result; nothing is kept for backward."""
-    layout, tokens, weight = plan.layout, _dense_channels(tokens), _by_tap(pool_filter.weight)
-    shape = _shape(layout, tokens, plan.width)
-    num_rows = layout.num_tokens_out * shape.heads
-    out = tokens.new_empty(len(tokens), layout.num_tokens_out, shape.heads, plan.width)
-    table = layout.neighbours if layout.is_sparse else weight
-    with torch.cuda.device_of(tokens):
-        _forward_kernel[triton.cdiv(num_rows, ROWS), len(tokens)](
-            (tokens, weight, pool_filter.norm_weight, pool_filter.norm_bias, table, out),
-            *(tokens.stride()[:3], (num_rows, layout.num_patches_out), (plan.eps, plan.scale)),
-            *(shape, ROWS),
-            num_warps=WARPS,
-        )
-    return (out,)
-
-
-def pool_backward(
-    gradient: Tensor,
-    tokens: Tensor,
-    pool_filter: PoolFilter,
-    plan: PoolPlan,
-    kept: Sequence[Tensor],
-    into: Tensor | None,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients by the filter; that by the tokens is written to `into`, unless None. Of `kept` there is none."""
-    layout, tokens, weight = plan.layout, _dense_channels(tokens), _by_tap(pool_filter.weight)
-    shape, batch = _shape(layout, tokens, plan.width), len(tokens)
-    num_rows = layout.num_tokens_out * shape.heads
-    blocks = triton.cdiv(num_rows, ROWS)
-    by_pooled = tokens.new_empty(batch, layout.num_patches_out, shape.heads, shape.dim)
-    by_tokens = tokens.new_empty(batch, shape.class_tokens, shape.heads, shape.dim) if into is None else into
-    shares = weight.new_empty(batch * blocks, 2, shape.dim)
-    table = layout.neighbours if layout.is_sparse else weight
-    with torch.cuda.device_of(tokens):
-        _norm_backward_kernel[blocks, batch](
-            (tokens, weight, pool_filter.norm_weight, table, gradient, by_pooled, by_tokens, shares),
-            (*tokens.stride()[:3], *gradient.stride(), *by_tokens.stride()[:3]),
-            *((num_rows, layout.num_patches_out), (plan.eps, plan.scale), shape, ROWS),
-            num_warps=WARPS,
-        )
-        if into is not None:
-            _token_gradient_kernel[triton.cdiv(layout.num_patches_in * shape.heads, ROWS), batch](
-                (by_pooled, weight, layout.readers if layout.is_sparse else weight, into),
-                *(into.stride()[:3], (layout.num_patches_in, layout.num_patches_out), shape, ROWS),
-                num_warps=WARPS,
+    @staticmethod
+    def backward(ctx, *gradients):
+        projected, *filters = ctx.saved_tensors
+        by_projected, by_filters = None, []
+        if ctx.needs_input_grad[0]:
+            by_projected = torch.empty_like(projected, memory_format=torch.contiguous_format)
+        for parts in _launches(ctx.plans):
+            backward = sparse.pool_backward if ctx.plans[parts.start].layout.is_sparse else _pool_backward
+            by_filters += backward(
+                [_dense_channels(each) for each in gradients[parts]],
+                _dense_channels(projected[:, :, parts]),
+                _filters(filters, parts),
+                ctx.plans[parts],
+                None if by_projected is None else by_projected[:, :, parts],
             )
-    return _weight_gradient(tokens, by_pooled, table, plan, shape), *shares.sum(0)
+        return by_projected, None, *by_filters
 
 
-def _weight_gradient(
-    tokens: Tensor, by_pooled: Tensor, table: Tensor, plan: PoolPlan, shape: Shape
-) -> Tensor:
-    blocks = triton.cdiv(plan.layout.num_patches_out * shape.heads, ROWS_OF_WEIGHT_GRADIENT)
-    steps = min(blocks, STEPS_OF_WEIGHT_GRADIENT)
-    programs = triton.cdiv(blocks, steps)
-    shares = tokens.new_empty(len(tokens) * programs, 27, shape.dim, dtype=torch.float32)
-    with torch.cuda.device_of(tokens):
-        _weight_gradient_kernel[programs, len(tokens), 9](
-            *((tokens, by_pooled, table, shares), tokens.stride()[:3]),
-            *((plan.layout.num_patches_out, steps), shape, ROWS_OF_WEIGHT_GRADIENT),
-        )
-    return rearrange(shares.sum(0), "(t h w) dim -> dim 1 t h w", t=3, h=3)
+def _launches(plans: Sequence[PoolPlan]) -> list[slice]:
+    """Parts that go together: up to three neighbours on one whole grid."""
+    launches: list[slice] = []
+    for number, plan in enumerate(plans):
+        first = launches[-1].start if launches else number
+        if 0 < number - first < PARTS and _go_together(plans[first].layout, plan.layout):
+            launches[-1] = slice(first, number + 1)
+        else:
+            launches.append(slice(number, number + 1))
+    return launches
 
 
-def _shape(layout: PoolLayout, tokens: Tensor, width: int) -> Shape:
-    heads, dim = tokens.shape[2:]
-    # with tables the kernels know no grid: one compilation serves all
-    geometry = (0,) * 6 if layout.is_sparse else (*layout.grid_in, *layout.grid_out[1:], layout.stride)
-    return Shape(
-        *(*geometry, layout.num_class_tokens, heads, dim),
-        *(max(16, triton.next_power_of_2(dim)), width, int(layout.is_sparse)),
-    )
+def _go_together(one: PoolLayout, other: PoolLayout) -> bool:
+    same = (one.grid_in, one.has_class_token) == (other.grid_in, other.has_class_token)
+    return same and not one.is_sparse and not other.is_sparse
 
 
-def _by_tap(weight: Tensor) -> Tensor:
-    return rearrange(weight, "dim 1 t h w -> (t h w) dim").contiguous()
+def _filters(filters: Sequence[Tensor], parts: slice) -> list[PoolFilter]:
+    return [PoolFilter(*filters[3 * number : 3 * number + 3]) for number in range(parts.start, parts.stop)]
 
 
 def _dense_channels(tokens: Tensor) -> Tensor:
     return tokens if tokens.stride(-1) == 1 else tokens.contiguous()
+
+
+def _pool(projected: Tensor, filters: list[PoolFilter], plans: Sequence[PoolPlan]) -> list[Tensor]:
+    geometry, film, layout = _geometry(projected, plans), _film(projected, plans), plans[0].layout
+    batch, heads = projected.shape[0], projected.shape[3]
+    results = [projected.new_empty(batch, plan.layout.num_tokens_out, heads, plan.width) for plan in plans]
+    if not batch:
+        return results
+    shape, groups = _shape(layout, projected, _aligned(projected, [plan.width for plan in plans]))
+    deal = _deal(geometry, ROWS, 2**31)
+    widths = [plan.width for plan in plans]
+    with torch.cuda.device_of(projected):
+        kernels.forward_kernel[deal.num_programs, groups](
+            (projected, _packed(filters), _padded(results)),
+            _in_units(projected.stride()[:4], shape),
+            film,
+            deal[:-1],
+            (plans[0].eps, _padded([plan.scale for plan in plans]), _padded(_in_units(widths, shape))),
+            *(shape, ROWS),
+            num_warps=WARPS,
+        )
+    return results
+
+
+def _pool_backward(
+    gradients: list[Tensor],
+    projected: Tensor,
+    filters: list[PoolFilter],
+    plans: Sequence[PoolPlan],
+    into: Tensor | None,
+) -> list[Tensor]:
+    """Gradients by the filters; that by the projection is written to `into`, unless None."""
+    dim = projected.shape[-1]
+    by_weights = filters[0].weight.new_empty(PARTS, dim, 1, 3, 3, 3)
+    by_norms = by_weights.new_empty(PARTS, 2, dim)
+    if len(projected):
+        packed = _packed(filters)
+        by_pooled, norm_shares = _norm_backward(gradients, projected, packed, plans, into)
+        if into is not None:
+            _token_gradient(by_pooled, packed, plans, into)
+        shares = _weight_gradient(by_pooled, projected, plans)
+        _sum_shares(shares, norm_shares, by_weights, by_norms)
+    else:
+        by_weights.zero_(), by_norms.zero_()
+    return [each for number in range(len(plans)) for each in (by_weights[number], *by_norms[number])]
+
+
+class _Shares(NamedTuple):
+    """What programs added up, [program, vector, dim] in fp32, and where each part's begin and end."""
+
+    values: Tensor
+    starts: tuple[int, ...]
+    ends: tuple[int, ...]
+
+
+def _shares(deal: Deal, groups: int, like: Tensor, vectors: int) -> _Shares:
+    values = like.new_empty(deal.num_programs * groups, vectors, like.shape[-1], dtype=torch.float32)
+    starts = [start * groups for start in deal.starts]
+    return _Shares(values, tuple(starts), (*starts[1:], len(values)))
+
+
+def _norm_backward(
+    gradients: list[Tensor],
+    projected: Tensor,
+    packed: Tensor,
+    plans: Sequence[PoolPlan],
+    into: Tensor | None,
+) -> tuple[Tensor, _Shares]:
+    """The gradients by the pooled values of all parts, one after the other; those by class tokens are written to `into`."""
+    layout, (batch, _, _, heads, dim) = plans[0].layout, projected.shape
+    if into is None:
+        into = projected.new_empty(batch, layout.num_class_tokens, len(plans), heads, dim)
+    strides = [gradient.stride() for gradient in gradients]
+    aligned = _aligned(projected, [*into.stride()[:4], *(number for each in strides for number in each[:3])])
+    shape, groups = _shape(layout, projected, aligned)
+    deal = _deal(_geometry(projected, plans), ROWS_OF_NORM, SHARES_OF_NORM)
+    num_patches = sum(plan.layout.num_patches_out for plan in plans)
+    by_pooled = projected.new_empty(batch * num_patches, heads, dim)
+    shares = _shares(deal, groups, projected, 2)
+    with torch.cuda.device_of(projected):
+        gradient_kernels.norm_backward_kernel[deal.num_programs, groups](
+            (projected, packed, _padded(gradients), by_pooled, into, shares.values),
+            (
+                _in_units(projected.stride()[:4], shape),
+                tuple(_padded(_in_units([each[axis] for each in strides], shape)) for axis in range(3)),
+                _in_units((into.stride(0), into.stride(2), into.stride(3)), shape),
+            ),
+            *(_film(projected, plans), deal[:-1]),
+            (plans[0].eps, _padded([plan.scale for plan in plans])),
+            *(shape, ROWS_OF_NORM),
+            num_warps=WARPS_OF_NORM,
+        )
+    return by_pooled, shares
+
+
+def _token_gradient(by_pooled: Tensor, packed: Tensor, plans: Sequence[PoolPlan], into: Tensor) -> None:
+    whole = into.shape[3] * into.shape[4]
+    columns = _columns(whole)
+    shape, groups = _shape(plans[0].layout, into, _aligned(into))
+    rows = CELLS_OF_TOKEN_GRADIENT // columns
+    deal = _deal(_geometry(into, plans), rows, 2**31, columns, whole)
+    with torch.cuda.device_of(into):
+        gradient_kernels.token_gradient_kernel[deal.num_programs, groups](
+            *((by_pooled, packed, into), _in_units(into.stride()[:4], shape), _film(into, plans), deal[:-1]),
+            *(shape._replace(columns=columns), rows),
+            num_warps=WARPS_OF_TOKEN_GRADIENT,
+        )
+
+
+def _columns(whole: int) -> int:
+    """Of a tile of a row that takes `whole`: a power of two, without a lane to spare where 32 allow it."""
+    return (
+        min(math.gcd(whole, 128), 128) if whole % 32 == 0 else min(32, max(16, triton.next_power_of_2(whole)))
+    )
+
+
+def _weight_gradient(by_pooled: Tensor, projected: Tensor, plans: Sequence[PoolPlan]) -> _Shares:
+    rows, dim = ROWS_OF_WEIGHT_GRADIENT, projected.shape[-1]
+    columns = min(COLUMNS_OF_WEIGHT_GRADIENT, max(16, triton.next_power_of_2(dim)))
+    shape, groups = _shape(plans[0].layout, projected, _aligned(projected))
+    deal = _deal(_geometry(projected, plans), rows, SHARES_OF_WEIGHT_GRADIENT)
+    shares = _shares(deal, groups, projected, 27)
+    with torch.cuda.device_of(projected):
+        gradient_kernels.weight_gradient_kernel[deal.num_programs, groups, triton.cdiv(dim, columns)](
+            *((projected, by_pooled, shares.values), _in_units(projected.stride()[:4], shape)),
+            *(_film(projected, plans), deal[:-1], shape._replace(columns=columns), rows),
+            num_warps=WARPS_OF_WEIGHT_GRADIENT,
+        )
+    return shares
+
+
+def _sum_shares(shares: _Shares, norm_shares: _Shares, by_weights: Tensor, by_norms: Tensor) -> None:
+    dim = by_norms.shape[-1]
+    with torch.cuda.device_of(by_norms):
+        gradient_kernels.sum_shares_kernel[29, PARTS, triton.cdiv(dim, 32)](
+            (shares.values, norm_shares.values, by_weights, by_norms),
+            (shares.starts, shares.ends, norm_shares.starts, norm_shares.ends),
+            *(dim, 32, 128),
+        )
+
+
+def _geometry(projected: Tensor, plans: Sequence[PoolPlan]) -> _Geometry:
+    grids = tuple((plan.layout.stride, *plan.layout.grid_out[1:]) for plan in plans)
+    return _Geometry(len(projected), projected.shape[3], plans[0].layout.grid_in[0], grids)
+
+
+def _film(projected: Tensor, plans: Sequence[PoolPlan]) -> tuple[int, ...]:
+    return projected.shape[3], *plans[0].layout.grid_in
+
+
+def _shape(layout: PoolLayout, tokens: Tensor, aligned: int) -> tuple[kernels.Shape, int]:
+    """What a kernel is compiled for, and the number of groups of frames."""
+    dim, num_frames = tokens.shape[-1], layout.grid_in[0]
+    groups = triton.cdiv(num_frames, FRAMES)
+    frames = triton.cdiv(num_frames, groups)
+    columns = max(16, triton.next_power_of_2(dim))
+    return kernels.Shape(frames, int(groups == 1), layout.num_class_tokens, dim, columns, aligned), groups
+
+
+def _aligned(tokens: Tensor, others: Sequence[int] = ()) -> int:
+    """The largest power of two, up to eight, that divides all steps in memory."""
+    return math.gcd(8, *tokens.stride()[:4], *others)
+
+
+def _in_units(steps: Sequence[int], shape: kernels.Shape) -> tuple[int, ...]:
+    return tuple(step // shape.aligned for step in steps)
+
+
+def _padded(values: Sequence) -> tuple:
+    return (*values, *[values[-1]] * (PARTS - len(values)))
+
+
+def _packed(filters: list[PoolFilter]) -> Tensor:
+    """27 taps, gain and shift of each part: [part * 29, dim]."""
+    rows = (each.reshape(len(each), -1) for pool_filter in filters for each in pool_filter)
+    return torch.cat(tuple(rows), dim=1).T.contiguous()

@@ -4,25 +4,25 @@ import pytest
 import torch
 from torch import Tensor
 
-from deepcoro.kernels import triton_pooling
-from deepcoro.kernels.pool_layout import PoolFilter
-from deepcoro.kernels.token_pooling import pool_tokens
+from deepcoro.kernels import triton_pooling, triton_sparse_pooling
+from deepcoro.kernels.pool_layout import PoolFilter, PoolLayout
+from deepcoro.kernels.token_pooling import PoolPart, pool_projection, pool_tokens
 from tests.kernels.pooling_cases import Case, make_tokens
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 CASES = [
     Case((2, 5, 4), 1, heads=1, dim=16),
-    Case((2, 3, 4), 1, heads=8, dim=96),
-    Case((1, 7, 6), 2, heads=3, dim=72, class_token=False),
-    Case((2, 7, 9), 4, heads=2, dim=16),
-    Case((2, 9, 17), 8, heads=1, dim=6, class_token=False),
+    Case((2, 2, 3), 1, heads=2, dim=96),
+    Case((1, 3, 4), 2, heads=2, dim=40, class_token=False),
+    Case((2, 4, 5), 4, heads=2, dim=16),
+    Case((1, 4, 7), 3, heads=1, dim=6, class_token=False),
     Case((3, 6, 6), 1, heads=2, dim=16, share_visible=0.5),
     Case((2, 8, 7), 2, heads=2, dim=20, share_visible=0.3),
     Case((2, 9, 9), 8, heads=1, dim=16, class_token=False, share_visible=0.4),
 ]
 SMALL = Case((1, 3, 3), 1, heads=1, dim=16)
-IN_HALF = [CASES[2], CASES[5]]
+IN_HALF = [CASES[3], CASES[5]]
 BOUNDS = {torch.float32: 1e-5, torch.bfloat16: 1e-2}
 
 
@@ -41,9 +41,13 @@ def results(case: Case, backend: str, dtype: torch.dtype, width: int) -> list[Te
 @pytest.fixture(autouse=True)
 def few_programs_where_each_costs_the_interpreter_a_second(monkeypatch):
     if DEVICE == "cpu":
-        monkeypatch.setattr(triton_pooling, "ROWS", 128)
-        monkeypatch.setattr(triton_pooling, "ROWS_OF_WEIGHT_GRADIENT", 64)
-        monkeypatch.setattr(triton_pooling, "STEPS_OF_WEIGHT_GRADIENT", 2)
+        monkeypatch.setattr(triton_sparse_pooling, "ROWS", 128)
+        monkeypatch.setattr(triton_sparse_pooling, "ROWS_OF_WEIGHT_GRADIENT", 64)
+        monkeypatch.setattr(triton_sparse_pooling, "STEPS_OF_WEIGHT_GRADIENT", 2)
+        monkeypatch.setattr(triton_pooling, "ROWS", 16)
+        monkeypatch.setattr(triton_pooling, "ROWS_OF_NORM", 16)
+        monkeypatch.setattr(triton_pooling, "SHARES_OF_NORM", 3)
+        monkeypatch.setattr(triton_pooling, "SHARES_OF_WEIGHT_GRADIENT", 2)
 
 
 @pytest.mark.parametrize(
@@ -58,6 +62,38 @@ def test_values_and_gradients_equal_the_oracle(case, dtype):
     assert not got[0][..., case.dim :].any()
     for ours, oracle in zip(got, expected, strict=True):
         assert (ours - oracle).norm() / oracle.norm() < BOUNDS[dtype]
+
+
+@pytest.mark.parametrize("most_frames", [8, 2], ids=["whole films", "groups of frames"])
+def test_parts_of_a_projection_that_share_a_launch_equal_the_oracle(most_frames, monkeypatch):
+    monkeypatch.setattr(triton_pooling, "FRAMES", most_frames)
+    generator = torch.Generator().manual_seed(0)
+    sizes = ((8, 1, 3, 3, 3), (8,), (8,))
+    drawn = [torch.randn(size, generator=generator) for size in sizes * 3]
+    projected = torch.randn(1, 1 + 3 * 3 * 4, 3, 1, 8, generator=generator)
+    layouts = [PoolLayout((3, 3, 4), stride, True) for stride in (1, 2, 3)]
+    gradients = [torch.randn(1, each.num_tokens_out, 1, 24, generator=generator) for each in layouts]
+    results = []
+    for backend, dtype in (("conv3d", torch.float64), ("triton", torch.float32)):
+        inputs = [each.to(DEVICE, dtype).requires_grad_() for each in (projected, *drawn)]
+        filters = [PoolFilter(*inputs[1 + 3 * part : 4 + 3 * part]) for part in range(3)]
+        ways = zip(filters, layouts, (24, 20, 8), (1.0, 0.3, 1.0), strict=True)
+        pooled = pool_projection(inputs[0], [PoolPart(*way) for way in ways], backend=backend)
+        given = [each[..., : out.shape[-1]].to(out) for each, out in zip(gradients, pooled, strict=True)]
+        results.append([*pooled, *torch.autograd.grad(pooled, inputs, given)])
+    for oracle, ours in zip(*results, strict=True):
+        assert (ours - oracle).norm() / oracle.norm() < BOUNDS[torch.float32]
+
+
+def test_no_clip_is_pooled_to_nothing():
+    layout = SMALL.layout()
+    tokens, pool_filter = make_tokens(SMALL, layout)
+    tokens = tokens[:0].detach().float().to(DEVICE).requires_grad_()
+    moved = PoolFilter(*(each.detach().float().to(DEVICE).requires_grad_() for each in pool_filter))
+    pooled = pool_tokens(tokens, moved, layout, backend="triton")
+    gradients = torch.autograd.grad(pooled.sum(), [tokens, *moved])
+    assert pooled.shape == (0, 10, 1, 16)
+    assert not any(each.any() for each in gradients)
 
 
 def test_gradients_are_the_same_to_the_last_bit_each_time():

@@ -41,37 +41,89 @@ def test_triton_on_a_processor_is_refused_with_a_remedy():
         pool_tokens(tokens, pool_filter, layout, backend="triton")
 
 
-@pytest.mark.parametrize("sparse", [0, 1], ids=["dense", "sparse"])
-def test_the_kernels_compile_for_hopper_without_a_device(sparse):
-    """What a GPU would be given, down to loads of 16 bytes."""
+HALF, SINGLE, TABLE = "*bf16", "*fp32", "*i32"
+FOUR, THREE, TWO = ("i32",) * 4, ("i32",) * 3, ("i32",) * 2
+OF_PARTS = {"film": FOUR, "parts": (THREE,) * 8}
+EPS_AND_SCALES = ("fp32", ("fp32",) * 3)
+DENSE = {
+    "forward_kernel": {
+        "pointers": (HALF, SINGLE, (HALF,) * 3),
+        "strides": FOUR,
+        "numbers": (*EPS_AND_SCALES, THREE),
+        **OF_PARTS,
+    },
+    "norm_backward_kernel": {
+        "pointers": (HALF, SINGLE, (HALF,) * 3, HALF, HALF, SINGLE),
+        "strides": (FOUR, (THREE,) * 3, THREE),
+        "numbers": EPS_AND_SCALES,
+        **OF_PARTS,
+    },
+    "token_gradient_kernel": {"pointers": (HALF, SINGLE, HALF), "strides": FOUR, **OF_PARTS},
+    "weight_gradient_kernel": {"pointers": (HALF, HALF, SINGLE), "strides": FOUR, **OF_PARTS},
+}
+COUNTS = {"counts": TWO, "numbers": ("fp32",) * 2}
+SPARSE = {
+    "_forward_kernel": {"pointers": (HALF, *[SINGLE] * 3, TABLE, HALF), "strides": THREE, **COUNTS},
+    "_norm_backward_kernel": {
+        "pointers": (HALF, *[SINGLE] * 2, TABLE, *[HALF] * 3, SINGLE),
+        "strides": ("i32",) * 10,
+        **COUNTS,
+    },
+    "_token_gradient_kernel": {"pointers": (HALF, SINGLE, TABLE, HALF), "strides": THREE, **COUNTS},
+    "_weight_gradient_kernel": {"pointers": (HALF, HALF, TABLE, SINGLE), "strides": THREE, **COUNTS},
+}
+
+
+@pytest.mark.parametrize("name", [*DENSE, *SPARSE])
+def test_the_kernels_compile_for_hopper_without_a_device(name):
+    """What a GPU would be given: loads of 16 bytes (8 where a thread has the totals of 27 taps)."""
     triton = pytest.importorskip("triton")
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
-    from deepcoro.kernels import triton_pooling as kernels
+    from deepcoro.kernels import (
+        triton_dense_gradients,
+        triton_dense_pooling,
+        triton_pooling,
+        triton_sparse_pooling,
+    )
 
-    shape = kernels.Shape(*((0,) * 6 if sparse else (8, 56, 56, 28, 28, 2)), 1, 2, 96, 128, 136, sparse)
-    half, single, table = "*bf16", "*fp32", "*i32" if sparse else "*fp32"
-    numbers = {"counts": ("i32",) * 2, "numbers": ("fp32",) * 2}
-    signatures = {
-        kernels._forward_kernel: ((half, single, single, single, table, half), 3),
-        kernels._norm_backward_kernel: ((half, single, single, table, half, half, half, single), 10),
-        kernels._token_gradient_kernel: ((half, single, table, half), 3),
-        kernels._weight_gradient_kernel: ((half, half, table, single), 3),
-    }
-    for kernel, (pointers, num_strides) in signatures.items():
-        given = {"pointers": pointers, "strides": ("i32",) * num_strides, **numbers}
-        signature = {name: given.get(name, "constexpr") for name in kernel.arg_names}
-        constants = {"SHAPE": tuple(shape), "ROWS": 32}
-        source = ASTSource(
-            fn=kernel,
-            signature=signature,
-            constexprs={(kernel.arg_names.index(name),): value for name, value in constants.items()},
-            attrs={
-                (axis, element): [["tt.divisibility", 16]]
-                for axis, name in enumerate(("pointers", "strides"))
-                for element in range(len(signature[name]))
-            },
-        )
-        compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": 8})
-        assert "ld.global.v4.b32" in compiled.asm["ptx"]
+    of_taps = name == "weight_gradient_kernel"
+    columns = triton_pooling.COLUMNS_OF_WEIGHT_GRADIENT if of_taps else 128
+    rows = triton_pooling.ROWS_OF_WEIGHT_GRADIENT if of_taps else triton_pooling.ROWS
+    if name in DENSE:
+        home = triton_dense_pooling if name == "forward_kernel" else triton_dense_gradients
+        kernel, given = getattr(home, name), DENSE[name]
+        constants = {"SHAPE": triton_dense_pooling.Shape(8, 1, 1, 96, columns, 8), "ROWS": rows}
+    else:
+        kernel, given = getattr(triton_sparse_pooling, name), SPARSE[name]
+        constants = {"SHAPE": triton_sparse_pooling.Shape(1, 2, 96, 128, 136), "ROWS": 32}
+    signature = {each: given.get(each, "constexpr") for each in kernel.arg_names}
+    # steps in memory are given to dense kernels in units
+    divisible = ["pointers"] if name in DENSE else ["pointers", "strides"]
+    source = ASTSource(
+        fn=kernel,
+        signature=signature,
+        constexprs={(kernel.arg_names.index(each),): tuple_of(value) for each, value in constants.items()},
+        attrs={
+            path: [["tt.divisibility", 16]]
+            for each in divisible
+            for path in leaves(signature[each], (kernel.arg_names.index(each),))
+        },
+    )
+    warps = 4 if name in DENSE else 8
+    compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": warps})
+    assert f"ld.global.{'v2' if of_taps else 'v4'}.b32" in compiled.asm["ptx"]
+    # the step between channels of a gradient is not known to the kernels of sparse layouts
+    assert name in SPARSE or "ld.global.b16" not in compiled.asm["ptx"]
+
+
+def tuple_of(value):
+    return tuple(value) if isinstance(value, tuple) else value
+
+
+def leaves(signature, path):
+    """Where in nested tuples of arguments a single one stands."""
+    if isinstance(signature, str):
+        return [path]
+    return [leaf for place, each in enumerate(signature) for leaf in leaves(each, (*path, place))]
