@@ -27,6 +27,10 @@ class KeySplit:
     first_column: int
     num_class_tokens: int
 
+    @property
+    def num_parts(self) -> int:
+        return -(-self.num_frames // self.frames_per_part)
+
     def parts(self, num_keys: int) -> Iterator[tuple[slice, slice, slice]]:
         """For each part its keys, its frames, and the columns of its frames; the class token goes with the first."""
         keys_per_frame = (num_keys - self.num_class_tokens) // self.num_frames
@@ -51,30 +55,47 @@ def split_forward(kernel: AttentionKernel, split: KeySplit, inputs: SplitInputs)
 
     The columns of time of q are written anew for each part, here and in backward.
     """
+    parts = parts_forward(kernel, split, inputs)
+    logsumexp = torch.logsumexp(torch.stack([part.logsumexp for part in parts]), dim=0)
+    merged = sum(_share(part.logsumexp - logsumexp) * part.out for part in parts)
+    return Attended(merged.to(inputs.q.dtype), logsumexp, tuple(part.extras for part in parts))
+
+
+def parts_forward(kernel: AttentionKernel, split: KeySplit, inputs: SplitInputs) -> list[Attended]:
+    """Attention over each part of the keys by itself."""
     q, by_frame, k, v = inputs
     parts = []
     for keys, frames, columns in split.parts(k.shape[1]):
         q[..., columns] = by_frame[..., frames]
         parts.append(kernel.forward(q, k[:, keys], v[:, keys]))
-    logsumexp = torch.logsumexp(torch.stack([part.logsumexp for part in parts]), dim=0)
-    merged = sum(_share(part.logsumexp - logsumexp) * part.out for part in parts)
-    return Attended(merged.to(q.dtype), logsumexp, tuple(part.extras for part in parts))
+    return parts
 
 
 def split_backward(
     kernel: AttentionKernel, split: KeySplit, by_out: Tensor, inputs: SplitInputs, attended: Attended
 ) -> SplitInputs:
     """The gradients; in that of q the columns of time mean nothing."""
-    q, by_frame, k, v = inputs
+    q, _, k, v = inputs
     by_q = torch.zeros_like(q, dtype=torch.promote_types(q.dtype, torch.float32))
     by_k, by_v, of_frames = torch.empty_like(k), torch.empty_like(v), []
-    for (keys, frames, columns), extras in zip(split.parts(k.shape[1]), attended.extras, strict=True):
-        q[..., columns] = by_frame[..., frames]
-        part = Attended(attended.out, attended.logsumexp, extras)
-        of_part, by_k[:, keys], by_v[:, keys] = kernel.backward(by_out, q, k[:, keys], v[:, keys], part)
+    places = split.parts(k.shape[1])
+    parts = parts_backward(kernel, split, by_out, inputs, attended)
+    for (keys, _, columns), part in zip(places, parts, strict=True):
+        of_part, by_k[:, keys], by_v[:, keys] = part
         of_frames.append(of_part[..., columns])
         by_q += of_part
     return SplitInputs(by_q.to(q.dtype), torch.cat(of_frames, dim=-1), by_k, by_v)
+
+
+def parts_backward(
+    kernel: AttentionKernel, split: KeySplit, by_out: Tensor, inputs: SplitInputs, attended: Attended
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """For each part the gradients of q, whose columns of time are those of its frames, and of its keys and values."""
+    q, by_frame, k, v = inputs
+    for (keys, frames, columns), extras in zip(split.parts(k.shape[1]), attended.extras, strict=True):
+        q[..., columns] = by_frame[..., frames]
+        part = Attended(attended.out, attended.logsumexp, extras)
+        yield kernel.backward(by_out, q, k[:, keys], v[:, keys], part)
 
 
 def _share(logarithm: Tensor) -> Tensor:

@@ -13,10 +13,18 @@ from torch import Tensor
 from deepcoro.kernels.attention_kernels import Attended
 from deepcoro.kernels.attention_layout import AttentionLayout, write_one_hots
 from deepcoro.kernels.attention_plan import AttentionPlan
-from deepcoro.kernels.key_split import SplitInputs, split_backward, split_forward
+from deepcoro.kernels.key_split import (
+    SplitInputs,
+    parts_backward,
+    parts_forward,
+    split_backward,
+    split_forward,
+)
 from deepcoro.kernels.plain_attention import plain_attention
 from deepcoro.kernels.position_terms import Tables, query_terms, query_terms_backward
 from deepcoro.kernels.precision import autocast_dtype
+from deepcoro.kernels.tiled_attention import TILED
+from deepcoro.kernels.token_pooling import triton_imports
 
 
 def rel_pos_attention(
@@ -54,10 +62,21 @@ def _attend(
     add_queries: bool,
 ) -> Tensor:
     out_dtype = autocast_dtype(q)
-    heads = (each.to(plan.dtype) for each in (q, k, v))
-    tables = (table.to(plan.dtype) for table in tables)
+    heads = [each.to(plan.dtype) for each in (q, k, v)]
+    form = _AttentionInFewPasses if _runs_in_triton(*heads[:2], plan) else _Attention
+    if form is _Attention:
+        tables = (table.to(plan.dtype) for table in tables)
     with torch.autocast(q.device.type, enabled=False):
-        return _Attention.apply(*heads, layout, plan, add_queries, *tables).to(out_dtype)
+        return form.apply(*heads, layout, plan, add_queries, *tables).to(out_dtype)
+
+
+def _runs_in_triton(q: Tensor, k: Tensor, plan: AttentionPlan) -> bool:
+    """Whether what surrounds the kernel runs in a few kernels of this project's own: on CUDA, around a library's kernel."""
+    is_ours = q.is_cuda and triton_imports() and plan.kernel is not TILED
+    is_written = (
+        q.dtype in (torch.float32, torch.bfloat16, torch.float16) and q.stride(-1) == k.stride(-1) == 1
+    )
+    return is_ours and is_written and (plan.split is None or plan.split.num_parts <= 2)
 
 
 def _check(q: Tensor, k: Tensor, v: Tensor, plan: AttentionPlan) -> None:
@@ -117,6 +136,55 @@ class _Attention(torch.autograd.Function):
         if ctx.add_queries:
             by_queries += layout.query_patches(by_out)
         return gradients.q, gradients.k, gradients.v, None, None, None, *by_tables
+
+
+class _AttentionInFewPasses(torch.autograd.Function):
+    """The same on CUDA: one kernel completes q and k, one adds the residual, two make the gradients of q and of the tables.
+
+    The kernels write in place below autograd's version counters; tables come in their own format and get gradients in fp32.
+    """
+
+    @staticmethod
+    def forward(ctx, q, k, v, layout, plan, add_queries, *tables):
+        from deepcoro.kernels import triton_position_terms, triton_residual
+
+        rows = torch.cat(tables).to(q.dtype) if tables else None
+        by_frame = None if rows is None else triton_position_terms.complete(q, k, rows, layout, plan)
+        if plan.split is None:
+            parts = [plan.kernel.forward(q, k, v)]
+        else:
+            parts = parts_forward(plan.kernel, plan.split, SplitInputs(q, by_frame, k, v))
+        attended, out = triton_residual.with_queries(parts, q, layout, plan.dim, add_queries)
+        ctx.save_for_backward(q, by_frame, k, v, *attended[:2], rows)
+        ctx.extras, ctx.layout, ctx.plan, ctx.add_queries = attended.extras, layout, plan, add_queries
+        ctx.table_sizes = [len(table) for table in tables]
+        return out
+
+    @staticmethod
+    def backward(ctx, by_out):
+        from deepcoro.kernels import triton_position_terms
+
+        q, by_frame, k, v, out, logsumexp, rows = ctx.saved_tensors
+        plan, layout = ctx.plan, ctx.layout
+        attended = Attended(out, logsumexp, ctx.extras)
+        missing = v.shape[-1] - plan.dim
+        wide = F.pad(by_out, (0, missing)) if missing else by_out
+        if plan.split is None:
+            of_queries, by_k, by_v = plan.kernel.backward(wide, q, k, v, attended)
+            of_queries = [of_queries]
+        else:
+            inputs = SplitInputs(q, by_frame, k, v)
+            with torch.autograd._unsafe_preserve_version_counter(q):
+                parts = list(parts_backward(plan.kernel, plan.split, wide, inputs, attended))
+            of_queries, by_k, by_v = zip(*parts, strict=True)
+            by_k, by_v = torch.cat(by_k, dim=1), torch.cat(by_v, dim=1)
+        by_tables = [None] * len(ctx.table_sizes)
+        if any(ctx.needs_input_grad[6:]):
+            by_rows = triton_position_terms.by_tables(q, of_queries, layout, plan)
+            by_tables = by_rows.split(ctx.table_sizes)
+        residual = by_out if ctx.add_queries else None
+        by_q = triton_position_terms.by_queries(of_queries, residual, rows, layout, plan)
+        return by_q, by_k, by_v, None, None, None, *by_tables
 
 
 def _fold(

@@ -1,0 +1,81 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from deepcoro.kernels.attention_kernels import AttentionProblem
+from deepcoro.kernels.attention_layout import AttentionLayout
+from deepcoro.kernels.attention_plan import plan_kernel
+from deepcoro.kernels.library_attention import CUDNN
+
+CHECKS = Path(__file__).with_name("interpreted_position_terms.py")
+
+
+def run_checks(environment: dict[str, str]) -> None:
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(CHECKS)]
+    root = CHECKS.parents[2]
+    result = subprocess.run(
+        command, cwd=root, env={**os.environ, **environment}, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stdout[-3000:]
+
+
+def test_the_kernels_equal_the_oracle_under_the_interpreter():
+    pytest.importorskip("triton")
+    run_checks({"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""})
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_the_kernels_equal_the_oracle_on_the_device():
+    run_checks({})
+
+
+@pytest.mark.parametrize("block", [0, 1], ids=["whole", "split"])
+def test_the_kernels_compile_for_hopper_without_a_device(block):
+    """Blocks 0 and 1 of MViTv2-S: products on tensor cores, loads of 16 bytes."""
+    triton = pytest.importorskip("triton")
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    from deepcoro.kernels import triton_position_terms as terms
+    from deepcoro.kernels import triton_residual as residual
+
+    queries, keys = (((8, 56, 56), (8, 7, 7)), ((8, 28, 28), (8, 14, 14)))[block]
+    problem = AttentionProblem(96, queries, keys, True, False, torch.bfloat16, torch.device("cuda"))
+    plan = plan_kernel(CUDNN, problem, 1)
+    assert (plan.width, plan.split is not None) == (128, bool(block))
+    shape = terms._shape(torch.empty(1, 2, 1 + block, plan.width), AttentionLayout(queries, keys), plan)
+    half, single, map_ = "*bf16", "*fp32", "*i16"
+    signatures = {
+        terms._complete_kernel: ((half, half, map_, half, half, half, half), 6, 4),
+        terms._by_queries_kernel: ((half, half, half, half, map_, half), 9, 2),
+        terms._by_tables_kernel: ((half, half, half, map_, half, single), 9, 2),
+        residual._residual_kernel: ((half, half, single, single, half, half, single, half), 9, 2),
+    }
+    for kernel, (pointers, num_strides, num_counts) in signatures.items():
+        given = {"pointers": pointers, "strides": ("i32",) * num_strides, "counts": ("i32",) * num_counts}
+        given |= {"steps": "i32", "num_programs": "i32"}
+        is_residual = kernel is residual._residual_kernel
+        form = residual.Shape(1, 1 + block, 96, 128, 96, 1 + block, 1) if is_residual else shape
+        constants = {"SHAPE": tuple(form), "ROWS": 32 if is_residual else 64, "WITH_RESIDUAL": 1}
+        source = ASTSource(
+            fn=kernel,
+            signature={name: given.get(name, "constexpr") for name in kernel.arg_names},
+            constexprs={
+                (kernel.arg_names.index(name),): value
+                for name, value in constants.items()
+                if name in kernel.arg_names
+            },
+            attrs={
+                (axis, element): [["tt.divisibility", 16]]
+                for axis, name in enumerate(("pointers", "strides"))
+                for element in range(len(given[name]))
+            },
+        )
+        compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": 8})
+        is_wide = "ld.global.v4.b32" in compiled.asm["ptx"] or "cp.async.cg" in compiled.asm["ptx"]
+        assert is_wide and ("wgmma" in compiled.asm["ptx"]) != is_residual
