@@ -10,9 +10,11 @@ from deepcoro.kernels.triton_dense_pooling import (
     in_frames,
     no_totals,
     normalise,
+    number_of_part,
     of_part,
     only_if,
     part_of,
+    plain,
     pool,
     row_of,
     tile_of,
@@ -41,28 +43,28 @@ def _norm_backward_of_tile(pointers, strides, film, parts, numbers, SHAPE: tl.co
     COLUMNS: tl.constexpr = SHAPE[4]
     ALIGNED: tl.constexpr = SHAPE[5]
     projected, filters, gradients, by_pooled, by_tokens = pointers
-    heads, num_frames, height, width = film
+    heads, num_frames, height, width = plain(film[0]), plain(film[1]), plain(film[2]), plain(film[3])
     eps, scale, part, number, active = numbers
     row, column, valid, number, tile = tile_of(number, part, parts, ROWS)
     valid = only_if(active, valid)
     first = tl.program_id(1) * FRAMES
     clip, head = (number // heads).to(tl.int64), number % heads
     of_tokens, of_gradient, of_class = strides
-    token_step = of_tokens[1] * ALIGNED
-    tokens = projected + clip * (of_tokens[0] * ALIGNED)
-    tokens += part * (of_tokens[2] * ALIGNED) + head * (of_tokens[3] * ALIGNED)
+    token_step = plain(of_tokens[1]) * ALIGNED
+    tokens = projected + clip * (plain(of_tokens[0]) * ALIGNED)
+    tokens += part * (plain(of_tokens[2]) * ALIGNED) + head * (plain(of_tokens[3]) * ALIGNED)
     weight = filters + part * (29 * DIM)
     source = tokens + (CLASS_TOKENS + (first * height * width).to(tl.int64)) * token_step
-    place = (row, column, valid, of_part(parts[0], part))
+    place = (row, column, valid, number_of_part(parts[0], part))
     totals = pool(source, weight, place, token_step, (height, width, first, num_frames), SHAPE, ROWS)
     gain = row_of(weight + 27 * DIM, ROWS, SHAPE)
     columns = tl.arange(0, COLUMNS)[None, :]
     in_head = columns < DIM
-    height_out, width_out = of_part(parts[1], part), of_part(parts[2], part)
-    by_results = of_part(gradients, part) + clip * (of_part(of_gradient[0], part) * ALIGNED)
-    by_results += head * (of_part(of_gradient[2], part) * ALIGNED)
-    row_step = of_part(of_gradient[1], part) * ALIGNED
-    by_pooled += (of_part(parts[7], part) + clip * num_frames * height_out * width_out) * (heads * DIM)
+    height_out, width_out = number_of_part(parts[1], part), number_of_part(parts[2], part)
+    by_results = of_part(gradients, part) + clip * (number_of_part(of_gradient[0], part) * ALIGNED)
+    by_results += head * (number_of_part(of_gradient[2], part) * ALIGNED)
+    row_step = number_of_part(of_gradient[1], part) * ALIGNED
+    by_pooled += (number_of_part(parts[7], part) + clip * num_frames * height_out * width_out) * (heads * DIM)
     by_gain = tl.zeros((ROWS, COLUMNS), tl.float32)
     by_shift = tl.zeros((ROWS, COLUMNS), tl.float32)
     for frame in tl.static_range(FRAMES):
@@ -86,13 +88,15 @@ def _norm_backward_of_tile(pointers, strides, film, parts, numbers, SHAPE: tl.co
         by_gain += by_out * normed
         by_shift += by_out
         by_tokens += (
-            clip * (of_class[0] * ALIGNED) + part * (of_class[1] * ALIGNED) + head * (of_class[2] * ALIGNED)
+            clip * (plain(of_class[0]) * ALIGNED)
+            + part * (plain(of_class[1]) * ALIGNED)
+            + head * (plain(of_class[2]) * ALIGNED)
         )
         tl.store(by_tokens + nowhere, by_rows.to(by_tokens.dtype.element_ty), mask=mask)
     return by_gain, by_shift
 
 
-@triton.jit(do_not_specialize=["strides", "film", "parts", "numbers"])
+@triton.jit
 @no_type_check
 def norm_backward_kernel(pointers, strides, film, parts, numbers, SHAPE: tl.constexpr, ROWS: tl.constexpr):
     """Gradients by the pooled values and class tokens, and a share of those by the norm's weights."""
@@ -102,7 +106,7 @@ def norm_backward_kernel(pointers, strides, film, parts, numbers, SHAPE: tl.cons
     projected, filters, gradients, by_pooled, by_tokens, shares = pointers
     tensors = (projected, filters, gradients, by_pooled, by_tokens)
     part, number = part_of(tl.program_id(0), parts[4])
-    steps, items = of_part(parts[5], part), of_part(parts[6], part)
+    steps, items = number_of_part(parts[5], part), number_of_part(parts[6], part)
     by_gain = tl.zeros((ROWS, COLUMNS), tl.float32)
     by_shift = tl.zeros((ROWS, COLUMNS), tl.float32)
     for step in range(steps):
@@ -118,7 +122,7 @@ def norm_backward_kernel(pointers, strides, film, parts, numbers, SHAPE: tl.cons
     tl.store(shares + DIM, tl.sum(by_shift, axis=0), mask=columns < DIM)
 
 
-@triton.jit(do_not_specialize=["strides", "film", "parts"])
+@triton.jit
 @no_type_check
 def token_gradient_kernel(pointers, strides, film, parts, SHAPE: tl.constexpr, ROWS: tl.constexpr):
     """Each input cell gathers from the outputs that read it. Cells of a tile lie `stride` apart: the same taps reach them all."""
@@ -128,12 +132,12 @@ def token_gradient_kernel(pointers, strides, film, parts, SHAPE: tl.constexpr, R
     COLUMNS: tl.constexpr = SHAPE[4]
     ALIGNED: tl.constexpr = SHAPE[5]
     by_pooled, filters, by_projected = pointers
-    heads, num_frames, height, width = film
+    heads, num_frames, height, width = plain(film[0]), plain(film[1]), plain(film[2]), plain(film[3])
     part, number = part_of(tl.program_id(0), parts[4])
     stride, height_out, width_out = (
-        of_part(parts[0], part),
-        of_part(parts[1], part),
-        of_part(parts[2], part),
+        number_of_part(parts[0], part),
+        number_of_part(parts[1], part),
+        number_of_part(parts[2], part),
     )
     blocks = tl.cdiv(heads * DIM, COLUMNS)
     block, number = number % blocks, number // blocks
@@ -148,7 +152,7 @@ def token_gradient_kernel(pointers, strides, film, parts, SHAPE: tl.constexpr, R
     span = span[None, :]
     plane = height_out * width_out
     row_step = heads * DIM
-    by_pooled += (of_part(parts[7], part) + (clip * num_frames + first) * plane) * row_step
+    by_pooled += (number_of_part(parts[7], part) + (clip * num_frames + first) * plane) * row_step
     along = (plane.to(tl.int64) * row_step, first, num_frames)
     weight = filters + part * (29 * DIM) + 18 * DIM
     totals = no_totals(FRAMES, ROWS, COLUMNS)
@@ -161,8 +165,8 @@ def token_gradient_kernel(pointers, strides, film, parts, SHAPE: tl.constexpr, R
             values = in_frames(by_pooled, cells, inside, (span, in_heads), along, SHAPE)
             weights = (weight + (down * 3 + across) * DIM, -9 * DIM)
             totals = add_taps(totals, values, weights, (span % DIM, in_heads), SHAPE, ROWS)
-    by_tokens = by_projected + clip * (strides[0] * ALIGNED) + part * (strides[2] * ALIGNED)
-    token_step = strides[1] * ALIGNED
+    by_tokens = by_projected + clip * (plain(strides[0]) * ALIGNED) + part * (plain(strides[2]) * ALIGNED)
+    token_step = plain(strides[1]) * ALIGNED
     for frame in tl.static_range(FRAMES):
         patch = ((first + frame) * height + row * stride + down_by) * width + column * stride + right_by
         addresses = by_tokens + (CLASS_TOKENS + patch).to(tl.int64)[:, None] * token_step + span
@@ -203,7 +207,7 @@ def _weight_gradient_of_tile(totals, sources, place, steps, film, SHAPE: tl.cons
     return sums
 
 
-@triton.jit(do_not_specialize=["strides", "film", "parts"])
+@triton.jit
 @no_type_check
 def weight_gradient_kernel(pointers, strides, film, parts, SHAPE: tl.constexpr, ROWS: tl.constexpr):
     """Shares of the gradients by the 27 taps of some channels."""
@@ -213,27 +217,27 @@ def weight_gradient_kernel(pointers, strides, film, parts, SHAPE: tl.constexpr, 
     COLUMNS: tl.constexpr = SHAPE[4]
     ALIGNED: tl.constexpr = SHAPE[5]
     projected, by_pooled, shares = pointers
-    heads, num_frames, height, width = film
+    heads, num_frames, height, width = plain(film[0]), plain(film[1]), plain(film[2]), plain(film[3])
     part, program = part_of(tl.program_id(0), parts[4])
-    items, per_program = of_part(parts[6], part), of_part(parts[5], part)
-    height_out, width_out = of_part(parts[1], part), of_part(parts[2], part)
+    items, per_program = number_of_part(parts[6], part), number_of_part(parts[5], part)
+    height_out, width_out = number_of_part(parts[1], part), number_of_part(parts[2], part)
     first = tl.program_id(1) * FRAMES
     span = tl.program_id(2) * COLUMNS + tl.arange(0, COLUMNS)
     columns = (span[None, :], (span < DIM)[None, :])
-    token_step = strides[1] * ALIGNED
-    projected += part * (strides[2] * ALIGNED)
+    token_step = plain(strides[1]) * ALIGNED
+    projected += part * (plain(strides[2]) * ALIGNED)
     projected += (CLASS_TOKENS + (first * height * width).to(tl.int64)) * token_step
     plane_out = height_out * width_out
     steps = (token_step, heads * DIM, plane_out.to(tl.int64) * (heads * DIM))
-    by_pooled += (of_part(parts[7], part) + first * plane_out) * (heads * DIM)
+    by_pooled += (number_of_part(parts[7], part) + first * plane_out) * (heads * DIM)
     totals = no_totals(27, ROWS, COLUMNS)
     for step in range(per_program):
         item = program * per_program + step
         row, column, valid, number, _ = tile_of(item, part, parts, ROWS)
         clip, head = (number // heads).to(tl.int64), number % heads
-        source = projected + clip * (strides[0] * ALIGNED) + head * (strides[3] * ALIGNED)
+        source = projected + clip * (plain(strides[0]) * ALIGNED) + head * (plain(strides[3]) * ALIGNED)
         by_rows = by_pooled + clip * num_frames * plane_out * (heads * DIM) + head * DIM
-        place = (row, column, only_if(item < items, valid), of_part(parts[0], part), width_out)
+        place = (row, column, only_if(item < items, valid), number_of_part(parts[0], part), width_out)
         told = (height, width, first, num_frames)
         totals = _weight_gradient_of_tile(totals, (source, by_rows, columns), place, steps, told, SHAPE)
     share = tl.program_id(0).to(tl.int64) * tl.num_programs(1) + tl.program_id(1)
@@ -243,7 +247,7 @@ def weight_gradient_kernel(pointers, strides, film, parts, SHAPE: tl.constexpr, 
             tl.store(shares + (time * 9 + tap) * DIM, tl.sum(totals[tap * 3 + time], axis=0), mask=span < DIM)
 
 
-@triton.jit(do_not_specialize=["starts"])
+@triton.jit
 @no_type_check
 def sum_shares_kernel(pointers, starts, DIM: tl.constexpr, COLUMNS: tl.constexpr, ROWS: tl.constexpr):
     """The gradients by a part's filter from the shares of its programs: [dim, 27] and [2, dim]."""
@@ -251,10 +255,10 @@ def sum_shares_kernel(pointers, starts, DIM: tl.constexpr, COLUMNS: tl.constexpr
     vector, part = tl.program_id(0), tl.program_id(1)
     columns = tl.program_id(2) * COLUMNS + tl.arange(0, COLUMNS)
     if vector < 27:
-        first, last = of_part(starts[0], part), of_part(starts[1], part)
+        first, last = number_of_part(starts[0], part), number_of_part(starts[1], part)
         source, step = shares + vector * DIM, 27 * DIM
     else:
-        first, last = of_part(starts[2], part), of_part(starts[3], part)
+        first, last = number_of_part(starts[2], part), number_of_part(starts[3], part)
         source, step = norm_shares + (vector - 27) * DIM, 2 * DIM
     total = tl.zeros((ROWS, COLUMNS), tl.float32)
     for start in range(first, last, ROWS):

@@ -35,6 +35,19 @@ def of_part(values, part):
 
 @triton.jit
 @no_type_check
+def plain(number):
+    """A whole number as it is meant: in tuples all are given as odd ones past 1, since Triton compiles anew for 1 and for 16, 32..."""
+    return (number - 3) >> 1
+
+
+@triton.jit
+@no_type_check
+def number_of_part(numbers, part):
+    return plain(of_part(numbers, part))
+
+
+@triton.jit
+@no_type_check
 def only_if(condition, mask):
     """A mask that is empty unless a scalar holds."""
     # the interpreter cannot spread a scalar comparison
@@ -45,17 +58,17 @@ def only_if(condition, mask):
 @no_type_check
 def part_of(program, starts):
     """Which part a program works on, and its number there."""
-    part = (program >= starts[1]).to(tl.int32) + (program >= starts[2]).to(tl.int32)
-    return part, program - of_part(starts, part)
+    part = (program >= plain(starts[1])).to(tl.int32) + (program >= plain(starts[2])).to(tl.int32)
+    return part, program - number_of_part(starts, part)
 
 
 @triton.jit
 @no_type_check
 def tile_of(number, part, parts, ROWS: tl.constexpr):
     """The places of the output's grid that a tile holds, whether they are on it, and the number with the tile taken out."""
-    height = of_part(parts[1], part)
-    width = of_part(parts[2], part)
-    tile_width = of_part(parts[3], part)
+    height = number_of_part(parts[1], part)
+    width = number_of_part(parts[2], part)
+    tile_width = number_of_part(parts[3], part)
     tile_height = ROWS // tile_width
     across = tl.cdiv(width, tile_width)
     tiles = across * tl.cdiv(height, tile_height)
@@ -188,7 +201,7 @@ def _write_normed(pooled, norm, numbers, out, valid, SHAPE: tl.constexpr, ROWS: 
         tl.store(out[:, None] + spare, nothing, mask=valid[:, None] & (spare < width))
 
 
-@triton.jit(do_not_specialize=["strides", "film", "parts", "numbers"])
+@triton.jit
 @no_type_check
 def forward_kernel(pointers, strides, film, parts, numbers, SHAPE: tl.constexpr, ROWS: tl.constexpr):
     FRAMES: tl.constexpr = SHAPE[0]
@@ -197,24 +210,24 @@ def forward_kernel(pointers, strides, film, parts, numbers, SHAPE: tl.constexpr,
     COLUMNS: tl.constexpr = SHAPE[4]
     ALIGNED: tl.constexpr = SHAPE[5]
     projected, filters, results = pointers
-    heads, num_frames, height, width = film
+    heads, num_frames, height, width = plain(film[0]), plain(film[1]), plain(film[2]), plain(film[3])
     eps, scales, widths = numbers
     part, number = part_of(tl.program_id(0), parts[4])
     row, column, valid, number, tile = tile_of(number, part, parts, ROWS)
     first = tl.program_id(1) * FRAMES
     clip, head = (number // heads).to(tl.int64), number % heads
-    token_step = strides[1] * ALIGNED
-    tokens = projected + clip * (strides[0] * ALIGNED) + part * (strides[2] * ALIGNED)
-    tokens += head * (strides[3] * ALIGNED)
+    token_step = plain(strides[1]) * ALIGNED
+    tokens = projected + clip * (plain(strides[0]) * ALIGNED) + part * (plain(strides[2]) * ALIGNED)
+    tokens += head * (plain(strides[3]) * ALIGNED)
     weight = filters + part * (29 * DIM)
     source = tokens + (CLASS_TOKENS + (first * height * width).to(tl.int64)) * token_step
-    place = (row, column, valid, of_part(parts[0], part))
+    place = (row, column, valid, number_of_part(parts[0], part))
     totals = pool(source, weight, place, token_step, (height, width, first, num_frames), SHAPE, ROWS)
     scale = of_part(scales, part)
     norm = (row_of(weight + 27 * DIM, ROWS, SHAPE) * scale, row_of(weight + 28 * DIM, ROWS, SHAPE) * scale)
-    units = of_part(widths, part)
+    units = number_of_part(widths, part)
     result_width = units * ALIGNED
-    height_out, width_out = of_part(parts[1], part), of_part(parts[2], part)
+    height_out, width_out = number_of_part(parts[1], part), number_of_part(parts[2], part)
     num_rows = CLASS_TOKENS + num_frames * height_out * width_out
     out = of_part(results, part) + (clip * num_rows * heads + head) * result_width
     for frame in tl.static_range(FRAMES):

@@ -24,6 +24,8 @@ PARTS = 3
 """Of a projection that one launch serves: queries, keys and values."""
 FRAMES = 8
 """That one thread sums up, at most."""
+REGISTERS = 168
+"""Of a thread, so that twelve warps share a multiprocessor, not eight."""
 ROWS = 8
 WARPS = 4
 ROWS_OF_NORM = 8
@@ -39,17 +41,12 @@ SHARES_OF_WEIGHT_GRADIENT = 512
 
 
 class Deal(NamedTuple):
-    """How programs are dealt to the parts of a launch, a number a part each; read by kernels by number, in this order."""
+    """How programs are dealt to the parts of a launch."""
 
-    strides: tuple[int, ...]
-    heights: tuple[int, ...]
-    widths: tuple[int, ...]
-    tile_widths: tuple[int, ...]
+    given: tuple[tuple[int, ...], ...]
+    """As kernels read them by number: of each part stride, height, width, tiles' width, first program, steps of a program, tiles
+    in all, and where its patches start among those of all parts."""
     starts: tuple[int, ...]
-    steps: tuple[int, ...]
-    items: tuple[int, ...]
-    rows: tuple[int, ...]
-    """Where the part's patches start among those of all parts."""
     num_programs: int
 
 
@@ -80,12 +77,9 @@ def _deal(
         offsets.append(num_patches)
         num_programs += triton.cdiv(items[-1], steps[-1])
         num_patches += geometry.batch * geometry.frames * height * width
-    padding = PARTS - len(starts)
-    columns_of_grids = zip(*geometry.grids, strict=True)
-    padded = [(*each, *each[-1:] * padding) for each in (*columns_of_grids, tile_widths)]
-    starts += [num_programs] * padding
-    others = [(*each, *each[-1:] * padding) for each in (steps, items, offsets)]
-    return Deal(*padded, tuple(starts), *others, num_programs)
+    starts += [num_programs] * (PARTS - len(starts))
+    given = (*zip(*geometry.grids, strict=True), tile_widths, starts, steps, items, offsets)
+    return Deal(tuple(_odd(_padded(each)) for each in given), tuple(starts), num_programs)
 
 
 @functools.cache
@@ -177,12 +171,13 @@ def _pool(projected: Tensor, filters: list[PoolFilter], plans: Sequence[PoolPlan
     with torch.cuda.device_of(projected):
         kernels.forward_kernel[deal.num_programs, groups](
             (projected, _packed(filters), _padded(results)),
-            _in_units(projected.stride()[:4], shape),
+            _in_units(_steps(projected), shape),
             film,
-            deal[:-1],
-            (plans[0].eps, _padded([plan.scale for plan in plans]), _padded(_in_units(widths, shape))),
+            deal.given,
+            (plans[0].eps, _padded([plan.scale for plan in plans]), _in_units(_padded(widths), shape)),
             *(shape, ROWS),
             num_warps=WARPS,
+            maxnreg=REGISTERS,
         )
     return results
 
@@ -235,8 +230,9 @@ def _norm_backward(
     layout, (batch, _, _, heads, dim) = plans[0].layout, projected.shape
     if into is None:
         into = projected.new_empty(batch, layout.num_class_tokens, len(plans), heads, dim)
-    strides = [gradient.stride() for gradient in gradients]
-    aligned = _aligned(projected, [*into.stride()[:4], *(number for each in strides for number in each[:3])])
+    steps = [_steps(gradient) for gradient in gradients]
+    of_class = _steps(into)
+    aligned = _aligned(projected, [*of_class, *(number for each in steps for number in each)])
     shape, groups = _shape(layout, projected, aligned)
     deal = _deal(_geometry(projected, plans), ROWS_OF_NORM, SHARES_OF_NORM)
     num_patches = sum(plan.layout.num_patches_out for plan in plans)
@@ -246,14 +242,15 @@ def _norm_backward(
         gradient_kernels.norm_backward_kernel[deal.num_programs, groups](
             (projected, packed, _padded(gradients), by_pooled, into, shares.values),
             (
-                _in_units(projected.stride()[:4], shape),
-                tuple(_padded(_in_units([each[axis] for each in strides], shape)) for axis in range(3)),
-                _in_units((into.stride(0), into.stride(2), into.stride(3)), shape),
+                _in_units(_steps(projected), shape),
+                tuple(_in_units(each, shape) for each in zip(*_padded(steps), strict=True)),
+                _in_units((of_class[0], of_class[2], of_class[3]), shape),
             ),
-            *(_film(projected, plans), deal[:-1]),
+            *(_film(projected, plans), deal.given),
             (plans[0].eps, _padded([plan.scale for plan in plans])),
             *(shape, ROWS_OF_NORM),
             num_warps=WARPS_OF_NORM,
+            maxnreg=REGISTERS,
         )
     return by_pooled, shares
 
@@ -266,9 +263,10 @@ def _token_gradient(by_pooled: Tensor, packed: Tensor, plans: Sequence[PoolPlan]
     deal = _deal(_geometry(into, plans), rows, 2**31, columns, whole)
     with torch.cuda.device_of(into):
         gradient_kernels.token_gradient_kernel[deal.num_programs, groups](
-            *((by_pooled, packed, into), _in_units(into.stride()[:4], shape), _film(into, plans), deal[:-1]),
+            *((by_pooled, packed, into), _in_units(_steps(into), shape), _film(into, plans), deal.given),
             *(shape._replace(columns=columns), rows),
             num_warps=WARPS_OF_TOKEN_GRADIENT,
+            maxnreg=REGISTERS,
         )
 
 
@@ -287,8 +285,8 @@ def _weight_gradient(by_pooled: Tensor, projected: Tensor, plans: Sequence[PoolP
     shares = _shares(deal, groups, projected, 27)
     with torch.cuda.device_of(projected):
         gradient_kernels.weight_gradient_kernel[deal.num_programs, groups, triton.cdiv(dim, columns)](
-            *((projected, by_pooled, shares.values), _in_units(projected.stride()[:4], shape)),
-            *(_film(projected, plans), deal[:-1], shape._replace(columns=columns), rows),
+            *((projected, by_pooled, shares.values), _in_units(_steps(projected), shape)),
+            *(_film(projected, plans), deal.given, shape._replace(columns=columns), rows),
             num_warps=WARPS_OF_WEIGHT_GRADIENT,
         )
     return shares
@@ -299,7 +297,7 @@ def _sum_shares(shares: _Shares, norm_shares: _Shares, by_weights: Tensor, by_no
     with torch.cuda.device_of(by_norms):
         gradient_kernels.sum_shares_kernel[29, PARTS, triton.cdiv(dim, 32)](
             (shares.values, norm_shares.values, by_weights, by_norms),
-            (shares.starts, shares.ends, norm_shares.starts, norm_shares.ends),
+            tuple(map(_odd, (shares.starts, shares.ends, norm_shares.starts, norm_shares.ends))),
             *(dim, 32, 128),
         )
 
@@ -310,7 +308,7 @@ def _geometry(projected: Tensor, plans: Sequence[PoolPlan]) -> _Geometry:
 
 
 def _film(projected: Tensor, plans: Sequence[PoolPlan]) -> tuple[int, ...]:
-    return projected.shape[3], *plans[0].layout.grid_in
+    return _odd((projected.shape[3], *plans[0].layout.grid_in))
 
 
 def _shape(layout: PoolLayout, tokens: Tensor, aligned: int) -> tuple[kernels.Shape, int]:
@@ -324,11 +322,23 @@ def _shape(layout: PoolLayout, tokens: Tensor, aligned: int) -> tuple[kernels.Sh
 
 def _aligned(tokens: Tensor, others: Sequence[int] = ()) -> int:
     """The largest power of two, up to eight, that divides all steps in memory."""
-    return math.gcd(8, *tokens.stride()[:4], *others)
+    return math.gcd(8, *_steps(tokens), *others)
 
 
 def _in_units(steps: Sequence[int], shape: kernels.Shape) -> tuple[int, ...]:
-    return tuple(step // shape.aligned for step in steps)
+    return _odd([step // shape.aligned for step in steps])
+
+
+def _odd(numbers: Sequence[int]) -> tuple[int, ...]:
+    """Numbers that are all alike to Triton, which would compile anew where one of a tuple is 1 or a multiple of 16."""
+    return tuple(2 * number + 3 for number in numbers)
+
+
+def _steps(tokens: Tensor) -> tuple[int, ...]:
+    """From one to the next along all axes but the last; an axis of one has no step, whatever its stride."""
+    return tuple(
+        0 if size == 1 else step for size, step in zip(tokens.shape[:-1], tokens.stride()[:-1], strict=True)
+    )
 
 
 def _padded(values: Sequence) -> tuple:
