@@ -229,7 +229,7 @@ def weight_gradient_kernel(pointers, strides, film, parts, SHAPE: tl.constexpr, 
     projected += (CLASS_TOKENS + (first * height * width).to(tl.int64)) * token_step
     plane_out = height_out * width_out
     steps = (token_step, heads * DIM, plane_out.to(tl.int64) * (heads * DIM))
-    by_pooled += (number_of_part(parts[7], part) + first * plane_out) * (heads * DIM)
+    by_pooled += (number_of_part(parts[7], part).to(tl.int64) + first * plane_out) * (heads * DIM)
     totals = no_totals(27, ROWS, COLUMNS)
     for step in range(per_program):
         item = program * per_program + step
