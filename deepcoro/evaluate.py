@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
 
 from deepcoro import atomic, checkpoint, distributed
@@ -106,11 +107,12 @@ def open_checkpoint(config: RunConfig) -> tuple[checkpoint.Checkpoint, Parts]:
 
 def open_run(run_dir: Path, load: str, overrides: Sequence[str] = ()) -> tuple[RunConfig, Parts, nn.Module]:
     """A run folder, as its own config says with overrides laid over it, and the model of its checkpoint `load` (best, last or step_N), in
-    evaluation mode. ConfigError where the folder holds no run.
+    evaluation mode, on the GPU where there is one. ConfigError where the folder holds no run.
     """
     config = config_of_run(run_dir, [f"run_dir={run_dir}", f"checkpoint={load}", *overrides])
     saved, parts = open_checkpoint(config)
-    return config, parts, load_model(config, parts, saved).eval()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return config, parts, load_model(config, parts, saved).to(device).eval()
 
 
 def load_model(config: RunConfig, parts: Parts, saved: checkpoint.Checkpoint) -> nn.Module:

@@ -9,7 +9,7 @@ from deepcoro.config import ConfigError
 from deepcoro.data import manifest as schema
 from deepcoro.data.collection import Collection
 from deepcoro.data.config import Data
-from deepcoro.explain.metadata import metadata_baseline
+from deepcoro.explain.metadata import Judged, metadata_baseline
 from deepcoro.explain.shortcuts import (
     CHANGES,
     Altered,
@@ -127,20 +127,28 @@ def test_a_gap_of_aurocs_is_the_difference_of_two_and_zero_for_equal_scores():
 
 @pytest.fixture(scope="module")
 def collection(tmp_path_factory) -> Collection:
-    """The number of frames tells `long`; nothing tells `luck`."""
+    """60 studies of two films. The number of frames tells `long` and `size`; nothing tells `luck`. The second film of every third
+    study shows more than the first."""
     draw, studies = np.random.default_rng(1), []
     for number in range(60):
-        frames = 4 + number % 2
+        frames = 4 + number % 3
         record, payloads = study_with(
-            f"s{number:02d}", [moving_film(number, frames)], schema.Encoding(), f"p{number:02d}"
+            f"s{number:02d}",
+            [moving_film(number + film, frames) for film in range(2)],
+            schema.Encoding(),
+            f"p{number:02d}",
         )
         labels = {
-            "long": float(number % 2),
+            "long": float(number % 3 > 0),
             "luck": float(draw.random() < 0.5),
             "amount": 10.0 * frames,
+            "size": ("large", "medium", "small")[number % 3],
             "tree": "a",
         }
-        clips = [record.clips[0].model_copy(update={"labels": labels})]
+        clips = [
+            clip.model_copy(update={"labels": labels | {"worse": float(film and number % 3 == 0)}})
+            for film, clip in enumerate(record.clips)
+        ]
         studies.append((record.model_copy(update={"clips": clips}), payloads))
     splits = {f"s{number:02d}": "test" for number in range(30, 60)}
     folder = write_folder(tmp_path_factory.mktemp("metadata"), studies, studies_per_shard=30, splits=splits)
@@ -150,7 +158,7 @@ def collection(tmp_path_factory) -> Collection:
 def test_metadata_find_what_they_tell_and_nothing_else(collection):
     told, _ = metadata_baseline(collection, "long", "test", num_samples=50)
     assert told["long/auroc"] == 1.0
-    assert told["long/num"] == 30
+    assert told["long/num"] == 60
     luck, _ = metadata_baseline(collection, "luck", "test", num_samples=200)
     assert luck["luck/auroc_ci_low"] < 0.5 < luck["luck/auroc_ci_high"]
 
@@ -158,7 +166,25 @@ def test_metadata_find_what_they_tell_and_nothing_else(collection):
 def test_an_amount_stands_beside_the_training_median(collection):
     found, _ = metadata_baseline(collection, "amount", "test", num_samples=50)
     assert found["amount/mae"] < 1
-    assert found["amount/mae_of_median"] == pytest.approx(5.0)
+    assert found["amount/mae_of_median"] == pytest.approx(20 / 3)
+
+
+def test_of_three_words_each_is_told_from_the_rest_and_two_named_ones_from_each_other(collection):
+    found, _ = metadata_baseline(collection, "size", "test", num_samples=20)
+    assert {key for key in found if key.endswith("/auroc")} == {
+        f"size={word}/auroc" for word in ("large", "medium", "small")
+    }
+    assert found["size=large/auroc"] == found["size=small/auroc"] == 1.0
+    assert found["size=large/num_positive"] == 20
+    named, _ = metadata_baseline(collection, "size", "test", classes=("large", "small"), num_samples=20)
+    assert (named["size/auroc"], named["size/num"]) == (1.0, 40)
+
+
+def test_a_study_is_one_row_with_its_worst_label_or_none_where_films_disagree(collection):
+    worst, _ = metadata_baseline(collection, "worse", "test", Judged(True, 2, True), num_samples=20)
+    assert (worst["worse/num"], worst["worse/num_positive"], worst["worse/auroc"]) == (30, 10, 1.0)
+    dropped, notes = metadata_baseline(collection, "worse", "test", Judged(True, 2), num_samples=20)
+    assert dropped == {} and "one class only" in notes[0]
 
 
 def test_a_label_of_one_word_is_refused(collection):

@@ -4,10 +4,13 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
+from deepcoro.evaluate import open_run
 from deepcoro.report import read_inputs
 from deepcoro.report_explanations import read_explanations
-from deepcoro.report_shortcuts import read_shortcuts
+from deepcoro.report_shortcuts import read_shortcuts, shortcut_table
+from deepcoro.report_tables import number
 from tests.launch import main_on_this_rank, tiny
 from tests.tools.command import load_tool
 
@@ -59,6 +62,14 @@ def test_maps_of_named_studies_stand_in_the_report_and_not_in_its_twin(run_dir, 
     assert "gain" in capsys.readouterr().out
 
 
+@pytest.mark.gpu
+def test_a_checkpoint_is_asked_on_the_gpu(run_dir):
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    _, _, model = open_run(run_dir, "best")
+    assert next(model.parameters()).is_cuda
+
+
 def test_another_score_keeps_the_pictures_of_the_first(run_dir):
     before = len(read_explanations(run_dir))
     words = [str(run_dir), "--text", "Severe stenosis of the mid LAD.", "--check", "2", "--pictures", "1"]
@@ -105,3 +116,16 @@ def test_less_to_see_is_measured_by_every_metric(run_dir, capsys):
     assert all(found.numbers["whole"][key] == pytest.approx(inputs.results[key]) for key in shared)
     assert "Shown less" in (run_dir / "report.html").read_text()
     assert "R@5" in capsys.readouterr().out
+
+
+def test_numbers_of_heads_stand_beside_what_columns_without_films_say_of_the_same_studies(
+    tiny_shards, tmp_path
+):
+    words = ["demo/tiny_probe", f"data.shards={tiny_shards}", f"run_dir={tmp_path}", "max_steps=1"]
+    assert main_on_this_rank("ddp", *words) == 0
+    assert load_tool("shortcuts").main([str(tmp_path), "--split", "val"]) == 0
+    found = read_shortcuts(tmp_path)
+    cells = {name: row[-1] for name, *row in shortcut_table(found).rows}
+    metadata, whole = found.numbers["metadata"], found.numbers["whole"]
+    assert cells["linear_probing/lvef/mae"].startswith(number(metadata["lvef/mae"]))
+    assert metadata["lvef/num"] == whole["linear_probing/lvef/num"]
