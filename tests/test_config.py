@@ -152,6 +152,8 @@ def test_the_shipped_configs_are_these() -> None:
         "clip/siglip_texts_config",
         "clip/timm_config",
         "demo/multitask",
+        "demo/small",
+        "demo/small_probe",
         "demo/tiny",
         "demo/tiny_multitask",
         "demo/tiny_probe",

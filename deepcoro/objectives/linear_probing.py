@@ -80,12 +80,11 @@ class LinearProbing(nn.Module):
         """Labels of each head in this rank's valid rows, from the batch alone."""
         return torch.cat([(~_targets(group, batch).isnan()).sum(0) for group in self.groups])
 
-    @torch.no_grad()
     def evaluate(
         self, features: Features, batch: Mapping[str, Any]
     ) -> dict[str, Float[Tensor, "row output"]]:
         """`HEAD/prediction`: the probability of the finding, or of each class, or the number itself. Of a head at clip level the
-        mean over the clips of the row.
+        mean over the clips of the row. With a graph where gradients are on: a map asks what a prediction hangs on.
         """
         with torch.autocast(batch["valid"].device.type, enabled=False):
             predictions: dict[str, Tensor] = {}

@@ -118,13 +118,26 @@ def test_less_to_see_is_measured_by_every_metric(run_dir, capsys):
     assert "R@5" in capsys.readouterr().out
 
 
-def test_numbers_of_heads_stand_beside_what_columns_without_films_say_of_the_same_studies(
-    tiny_shards, tmp_path
-):
-    words = ["demo/tiny_probe", f"data.shards={tiny_shards}", f"run_dir={tmp_path}", "max_steps=1"]
+@pytest.fixture(scope="module")
+def probe_dir(tiny_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Heads, trained for a step."""
+    folder = tmp_path_factory.mktemp("explained") / "probe"
+    words = ["demo/tiny_probe", f"data.shards={tiny_shards}", f"run_dir={folder}", "max_steps=1"]
     assert main_on_this_rank("ddp", *words) == 0
-    assert load_tool("shortcuts").main([str(tmp_path), "--split", "val"]) == 0
-    found = read_shortcuts(tmp_path)
+    return folder
+
+
+def test_a_head_of_a_run_is_explained_as_a_sentence_is(probe_dir):
+    words = [str(probe_dir), "--head", "max_stenosis", "--maps", "tokens", "pixels", "--check", "1"]
+    assert load_tool("explain").main([*words, "--split", "val"]) == 0
+    numbers = json.loads((probe_dir / "explain" / "max_stenosis.json").read_text())
+    assert {name.split("/")[2] for name in numbers} == {"tokens", "pixels"}
+    assert read_explanations(probe_dir)[0].maps["tokens"]
+
+
+def test_numbers_of_heads_stand_beside_what_columns_without_films_say_of_the_same_studies(probe_dir):
+    assert load_tool("shortcuts").main([str(probe_dir), "--split", "val"]) == 0
+    found = read_shortcuts(probe_dir)
     cells = {name: row[-1] for name, *row in shortcut_table(found).rows}
     metadata, whole = found.numbers["metadata"], found.numbers["whole"]
     assert cells["linear_probing/lvef/mae"].startswith(number(metadata["lvef/mae"]))
