@@ -63,9 +63,10 @@ class _NormLinear(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        tokens, norm_weight, norm_bias, weight = ctx.saved_tensors
+        saved = ctx.saved_tensors  # once: under activation recomputation they may be read no second time
+        tokens, norm_weight, norm_bias, weight = saved
         if runs_in_triton(tokens, ctx.dtype):
-            return _backward_in_triton(ctx, gradient)
+            return _backward_in_triton(ctx, saved, gradient)
         needs_tokens, _, _, needs_norm, needs_norm_bias, needs_weight, needs_bias = ctx.needs_input_grad
         normed, mean, deviation = normalise(tokens, norm_weight, norm_bias, ctx.eps, ctx.dtype)
         rows = gradient.flatten(0, -2)
@@ -82,11 +83,11 @@ class _NormLinear(torch.autograd.Function):
         return by_tokens, None, None, by_norm, by_norm_bias, by_weight, by_bias
 
 
-def _backward_in_triton(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
+def _backward_in_triton(ctx, saved: tuple[Tensor, ...], gradient: Tensor) -> tuple[Tensor | None, ...]:
     """The same; the pass that makes the tokens' gradient also makes the normed tokens for the weight's."""
     from deepcoro.kernels import triton_columns, triton_norm
 
-    tokens, *norm, weight = ctx.saved_tensors
+    tokens, *norm, weight = saved
     needs_tokens, _, _, needs_norm, needs_norm_bias, needs_weight, needs_bias = ctx.needs_input_grad
     rows, by_out = tokens.flatten(0, -2), gradient.flatten(0, -2)
     by_tokens = by_norm = by_norm_bias = by_weight = by_bias = None

@@ -104,9 +104,10 @@ class _NormMlp(torch.autograd.Function):
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        tokens, scale, hidden, *parameters = ctx.saved_tensors
+        saved = ctx.saved_tensors  # once: under activation recomputation they may be read no second time
+        tokens, scale, hidden, *parameters = saved
         if runs_in_triton(tokens, ctx.plan.dtype):
-            return _backward_in_triton(ctx, gradient)
+            return _backward_in_triton(ctx, saved, gradient)
         rows, factors, gradients = _rows(tokens), _row_factors(scale, tokens), _rows(gradient)
         layer = _Layer(ctx.plan, *parameters)
         needs_tokens, needs = ctx.needs_input_grad[0], ctx.needs_input_grad[3:]
@@ -141,11 +142,11 @@ def _forward_in_triton(ctx, tokens: Tensor, scale: Tensor | None, plan: _Plan, *
     return triton_columns.add_branch(rows, branch, _clip_factors(scale)).view_as(tokens)
 
 
-def _backward_in_triton(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
+def _backward_in_triton(ctx, saved: tuple[Tensor | None, ...], gradient: Tensor) -> tuple[Tensor | None, ...]:
     """The gradient through the residual is added where that through the norm is written, which also makes the normed rows anew."""
     from deepcoro.kernels import triton_columns, triton_norm
 
-    tokens, scale, hidden, *norm, wide_weight, wide_bias, weight, bias = ctx.saved_tensors
+    tokens, scale, hidden, *norm, wide_weight, wide_bias, weight, bias = saved
     needs_tokens, _, _, *needs_norm, needs_wide, needs_wide_bias, needs_weight, needs_bias = (
         ctx.needs_input_grad
     )
