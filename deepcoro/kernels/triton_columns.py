@@ -64,7 +64,9 @@ def _store_share(shares, total, TILES: tl.constexpr):
 @no_type_check
 def _sum_kernel(pointers, num_rows, steps, TILES: tl.constexpr):
     rows, shares = pointers
-    total = tl.zeros((TILES[2], TILES[1]), tl.float32)
+    COLUMNS: tl.constexpr = TILES[1]
+    ROWS: tl.constexpr = TILES[2]
+    total = tl.zeros((ROWS, COLUMNS), tl.float32)
     for step in range(steps):
         _, offsets, mask = _place(step, num_rows, TILES)
         total += tl.load(rows + offsets, mask=mask, other=0.0).to(tl.float32)
@@ -75,7 +77,9 @@ def _sum_kernel(pointers, num_rows, steps, TILES: tl.constexpr):
 @no_type_check
 def _scale_kernel(pointers, num_rows, steps, tokens, TILES: tl.constexpr, HAS_FACTORS: tl.constexpr):
     rows, factors, out, shares = pointers
-    total = tl.zeros((TILES[2], TILES[1]), tl.float32)
+    COLUMNS: tl.constexpr = TILES[1]
+    ROWS: tl.constexpr = TILES[2]
+    total = tl.zeros((ROWS, COLUMNS), tl.float32)
     for step in range(steps):
         row, offsets, mask = _place(step, num_rows, TILES)
         values = tl.load(rows + offsets, mask=mask, other=0.0).to(tl.float32)
@@ -112,7 +116,9 @@ def _gelu_backward_kernel(
     pointers, num_rows, steps, TILES: tl.constexpr, WRITES_ACTIVATION: tl.constexpr, PRECISE: tl.constexpr
 ):
     hidden, gradient, activation, shares = pointers
-    total = tl.zeros((TILES[2], TILES[1]), tl.float32)
+    COLUMNS: tl.constexpr = TILES[1]
+    ROWS: tl.constexpr = TILES[2]
+    total = tl.zeros((ROWS, COLUMNS), tl.float32)
     for step in range(steps):
         _, offsets, mask = _place(step, num_rows, TILES)
         values = tl.load(hidden + offsets, mask=mask, other=0.0).to(tl.float32)

@@ -227,7 +227,8 @@ def _by_tables_kernel(pointers, strides, counts, steps, SHAPE: tl.constexpr, ROW
     q, one, other, terms_of_rows, positions, shares = pointers
     columns = tl.arange(0, SHAPE[3])[None, :]
     of_block = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    total = tl.zeros((BLOCK, SHAPE[3]), tl.float32)
+    COLUMNS: tl.constexpr = SHAPE[3]
+    total = tl.zeros((BLOCK, COLUMNS), tl.float32)
     for step in range(steps):
         first = (tl.program_id(1) * steps + step) * ROWS
         clip, token, head, valid = find_rows(first, counts, SHAPE, ROWS)
