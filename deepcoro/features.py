@@ -9,6 +9,8 @@ from einops import rearrange, reduce, repeat
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from deepcoro.pretended import is_pretended
+
 
 @dataclass(frozen=True)
 class VideoFeatures:
@@ -177,7 +179,7 @@ def flatten_studies(
 
 
 def _check_counts(video: Tensor, clip_mask: Tensor) -> None:
-    if clip_mask.is_cuda:  # counting would wait for the device
+    if clip_mask.is_cuda or is_pretended():  # counting would wait for the device, or find no numbers
         return
     num_real = max(int(clip_mask.sum()), 1)
     if len(video) != num_real:

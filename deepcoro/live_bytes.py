@@ -25,11 +25,13 @@ class StepBytes:
 
 
 class LiveBytes(TorchDispatchMode):
-    """While active, `now` and `peak` count the bytes of storages made since it began; `largest` is the biggest of them."""
+    """While active, `now` and `peak` count the bytes of storages made since it began; `largest` is the biggest of them, and
+    `peak_beside` the most at once of those that were not set aside."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.now = self.peak = self.largest = 0
+        self.now = self.peak = self.largest = self.peak_beside = 0
+        self._aside: dict[int, int] = {}  # address of a storage -> its bytes
         self._seen: dict[int, int] = {}  # address of a storage -> its bytes, 0 for one that was there before
 
     def __torch_dispatch__(
@@ -51,11 +53,18 @@ class LiveBytes(TorchDispatchMode):
         self._seen[address] = storage.nbytes() if counts else 0
         self.now += self._seen[address]
         self.peak = max(self.peak, self.now)
+        self.peak_beside = max(self.peak_beside, self.now - sum(self._aside.values()))
         self.largest = max(self.largest, self._seen[address])
         weakref.finalize(storage, self._forget, address).atexit = False
 
     def _forget(self, address: int) -> None:
         self.now -= self._seen.pop(address)
+        self._aside.pop(address, None)
+
+    def set_aside(self, tensor: Tensor) -> None:
+        """From now on its storage is not counted in `peak_beside`, as if it had left."""
+        address = tensor.untyped_storage()._cdata
+        self._aside[address] = self._seen.get(address, 0)
 
 
 def _tensors(tree: object) -> list[Tensor]:

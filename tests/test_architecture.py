@@ -33,6 +33,7 @@ LAYERS = [
         "bootstrap",
         "calibrated",
         "live_bytes",
+        "pretended",
         "pairing",
         "captions",
         "assessed",
@@ -89,7 +90,7 @@ LAYERS = [
         "reconstructions",
         "vessel_error",
     },
-    {"evaluate", "step"},
+    {"evaluate", "step", "planning"},
     {"train", "predict", "explain", "search", "inference"},
     {"search_page"},
     {"command_line"},
@@ -113,6 +114,7 @@ MODEL_SIDE = {
     "objectives",
     "model",
     "features",
+    "pretended",
     "gradient_cache",
 }
 

@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import _disable_current_modes
 
 from deepcoro.kernels.attention_kernels import AttentionKernel, AttentionProblem
 from deepcoro.kernels.key_split import KeySplit, SplitInputs, split_backward, split_forward
+from deepcoro.pretended import is_pretended
 
 NUM_CLIPS, NUM_HEADS, NUM_QUERIES, KEYS_PER_FRAME = 2, 2, 193, 61
 TOLERANCE = {torch.bfloat16: 3e-2, torch.float16: 5e-3, torch.float32: 2e-3, torch.float64: 1e-9}
@@ -30,7 +31,9 @@ def check_kernel(
     problem: AttentionProblem,
     split: KeySplit | None = None,
 ) -> str | None:
-    """None when result and gradients agree with the oracle, else the reason to refuse the kernel, with figures."""
+    """None when result and gradients agree with the oracle, or there are no numbers, else the reason to refuse it, with figures."""
+    if is_pretended():
+        return None
     # the answer depends on the shape of a head, not on the number of tokens; the check's own keys have a class token
     split = split and dataclasses.replace(split, num_class_tokens=1)
     return _check(kernel, width, value_width, problem._replace(query_grid=(0, 0, 0)), split)

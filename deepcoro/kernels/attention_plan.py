@@ -19,6 +19,7 @@ from deepcoro.kernels.key_split import KeySplit
 from deepcoro.kernels.library_attention import CPU_FLASH, CUDNN, CUDNN_WIDE, EFFICIENT, FLASH
 from deepcoro.kernels.precision import kernel_dtype
 from deepcoro.kernels.tiled_attention import TILED
+from deepcoro.pretended import device_of, is_pretended
 
 logger = logging.getLogger(__name__)
 
@@ -79,7 +80,8 @@ def plan_attention(
     if backend == "plain":
         return AttentionPlan(dim, kernel_dtype(tokens), None, dim, dim)
     problem = _problem(layout, tokens, dim, relative)
-    return _choose(problem, backend, int(layout.has_class_token), split_keys)
+    choose = _choose.__wrapped__ if is_pretended() else _choose
+    return choose(problem, backend, int(layout.has_class_token), split_keys)
 
 
 def plan_every(layout: AttentionLayout, tokens: Tensor, dim: int) -> tuple[list[AttentionPlan], list[str]]:
@@ -104,7 +106,7 @@ def _problem(layout: AttentionLayout, tokens: Tensor, dim: int, relative: bool) 
         relative,
         layout.is_sparse,
         kernel_dtype(tokens),
-        tokens.device,
+        device_of(tokens),
     )
 
 
@@ -116,7 +118,8 @@ def _choose(
     for kernel in candidates(problem, backend):
         plan, reason = _try(kernel, problem, num_class, split_keys)
         if reason is None:
-            _log_choice(plan, problem, backend, refused)
+            if not is_pretended():
+                _log_choice(plan, problem, backend, refused)
             return plan
         refused.append(f"not {kernel.name}: {reason}")
     raise ValueError(f"no attention kernel for {problem}; {'; '.join(refused)}")

@@ -12,6 +12,7 @@ from deepcoro.kernels.grid import Grid, num_cells
 from deepcoro.kernels.pair_convolution import PairConvolution
 from deepcoro.kernels.pool_layout import PoolFilter, PoolLayout, PoolPlan
 from deepcoro.kernels.precision import kernel_dtype
+from deepcoro.pretended import is_pretended
 
 
 def pool(tokens: Tensor, pool_filter: PoolFilter, plan: PoolPlan) -> tuple[Tensor, Tensor, Tensor]:
@@ -73,10 +74,9 @@ def split_class_token(rows: Tensor, layout: PoolLayout) -> tuple[Tensor, Tensor]
 
 def _convolution(weight: Tensor, layout: PoolLayout, heads: int) -> "_OverFilms | _OverPairs":
     weight = repeat(weight, "dim one t h w -> (head dim) one t h w", head=heads)
-    # pairs are counted on the host
-    return (
-        _OverPairs(weight, layout) if layout.is_sparse and not weight.is_cuda else _OverFilms(weight, layout)
-    )
+    # pairs are counted on the host, from numbers
+    counts = layout.is_sparse and not weight.is_cuda and not is_pretended()
+    return _OverPairs(weight, layout) if counts else _OverFilms(weight, layout)
 
 
 class _OverFilms:

@@ -5,6 +5,8 @@ import functools
 import torch
 from torch import Tensor
 
+from deepcoro.pretended import device_of
+
 
 @functools.cache
 def cpu_has_bfloat16() -> bool:
@@ -19,7 +21,11 @@ def cpu_has_bfloat16() -> bool:
 def kernel_dtype(tensor: Tensor) -> torch.dtype:
     """fp32 stays fp32; half precision is kept where the device computes in it, else raised to fp32."""
     dtype = autocast_dtype(tensor)
-    if tensor.device.type == "cpu" and dtype in (torch.bfloat16, torch.float16) and not cpu_has_bfloat16():
+    if (
+        device_of(tensor).type == "cpu"
+        and dtype in (torch.bfloat16, torch.float16)
+        and not cpu_has_bfloat16()
+    ):
         return torch.float32
     return dtype
 

@@ -20,6 +20,7 @@ from deepcoro.kernels.attention_layout import AttentionLayout
 from deepcoro.kernels.grid import Grid
 from deepcoro.kernels.pool_layout import PoolLayout
 from deepcoro.mvit.shapes import BlockShape
+from deepcoro.pretended import is_pretended
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,7 +144,7 @@ def check_visible(visible: Int[Tensor, "clip unit"], grid: Grid) -> None:
         raise ValueError(
             f"visible is {tuple(visible.shape)} {visible.dtype}; it holds 1 to {num_units} unit indices (int64) a clip"
         )
-    if visible.device.type != "cpu":
+    if visible.device.type != "cpu" or is_pretended():
         return
     ascending = bool((visible.diff(dim=1) > 0).all())
     if not ascending or int(visible.min()) < 0 or int(visible.max()) >= num_units:

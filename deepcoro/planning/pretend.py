@@ -1,0 +1,90 @@
+"""A model and a batch without numbers, on a device that need not be here: the real code runs, and only sizes are computed.
+
+Torch's fake tensors carry shape, format and storage; `deepcoro.live_bytes` counts those. They stand on the CPU, where autocast and
+autograd work on every machine, and say of themselves that they are on CUDA where a GPU is meant, so that our kernels choose as they
+would there. Kernels in Triton allocate as ever and are then not launched.
+"""
+
+import contextlib
+import functools
+from collections.abc import Iterator
+from typing import Any
+from unittest import mock
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
+
+from deepcoro.kernels import attention_layout, rotary
+from deepcoro.kernels.token_pooling import triton_imports
+
+aten = torch.ops.aten
+HOPPER = (9, 0)
+REMEMBERING = ((attention_layout, "_all_cells"), (attention_layout, "_index_on"), (rotary, "_turns_of_grid"))
+"""Functions that keep their tensors for ever: pretended ones must not be among these."""
+
+
+class Kind(FakeTensorMode):
+    """Pretended tensors that go together; those of a copied module (a teacher) are of the same kind."""
+
+    def __deepcopy__(self, memo: dict) -> "Kind":
+        return self
+
+
+class Pretended(TorchDispatchMode):
+    """Numbers that are asked for are zero (initialisation draws until none lies outside), and CPU kernels that torch
+    cannot pretend give what they write to. `flops` counts those of all products."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.flops = 0
+
+    def __torch_dispatch__(
+        self, function, types, arguments=(), keywords=None
+    ):  # noqa: ANN001, ANN204 - torch's own
+        if function is aten._local_scalar_dense.default:
+            return arguments[0].dtype.is_floating_point and 0.0 or 0
+        if function is torch.ops.mkldnn._convolution_pointwise_.binary:
+            return arguments[0]
+        keywords = keywords or {}
+        result = function(*arguments, **keywords)
+        count = flop_registry.get(function._overloadpacket)
+        if count is not None:
+            self.flops += count(*arguments, **keywords, out_val=result)
+        return result
+
+
+@contextlib.contextmanager
+def pretended(device: str, kind: Kind, capability: tuple[int, int] = HOPPER) -> Iterator[Pretended]:
+    """Inside, tensors are pretended ones on `device`, `cpu` or `cuda` (of that compute capability); those of one `kind` go together."""
+    if device not in ("cpu", "cuda"):
+        raise ValueError(f"device is '{device}'; allowed: cpu, cuda")
+    with contextlib.ExitStack() as stack:
+        for module, name in REMEMBERING:
+            stack.enter_context(
+                mock.patch.object(module, name, functools.cache(getattr(module, name).__wrapped__))
+            )
+        if device == "cuda":
+            _speak_of_cuda(stack, capability)
+        stack.enter_context(kind)
+        yield stack.enter_context(Pretended())
+
+
+def _speak_of_cuda(stack: contextlib.ExitStack, capability: tuple[int, int]) -> None:
+    is_cuda = property(lambda tensor: True)
+    stack.enter_context(mock.patch.object(FakeTensor, "is_cuda", is_cuda, create=True))
+    stack.enter_context(mock.patch("torch.cuda.get_device_capability", lambda *_: capability))
+    stack.enter_context(mock.patch("torch.cuda.device_of", lambda _: contextlib.nullcontext()))
+    if triton_imports():
+        stack.enter_context(mock.patch("triton.runtime.jit.JITFunction.run", lambda *_, **__: None))
+
+
+def like(value: Any) -> Any:
+    """Of a batch's tensors pretended ones; what else it holds as it is. For use inside `pretended`."""
+    if isinstance(value, Tensor):
+        return torch.empty(value.shape, dtype=value.dtype)
+    if isinstance(value, dict):
+        return {key: like(each) for key, each in value.items()}
+    return value

@@ -1,0 +1,83 @@
+"""A step that is only pretended takes the bytes of a real one; and the lines by which larger batches are foretold are lines."""
+
+import pytest
+import torch
+
+from deepcoro.config import find_config
+from deepcoro.kernels import attention_layout
+from deepcoro.planning.activations import Activations, Subject, measured
+from deepcoro.planning.example import make_batch, make_model, make_tokenizer, without_files
+from deepcoro.run_config import RunConfig, load_run_config
+
+STEADY = ("towers.text.from_scratch.dropout=0.0",)
+
+
+def config_of(name: str, *words: str) -> RunConfig:
+    return load_run_config(find_config(name), [*STEADY, *words])
+
+
+def really(config: RunConfig, subject: Subject, rows: int) -> Activations:
+    """The same step with numbers."""
+    config = without_files(config)
+    tokenizer = make_tokenizer(config)
+    torch.manual_seed(0)
+    model = make_model(config, tokenizer)
+    subject.enter(model)
+    return measured(model, make_batch(config, tokenizer, rows), subject.phase.active)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        (),
+        ("towers.video.activation_checkpointing=selective", "precision=bf16"),
+        ("towers.video.activation_checkpointing=blocks", "data.multi_video=true", "clips_per_chunk=3"),
+    ],
+)
+def test_a_pretended_step_takes_the_bytes_of_a_real_one(words: tuple[str, ...]) -> None:
+    config = config_of("demo/tiny", *words)
+    subject = Subject(config, "cpu")
+    pretended, real = subject.measure(3), really(config, subject, 3)
+    for name in ("batch", "kept", "beside_gradients", "with_gradients"):
+        assert getattr(pretended, name) == pytest.approx(getattr(real, name), rel=0.05), name
+
+
+def test_so_does_one_of_every_objective_at_once() -> None:
+    config = config_of("demo/tiny_multitask")
+    subject = Subject(config, "cpu")
+    assert subject.phase.active == ("contrastive", "captioning", "masked_modeling")
+    pretended, real = subject.measure(3), really(config, subject, 3)
+    for name in ("kept", "with_gradients"):
+        assert getattr(pretended, name) == pytest.approx(getattr(real, name), rel=0.1), name
+
+
+@pytest.mark.parametrize("checkpointing", ["none", "selective", "blocks"])
+def test_a_step_is_pretended_on_cuda_where_there_is_none(checkpointing: str) -> None:
+    config = config_of(
+        "demo/tiny", "precision=bf16", f"towers.video.activation_checkpointing={checkpointing}"
+    )
+    found = Subject(config, "cuda").measure(2)
+    assert found.with_gradients > found.kept > found.batch > 0
+    assert found.flops > 0
+
+
+def test_what_is_made_again_is_counted_in_flops_and_saves_bytes() -> None:
+    found = {
+        name: Subject(
+            config_of("demo/tiny", f"towers.video.activation_checkpointing={name}"), "cuda"
+        ).measure(4)
+        for name in ("none", "blocks")
+    }
+    assert found["blocks"].kept < 0.7 * found["none"].kept
+    assert 1.05 < found["blocks"].flops / found["none"].flops < 4 / 3
+
+
+def test_nothing_pretended_is_remembered() -> None:
+    Subject(config_of("demo/tiny"), "cuda").measure(1)
+    cells = attention_layout._all_cells((2, 2, 2), torch.device("cpu"))
+    assert cells.tolist()[0][-1] == [1, 1, 1]
+
+
+def test_larger_batches_lie_on_the_line_through_two_measurements() -> None:
+    small, large = Activations(10, 100, 130, 150, 7), Activations(20, 200, 240, 250, 14)
+    assert small.at(8, large, 2, 4) == Activations(40, 400, 460, 450, 28)
