@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from deepcoro.kernels.attention_check import check_kernel
 from deepcoro.kernels.attention_kernels import AttentionProblem
@@ -23,6 +24,38 @@ def test_the_calls_of_a_cuda_kernel_fit_its_signature(kernel):
     assert attended.logsumexp.shape == (2, 3, 65)
     gradients = kernel.backward(torch.empty_like(attended.out), q, k, v, attended)
     assert [each.shape for each in gradients] == [each.shape for each in (q, k, v)]
+
+
+class LayoutsOfBackward(TorchDispatchMode):
+    """Strides of the result and of its gradient as cuDNN's backward gets them."""
+
+    def __init__(self):
+        super().__init__()
+        self.strides = []
+
+    def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
+        if function is torch.ops.aten._scaled_dot_product_cudnn_attention_backward.default:
+            self.strides = [arguments[0].stride(), arguments[4].stride()]
+        return function(*arguments, **(keywords or {}))
+
+
+@pytest.mark.parametrize("num_clips", [1, 2])
+def test_cudnn_gets_its_result_and_the_gradient_in_one_layout(num_clips):
+    """A merge of key parts once came out head by head: at one clip dQ and dK were wrong without a word."""
+    q, k, v = (
+        torch.empty(num_clips, length, 3, 96, device="meta", dtype=torch.bfloat16) for length in (65, 40, 40)
+    )
+    attended = CUDNN.forward(q, k, v)
+    by_head = attended.out.transpose(1, 2).contiguous().transpose(1, 2)
+    with LayoutsOfBackward() as layouts:
+        CUDNN.backward(
+            torch.empty(attended.out.shape, device="meta", dtype=torch.bfloat16),
+            q,
+            k,
+            v,
+            attended._replace(out=by_head),
+        )
+    assert layouts.strides[0] == layouts.strides[1]
 
 
 def test_kernels_of_other_devices_and_formats_say_why_not():
