@@ -7,10 +7,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from deepcoro.kernels.grid import Grid, strided
+from deepcoro.kernels.patch_embedding import KERNEL, PADDING, STRIDE, ShownUnits, embed_patches
 from deepcoro.kernels.precision import kernel_dtype
+from deepcoro.kernels.triton_use import takes_triton
 from deepcoro.mvit.layout import VisibleUnits
-
-KERNEL, STRIDE, PADDING = (3, 7, 7), (2, 4, 4), (1, 3, 3)
 
 
 class PatchEmbedding(nn.Conv3d):
@@ -29,6 +29,9 @@ class PatchEmbedding(nn.Conv3d):
         weight = self.weight if video.shape[1] == 3 else self.weight.sum(1, keepdim=True)
         with torch.autocast(video.device.type, enabled=False):
             video, weight, bias = video.to(dtype), weight.to(dtype), self.bias.to(dtype)
+            if takes_triton(video) and not (video.requires_grad and torch.is_grad_enabled()):
+                shown = None if units is None else ShownUnits(units.visible, units.shown(), units.side)
+                return embed_patches(video, weight, bias, self.grid, shown)
             if units is None:
                 patches = F.conv3d(video, weight, bias, self.stride, self.padding)
                 return rearrange(patches, "b c t h w -> b (t h w) c")
