@@ -74,6 +74,7 @@ def _row_under_tap(patch, table, valid, TAP: tl.constexpr, SHAPE: tl.constexpr):
 def _forward_kernel(pointers, strides, counts, SHAPE: tl.constexpr, ROWS: tl.constexpr):
     CLASS_TOKENS: tl.constexpr = SHAPE[5]
     CHANNELS: tl.constexpr = SHAPE[6]
+    COLUMNS: tl.constexpr = SHAPE[7]
     tokens, table, out, winner = pointers
     num_tokens_out, num_patches_out = counts
     clip, token, channel, valid, in_channels = _tile(num_tokens_out, SHAPE, ROWS)
@@ -86,7 +87,7 @@ def _forward_kernel(pointers, strides, counts, SHAPE: tl.constexpr, ROWS: tl.con
     mask = (valid & (inside | (patch < 0)))[:, None] & in_channels
     addresses = (tokens + row * strides[1])[:, None] + channel
     best = tl.load(addresses, mask=mask, other=float("-inf")).to(tl.float32)
-    won_by = tl.zeros(best.shape, tl.int32)
+    won_by = tl.zeros((ROWS, COLUMNS), tl.int32)
     for place in tl.static_range(1, 9):  # the order of max_pooling.ORDER
         row, inside = _row_under_tap(patch, table, is_patch, 4 - place if place <= 4 else place, SHAPE)
         addresses = (tokens + (row + CLASS_TOKENS) * strides[1])[:, None] + channel

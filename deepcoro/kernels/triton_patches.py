@@ -34,14 +34,14 @@ class Shape(NamedTuple):
 
 @triton.jit
 @no_type_check
-def _place(pointers, counts, row, valid, SHAPE: tl.constexpr):
-    """Frame, row and column of a patch on the grid of patches."""
+def _place(row, visible, valid, SHAPE: tl.constexpr):
+    """Frame, row and column on the grid of patches of what stands in a row; `visible` points to the units of its clip."""
     HEIGHT: tl.constexpr = SHAPE[3]
     WIDTH: tl.constexpr = SHAPE[4]
     SIDE: tl.constexpr = SHAPE[5]
     cell = row
     if SIDE:
-        cell = tl.load(pointers[1] + row // (SIDE * SIDE), mask=valid, other=0).to(tl.int32)
+        cell = tl.load(visible + row // (SIDE * SIDE), mask=valid, other=0).to(tl.int32)
     frame = cell // (HEIGHT * WIDTH)
     height = cell // WIDTH % HEIGHT
     width = cell % WIDTH
@@ -57,16 +57,19 @@ def _gather_kernel(pointers, counts, SHAPE: tl.constexpr, ROWS: tl.constexpr):
     FRAMES: tl.constexpr = SHAPE[0]
     HEIGHT: tl.constexpr = SHAPE[1]
     WIDTH: tl.constexpr = SHAPE[2]
+    GRID_HEIGHT: tl.constexpr = SHAPE[3]
+    GRID_WIDTH: tl.constexpr = SHAPE[4]
     SIDE: tl.constexpr = SHAPE[5]
     ROW_WIDTH: tl.constexpr = SHAPE[6]
+    COLUMNS: tl.constexpr = SHAPE[7]
     video, visible, shown, rows = pointers
     num_patches, num_units, num_cells = counts
     clip = tl.program_id(1).to(tl.int64)
     row = tl.program_id(0) * ROWS + tl.arange(0, ROWS)
-    column = tl.arange(0, SHAPE[7])[None, :]
+    column = tl.arange(0, COLUMNS)[None, :]
     valid = row < num_patches
     visible += clip * num_units
-    frame, height, width = _place((video, visible), counts, row, valid, SHAPE)
+    frame, height, width = _place(row, visible, valid, SHAPE)
     line = column // 8
     frame = frame[:, None] * 2 - 1 + line // 7 % 3
     height = height[:, None] * 4 - 3 + line % 7
@@ -75,7 +78,7 @@ def _gather_kernel(pointers, counts, SHAPE: tl.constexpr, ROWS: tl.constexpr):
     inside = mask & (frame >= 0) & (frame < FRAMES) & (height >= 0) & (height < HEIGHT)
     inside = inside & (width >= 0) & (width < WIDTH)
     if SIDE:
-        cell = (frame // 2 * SHAPE[3] + height // (4 * SIDE)) * SHAPE[4] + width // (4 * SIDE)
+        cell = (frame // 2 * GRID_HEIGHT + height // (4 * SIDE)) * GRID_WIDTH + width // (4 * SIDE)
         is_shown = tl.load(shown + clip * num_cells + cell, mask=inside, other=0) != 0
     video += clip * (ROW_WIDTH // 168 * FRAMES * HEIGHT * WIDTH)
     pixel = ((line // 21 * FRAMES + frame) * HEIGHT + height) * WIDTH + width
