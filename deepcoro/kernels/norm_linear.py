@@ -25,7 +25,7 @@ class ReadNorm(nn.LayerNorm):
 
     def forward(
         self, tokens: Float[Tensor, "*batch dim"], reader: nn.Module | None = None, **more: object
-    ) -> Tensor:
+    ) -> Tensor | tuple[Tensor, Tensor]:
         if reader is None:
             return super().forward(tokens)
         return reader(tokens, norm_weight=self.weight, norm_bias=self.bias, eps=self.eps, **more)
@@ -40,33 +40,46 @@ class NormLinear(nn.Linear):
         norm_weight: Float[Tensor, " dim"] | None = None,
         norm_bias: Float[Tensor, " dim"] | None = None,
         eps: float = 0.0,
-    ) -> Float[Tensor, "*batch dim_out"]:
+        hands_on: bool = False,
+    ) -> Float[Tensor, "*batch dim_out"] | tuple[Tensor, Tensor]:
+        """`hands_on`: also returns the tokens, for what else reads them: the gradient that comes back there is added where that
+        through the norm is written, not in a pass of its own.
+        """
         if norm_weight is None:
             return super().forward(tokens)
         dtype = autocast_dtype(self.weight)
         with torch.autocast(tokens.device.type, enabled=False):
             owned = (norm_weight, norm_bias, self.weight, self.bias)
-            return _NormLinear.apply(tokens, eps, dtype, *owned)
+            result, same_tokens = _NormLinear.apply(tokens, eps, dtype, *owned)
+        if not hands_on:
+            return result
+        return result, same_tokens if tokens.requires_grad else tokens
 
 
 class _NormLinear(torch.autograd.Function):
     """Products in `dtype`, the norm in fp32 or wider. Keeps parameters as they are: their copies in half precision are made again."""
 
     @staticmethod
-    def forward(ctx, tokens: Tensor, eps: float, dtype: torch.dtype, *parameters: Tensor) -> Tensor:
+    def forward(
+        ctx, tokens: Tensor, eps: float, dtype: torch.dtype, *parameters: Tensor
+    ) -> tuple[Tensor, Tensor]:
         norm_weight, norm_bias, weight, bias = parameters
         ctx.save_for_backward(tokens, norm_weight, norm_bias, weight)
         ctx.eps, ctx.dtype = eps, dtype
+        ctx.set_materialize_grads(False)
         normed = norm_for_product(tokens, (norm_weight, norm_bias), eps, dtype)
-        return F.linear(normed, weight.to(dtype), bias.to(dtype))
+        return F.linear(normed, weight.to(dtype), bias.to(dtype)), tokens
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx, gradient: Tensor | None, more: Tensor | None) -> tuple[Tensor | None, ...]:
+        """`more`: the gradient by the tokens that were handed on."""
         saved = ctx.saved_tensors  # once: under activation recomputation they may be read no second time
+        if gradient is None:
+            return more, *(None,) * 6
         tokens, norm_weight, norm_bias, weight = saved
         if runs_in_triton(tokens, ctx.dtype):
-            return _backward_in_triton(ctx, saved, gradient)
+            return _backward_in_triton(ctx, saved, (gradient, more))
         needs_tokens, _, _, needs_norm, needs_norm_bias, needs_weight, needs_bias = ctx.needs_input_grad
         normed, mean, deviation = normalise(tokens, norm_weight, norm_bias, ctx.eps, ctx.dtype)
         rows = gradient.flatten(0, -2)
@@ -80,14 +93,19 @@ class _NormLinear(torch.autograd.Function):
             by_tokens, by_norm, by_norm_bias = norm_gradients(
                 by_normed, tokens, mean, deviation, norm_weight, norm_bias, needs
             )
+        if more is not None and by_tokens is not None:
+            by_tokens += more
         return by_tokens, None, None, by_norm, by_norm_bias, by_weight, by_bias
 
 
-def _backward_in_triton(ctx, saved: tuple[Tensor, ...], gradient: Tensor) -> tuple[Tensor | None, ...]:
+def _backward_in_triton(
+    ctx, saved: tuple[Tensor, ...], gradients: tuple[Tensor, Tensor | None]
+) -> tuple[Tensor | None, ...]:
     """The same; the pass that makes the tokens' gradient also makes the normed tokens for the weight's."""
     from deepcoro.kernels import triton_columns, triton_norm
 
     tokens, *norm, weight = saved
+    gradient, more = gradients
     needs_tokens, _, _, needs_norm, needs_norm_bias, needs_weight, needs_bias = ctx.needs_input_grad
     rows, by_out = tokens.flatten(0, -2), gradient.flatten(0, -2)
     by_tokens = by_norm = by_norm_bias = by_weight = by_bias = None
@@ -97,7 +115,8 @@ def _backward_in_triton(ctx, saved: tuple[Tensor, ...], gradient: Tensor) -> tup
         again = ctx.dtype if needs_weight else None
         by_normed = by_out @ weight.to(ctx.dtype)
         by_rows, by_norm, by_norm_bias, normed = triton_norm.norm_rows_backward(
-            by_normed, rows, tuple(norm), ctx.eps, again=again
+            *(by_normed, rows, tuple(norm), ctx.eps, None if more is None else more.flatten(0, -2)),
+            again=again,
         )
         by_tokens = by_rows.view_as(tokens) if needs_tokens else None
         by_norm, by_norm_bias = by_norm.to(norm[0].dtype), by_norm_bias.to(norm[1].dtype)
@@ -109,10 +128,10 @@ def _backward_in_triton(ctx, saved: tuple[Tensor, ...], gradient: Tensor) -> tup
 
 
 def runs_in_triton(tokens: Tensor, dtype: torch.dtype) -> bool:
-    """Whether CUDA's own kernels take tokens of this format and width for products in `dtype`."""
+    """Whether CUDA's own kernels take tokens of this format and width for products in `dtype`. torch.compile fuses torch's form."""
     formats = (torch.float32, torch.bfloat16, torch.float16)
     fits = tokens.dtype in formats and dtype in formats and tokens.shape[-1] <= WIDEST
-    return tokens.is_cuda and fits and triton_imports()
+    return tokens.is_cuda and fits and triton_imports() and not torch.compiler.is_compiling()
 
 
 def weight_gradient(

@@ -139,7 +139,7 @@ def _forward_in_triton(ctx, tokens: Tensor, scale: Tensor | None, plan: _Plan, *
     del activation
     ctx.plan = plan
     ctx.save_for_backward(tokens, scale, hidden, *parameters)
-    return triton_columns.add_branch(rows, branch, _clip_factors(scale)).view_as(tokens)
+    return triton_columns.add_branch(rows, branch, _clip_factors(scale), rows.dtype).view_as(tokens)
 
 
 def _backward_in_triton(ctx, saved: tuple[Tensor | None, ...], gradient: Tensor) -> tuple[Tensor | None, ...]:

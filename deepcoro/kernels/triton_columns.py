@@ -158,6 +158,8 @@ def scale_rows(
 ) -> tuple[Float[Tensor, "row width"], Float[Tensor, " width"]]:
     """Rows times the factor of their clip (an equal number of rows each) in `dtype`, and their sum in fp32."""
     rows = rows.contiguous()
+    if factors is None and rows.dtype == dtype:
+        return rows, sum_rows(rows)
     tiles, grid, steps, shares = _plan(rows)
     out = torch.empty_like(rows, dtype=dtype)
     pointers = (rows, rows if factors is None else factors, out, shares)
@@ -191,10 +193,11 @@ def add_branch(
     rows: Float[Tensor, "row width"],
     branch: Float[Tensor, "row width"],
     factors: Float[Tensor, " clip"] | None,
+    dtype: torch.dtype,
 ) -> Float[Tensor, "row width"]:
-    """Rows plus the branch times the factor of its clip, in the format of the rows."""
+    """Rows plus the branch times the factor of its clip, in `dtype`."""
     rows, branch = rows.contiguous(), branch.contiguous()
-    tiles, out = _tiles(rows.shape[1]), torch.empty_like(rows)
+    tiles, out = _tiles(rows.shape[1]), torch.empty_like(rows, dtype=dtype)
     pointers = (rows, branch, rows if factors is None else factors, out)
     with torch.cuda.device_of(rows):
         _add_kernel[(triton.cdiv(len(rows), tiles.rows) * tiles.across,)](

@@ -20,6 +20,7 @@ from deepcoro.kernels.attention_plan import AttentionPlan, plan_attention
 from deepcoro.kernels.norm_linear import NormLinear, ReadNorm
 from deepcoro.kernels.pool_layout import PoolLayout
 from deepcoro.kernels.rel_pos_attention import rel_pos_attention
+from deepcoro.kernels.residual_linear import Residual, ResidualLinear
 from deepcoro.kernels.rotary import rotary_attention
 from deepcoro.kernels.token_pooling import PoolFilter, PoolPart, pool_projection
 from deepcoro.mvit.checkpointing import remade
@@ -109,7 +110,7 @@ class MultiscaleAttention(nn.Module):
         self.shape, self.backend, self.positions = shape, backend, positions
         self.dense_layout = dense_layout(shape, class_token)
         self.qkv = NormLinear(shape.dim_in, 3 * shape.dim_out)
-        self.project = nn.Sequential(nn.Linear(shape.dim_out, shape.dim_out))
+        self.project = nn.Sequential(ResidualLinear(shape.dim_out, shape.dim_out))
         self.pool_q, self.pool_k, self.pool_v = (TokenPool(shape.head_dim) for _ in range(3))
         if positions == "relative":
             for axis, queries, keys in zip("thw", shape.query_grid, shape.key_grid, strict=True):
@@ -124,23 +125,27 @@ class MultiscaleAttention(nn.Module):
         norm: ReadNorm,
         layout: BlockLayout | None = None,
         remakes_projection: bool = False,
+        residual: Residual | None = None,
     ) -> Float[Tensor, "batch token_out dim_out"]:
         """All tokens of the block's grid in raster order, or those that `layout` names, normalised by `norm`.
 
         `remakes_projection`: the projection and its pooling are made again in backward; queries, keys and values are kept.
+        `residual`: what the result is added to, in the format of the tokens.
         """
         layout = layout or self.dense_layout
         dim, is_relative = self.shape.head_dim, self.positions == "relative"
         plan = plan_attention(layout.attention, tokens, dim, self.backend, relative=is_relative)
         if remakes_projection:
-            q, k, v = remade(self._heads, tokens, norm, layout, plan)
+            q, k, v, same_tokens = remade(self._heads, tokens, norm, layout, plan)
         else:
-            q, k, v = self._heads(tokens, norm, layout, plan)
+            q, k, v, same_tokens = self._heads(tokens, norm, layout, plan)
         if layout.edges is None or layout.edges.keys is None:
             attended = self._attend((q, k, v), layout.attention, plan)
         else:
             attended = self._attend_clip_by_clip((q, k, v), layout, plan)
-        return self.project(rearrange(attended, "b l n c -> b l (n c)"))
+        if residual is not None and residual.skip is None:
+            residual = residual._replace(skip=same_tokens)
+        return self.project[0](rearrange(attended, "b l n c -> b l (n c)"), residual, tokens.dtype)
 
     def class_attention(
         self, tokens: Float[Tensor, "batch token dim"], norm: ReadNorm
@@ -155,15 +160,15 @@ class MultiscaleAttention(nn.Module):
         dim = self.shape.head_dim
         relative = self.positions == "relative"
         plan = plan_attention(self.dense_layout.attention, tokens, dim, "plain", relative=relative)
-        q, k, _ = self._heads(tokens, norm, self.dense_layout, plan)
+        q, k, *_ = self._heads(tokens, norm, self.dense_layout, plan)
         scores = einsum(q[:, 0].float(), k.float(), "b n c, b k n c -> b n k")
         return scores.softmax(-1)
 
     def _heads(
         self, tokens: Tensor, norm: ReadNorm, layout: BlockLayout, plan: AttentionPlan
     ) -> tuple[Tensor, ...]:
-        """Pooled queries, keys and values at the plan's widths."""
-        projected = norm(tokens, reader=self.qkv)
+        """Pooled queries, keys and values at the plan's widths, and the tokens for the residual."""
+        projected, same_tokens = norm(tokens, reader=self.qkv, hands_on=True)
         if layout.edges is not None:
             projected = fill_outside(projected, layout.edges.tokens, 0.0)
         projected = rearrange(projected, "b l (part n c) -> b l part n c", part=3, n=self.shape.heads)
@@ -172,7 +177,7 @@ class MultiscaleAttention(nn.Module):
             Way(layout.key, plan.width, scale=self.shape.head_dim**-0.5),
             Way(layout.key, plan.value_width),
         )
-        return PoolChain((self.pool_q, self.pool_k, self.pool_v), ways).enter(projected)
+        return *PoolChain((self.pool_q, self.pool_k, self.pool_v), ways).enter(projected), same_tokens
 
     def _attend(self, heads: tuple[Tensor, ...], places: AttentionLayout, plan: AttentionPlan) -> Tensor:
         """The result of each head with its queries added."""

@@ -8,6 +8,7 @@ from deepcoro.config import ConfigError
 from deepcoro.kernels.max_pooling import max_pool_tokens
 from deepcoro.kernels.norm_linear import NormLinear, ReadNorm
 from deepcoro.kernels.norm_mlp import NormMlp
+from deepcoro.kernels.residual_linear import Residual
 from deepcoro.mvit.attention import NORM_EPS, MultiscaleAttention
 from deepcoro.mvit.checkpointing import CHEAP_DIM, CHECKPOINTING, remade
 from deepcoro.mvit.layout import BlockLayout, fill_outside
@@ -69,13 +70,12 @@ class MultiscaleBlock(nn.Module):
 
     def _attend(self, tokens: Tensor, scale: Tensor | None, layout: BlockLayout) -> Tensor:
         remakes_projection = self.checkpointing == "selective" and self.shape.dim_in <= CHEAP_DIM
-        skip = tokens if self.project is None else self.norm1(tokens, reader=self.project)
-        branch = self.attn(tokens, self.norm1, layout, remakes_projection)
-        if scale is not None:
-            branch.mul_(scale)  # in place and in fp32 inside: nothing reads the branch before it
+        skip = None
+        if self.project is not None:
+            skip, tokens = self.norm1(tokens, reader=self.project, hands_on=True)
         if self.shape.query_stride > 1:
-            skip = pool_skip(skip, layout)
-        return skip.to(tokens.dtype) + branch
+            skip = pool_skip(tokens if skip is None else skip, layout)
+        return self.attn(tokens, self.norm1, layout, remakes_projection, Residual(skip, scale))
 
 
 def pool_skip(

@@ -5,9 +5,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from deepcoro.kernels import norm_linear, norm_mlp, triton_columns, triton_norm
+from deepcoro.kernels import norm_linear, norm_mlp, residual_linear, triton_columns, triton_norm
 from deepcoro.kernels.norm_linear import NormLinear, ReadNorm
 from deepcoro.kernels.norm_mlp import NormMlp
+from deepcoro.kernels.residual_linear import Residual, ResidualLinear
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 BOUNDS = {torch.float32: 2e-6, torch.bfloat16: 8e-3, torch.float16: 1e-3}
@@ -91,7 +92,9 @@ def test_a_branch_is_added_clip_by_clip(has_factors):
     rows, branch = drawn(3 * 20, 100), drawn(60, 100, dtype=torch.bfloat16, seed=1)
     factors = torch.tensor([0.0, 1.25, 0.3], device=DEVICE) if has_factors else None
     scaled = branch.double().view(3, 20, 100) * (1.0 if factors is None else factors.double()[:, None, None])
-    assert close(triton_columns.add_branch(rows, branch, factors), rows + scaled.flatten(0, 1), 1e-7)
+    assert close(
+        triton_columns.add_branch(rows, branch, factors, torch.float32), rows + scaled.flatten(0, 1), 1e-7
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -118,41 +121,67 @@ def test_no_rows_give_empty_results_and_sums_of_zero():
     given = triton_norm.norm_rows_backward(rows, rows, (weight, weight), 1e-6, rows, torch.float32)
     sums = (given.by_weight, given.by_bias, triton_columns.sum_rows(rows))
     assert all(torch.equal(each, torch.zeros_like(weight)) for each in sums)
-    assert triton_columns.add_branch(rows, rows, None).shape == (0, 96)
+    assert triton_columns.add_branch(rows, rows, None, torch.float32).shape == (0, 96)
 
 
-def results(precise: bool, build, keep: dict) -> list[torch.Tensor]:
-    """Values and gradients of a norm and its reader, in fp64 by torch or in fp32 under autocast by the kernels."""
-    norm, reader = build()
-    for seed, parameter in enumerate((*norm.parameters(), *reader.parameters())):
-        parameter.data = drawn(*parameter.shape, seed=seed) / parameter.shape[-1] ** 0.5
-    dtype = torch.float64 if precise else torch.float32
-    norm, reader = norm.to(DEVICE, dtype), reader.to(DEVICE, dtype)
-    tokens = drawn(2, 30, norm.weight.numel(), dtype=dtype, seed=9).requires_grad_()
-    with torch.autocast(DEVICE, torch.bfloat16, enabled=not precise):
-        out = norm(tokens, reader=reader, **keep)
-    gradient = drawn(*out.shape, seed=8).to(out.dtype)
-    return [out, *torch.autograd.grad(out, [tokens, *norm.parameters(), *reader.parameters()], gradient)]
+class HalfBlock(torch.nn.Module):
+    """A branch from a norm back to its tokens; the skip may be narrower in format."""
+
+    def __init__(self, scale: torch.Tensor | None, skip: torch.dtype | None) -> None:
+        super().__init__()
+        self.norm, self.widen = ReadNorm(24), NormLinear(24, 40)
+        self.narrow, self.scale, self.skip = ResidualLinear(40, 24), scale, skip
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        wide, same = self.norm(tokens, reader=self.widen, hands_on=True)
+        skip = same if self.skip is None or tokens.dtype == torch.float64 else same.to(self.skip)
+        return self.narrow(wide, Residual(skip, self.scale), tokens.dtype)
+
+
+class Half(torch.nn.Module):
+    """A norm and its reader."""
+
+    def __init__(self, reader: torch.nn.Module, **more: object) -> None:
+        super().__init__()
+        self.norm, self.reader, self.more = ReadNorm(24), reader, more
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        return self.norm(tokens, reader=self.reader, **self.more)
 
 
 SCALE = torch.tensor([0.5, 1.25], device=DEVICE)[:, None, None]
 MODULES = {
-    "linear": (lambda: (ReadNorm(24), NormLinear(24, 40)), {}),
-    "mlp": (lambda: (ReadNorm(24), NormMlp(24, 96)), {}),
-    "mlp, scaled, hidden made again": (
-        lambda: (ReadNorm(24), NormMlp(24, 96)),
-        {"scale": SCALE, "keep_hidden": False},
-    ),
+    "linear": lambda: Half(NormLinear(24, 40)),
+    "mlp": lambda: Half(NormMlp(24, 96)),
+    "mlp, scaled, hidden made again": lambda: Half(NormMlp(24, 96), scale=SCALE, keep_hidden=False),
+    "half a block": lambda: HalfBlock(None, None),
+    "half a block, scaled": lambda: HalfBlock(SCALE, None),
+    "half a block, a skip in bfloat16": lambda: HalfBlock(None, torch.bfloat16),
 }
 
 
+def results(name: str, precise: bool, stream: torch.dtype = torch.float32) -> list[torch.Tensor]:
+    """Values and gradients of a module, in fp64 by torch or under autocast by the kernels."""
+    module = MODULES[name]()
+    for seed, parameter in enumerate(module.parameters()):
+        parameter.data = drawn(*parameter.shape, seed=seed) / parameter.shape[-1] ** 0.5
+    dtype = torch.float64 if precise else torch.float32
+    module = module.to(DEVICE, dtype)
+    tokens = drawn(2, 30, 24, dtype=dtype if precise else stream, seed=9).requires_grad_()
+    with torch.autocast(DEVICE, torch.bfloat16, enabled=not precise):
+        out = module(tokens)
+    gradient = drawn(*out.shape, seed=8).to(out.dtype)
+    return [out, *torch.autograd.grad(out, [tokens, *module.parameters()], gradient)]
+
+
+@pytest.mark.parametrize("stream", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("name", MODULES)
-def test_modules_made_of_the_kernels_equal_the_same_in_fp64(name, monkeypatch):
-    expected = results(True, *MODULES[name])
-    for module in (norm_linear, norm_mlp):
-        monkeypatch.setattr(module, "runs_in_triton", lambda tokens, dtype: True)
-    got = results(False, *MODULES[name])
+def test_modules_made_of_the_kernels_equal_the_same_in_fp64(name, stream, monkeypatch):
+    expected = results(name, True)
+    for module in (norm_linear, norm_mlp, residual_linear):
+        monkeypatch.setattr(module, "runs_in_triton", lambda tokens, dtype: dtype != torch.float64)
+    got = results(name, False, stream)
     for ours, oracle in zip(got, expected, strict=True):
         assert close(ours, oracle, 1.5e-2)
-    again = results(False, *MODULES[name])
+    again = results(name, False, stream)
     assert all(torch.equal(one, other) for one, other in zip(got, again, strict=True))
