@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from deepcoro.kernels.precision import autocast_dtype
-from deepcoro.kernels.token_pooling import triton_imports
+from deepcoro.kernels.triton_use import TRITON_FORMATS, takes_triton
 
 WIDEST = 2048
 """Channels up to which a row fits a program of `triton_norm`."""
@@ -129,9 +129,8 @@ def _backward_in_triton(
 
 def runs_in_triton(tokens: Tensor, dtype: torch.dtype) -> bool:
     """Whether CUDA's own kernels take tokens of this format and width for products in `dtype`. torch.compile fuses torch's form."""
-    formats = (torch.float32, torch.bfloat16, torch.float16)
-    fits = tokens.dtype in formats and dtype in formats and tokens.shape[-1] <= WIDEST
-    return tokens.is_cuda and fits and triton_imports() and not torch.compiler.is_compiling()
+    fits = dtype in TRITON_FORMATS and tokens.shape[-1] <= WIDEST
+    return fits and takes_triton(tokens) and not torch.compiler.is_compiling()
 
 
 def weight_gradient(
