@@ -57,7 +57,8 @@ def split_forward(kernel: AttentionKernel, split: KeySplit, inputs: SplitInputs)
     """
     parts = parts_forward(kernel, split, inputs)
     logsumexp = torch.logsumexp(torch.stack([part.logsumexp for part in parts]), dim=0)
-    merged = sum(_share(part.logsumexp - logsumexp) * part.out for part in parts)
+    # the result comes first: the sum takes its layout, not the log-sum-exp's
+    merged = sum(part.out * _share(part.logsumexp - logsumexp) for part in parts)
     return Attended(merged.to(inputs.q.dtype), logsumexp, tuple(part.extras for part in parts))
 
 

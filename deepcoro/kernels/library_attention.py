@@ -63,8 +63,9 @@ def cudnn_forward(q: Tensor, k: Tensor, v: Tensor) -> Attended:
 
 def cudnn_backward(by_out: Tensor, q: Tensor, k: Tensor, v: Tensor, attended: Attended):
     axes, *sequences, seed, offset = attended.extras
-    # One clip whose result was laid out head by head and its gradient token by token got a dQ and dK wrong by a tenth to
-    # a fifth, with a right dV (torch 2.11, H200): the two come in one layout. They do as a rule, and nothing is copied.
+    # A result laid out head by head with its gradient token by token got a dQ and dK wrong by a tenth to a fifth, with a
+    # right dV (torch 2.11, H200). torch looks a built backward up by the strides of q, k and v alone, so the two come in one
+    # layout in every call. They do as a rule, and nothing is copied.
     heads = _by_head(by_out.contiguous(), q, k, v, attended.out.contiguous())
     logsumexp = attended.logsumexp.contiguous().reshape(*attended.logsumexp.shape, *axes)
     no_bias = None

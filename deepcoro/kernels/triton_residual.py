@@ -13,7 +13,7 @@ from torch import Tensor
 
 from deepcoro.kernels.attention_kernels import Attended
 from deepcoro.kernels.attention_layout import AttentionLayout
-from deepcoro.kernels.triton_position_terms import counts_of, find_rows
+from deepcoro.kernels.triton_attention_rows import counts_of, find_rows
 
 ROWS, WARPS = 32, 4
 

@@ -42,9 +42,9 @@ WIDE = AttentionKernel("wide", forward, backward, lambda problem: None, needs_wi
 
 # queries, keys and more: a query block, odd grids and heads, no class token, visible cells, the real width
 CASES = [
-    ((2, 4, 6), (2, 2, 3), {"dim": 24}, None),
-    ((3, 5, 3), (3, 3, 2), {"dim": 16, "has_class_token": False, "heads": 3}, True),
-    ((2, 3, 4), (4, 6, 8), {"dim": 96, "heads": 1}, True),
+    ((2, 2, 4), (2, 1, 2), {"dim": 24}, None),
+    ((3, 3, 2), (3, 2, 1), {"dim": 16, "has_class_token": False, "heads": 3}, True),
+    ((2, 2, 3), (4, 4, 6), {"dim": 96, "heads": 1}, True),
     ((2, 4, 6), (2, 2, 3), {"dim": 16, "is_sparse": True}, None),
 ]
 
@@ -53,8 +53,8 @@ CASES = [
 def around_every_kernel_and_few_programs_where_each_costs_a_second(monkeypatch):
     monkeypatch.setattr(rel_pos_attention, "_runs_in_triton", lambda *_: True)
     if DEVICE.type == "cpu":
-        monkeypatch.setattr(triton_position_terms, "ROWS", 128)
-        monkeypatch.setattr(triton_position_terms, "ROWS_OF_QUERIES", 128)
+        monkeypatch.setattr(triton_position_terms, "ROWS_OF_CELLS", 128)
+        monkeypatch.setattr(triton_position_terms, "ROWS_OF_KEYS", 128)
         monkeypatch.setattr(triton_position_terms, "PROGRAMS_OF_TABLES", 2)
         monkeypatch.setattr(triton_residual, "ROWS", 256)
 

@@ -41,6 +41,19 @@ def test_right_kernels_pass(kernel, problem, dtype):
         assert check(kernel, problem._replace(dtype=dtype), split_keys=True) is None
 
 
+@pytest.mark.parametrize("split_keys", [False, True])
+def test_a_kernel_that_remembers_the_layout_of_its_first_result_is_refused(split_keys):
+    first = []
+
+    def backward(by_out, q, k, v, attended):
+        first.append(attended.out.stride())
+        out = attended.out.as_strided(attended.out.shape, first[0])
+        return CPU_FLASH.backward(by_out, q, k, v, attended._replace(out=out))
+
+    kernel = dataclasses.replace(CPU_FLASH, name="remembers", backward=backward)
+    assert "disagrees" in check(kernel, WIDE._replace(dtype=torch.float64), split_keys)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
 @pytest.mark.parametrize(
     ("which", "columns", "name"),

@@ -1,11 +1,14 @@
 """torch's CUDA kernels cannot run here: their declared shapes and signatures are met on the meta device, the numbers are not."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from deepcoro.kernels import library_attention
 from deepcoro.kernels.attention_check import check_kernel
-from deepcoro.kernels.attention_kernels import AttentionProblem
+from deepcoro.kernels.attention_kernels import Attended, AttentionProblem
 from deepcoro.kernels.attention_plan import FUSED_ON_CUDA, plan_kernel
 from deepcoro.kernels.library_attention import CPU_FLASH, CUDNN, CUDNN_WIDE, EFFICIENT, FLASH
 
@@ -56,6 +59,27 @@ def test_cudnn_gets_its_result_and_the_gradient_in_one_layout(num_clips):
             attended._replace(out=by_head),
         )
     assert layouts.strides[0] == layouts.strides[1]
+
+
+def test_cudnn_gets_the_result_and_its_gradient_in_one_layout_always(monkeypatch):
+    """torch looks its backward up without their strides."""
+    seen = []
+
+    def backward(by_out, q, k, v, out, *_, **__):
+        seen.append((by_out.stride(), out.stride()))
+        return q, k, v
+
+    monkeypatch.setattr(
+        library_attention, "aten", SimpleNamespace(_scaled_dot_product_cudnn_attention_backward=backward)
+    )
+    by_token = torch.zeros(2, 5, 3, 8)
+    by_head = torch.zeros(2, 3, 5, 8).transpose(1, 2)
+    nothing = torch.zeros(())
+    extras = ((), *[nothing] * 6)
+    for by_out, out in ((by_token, by_token), (by_head, by_token), (by_token, by_head), (by_head, by_head)):
+        attended = Attended(out, torch.zeros(2, 3, 5), extras)
+        CUDNN.backward(by_out, by_token, by_token, by_token, attended)
+    assert len(seen) == 4 and len(set(seen)) == 1
 
 
 def test_kernels_of_other_devices_and_formats_say_why_not():

@@ -41,19 +41,27 @@ def test_the_kernels_compile_for_hopper_without_a_device(block):
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
 
+    from deepcoro.kernels import triton_cell_terms as of_cells
+    from deepcoro.kernels import triton_grid_terms as of_grids
     from deepcoro.kernels import triton_position_terms as terms
     from deepcoro.kernels import triton_residual as residual
+    from deepcoro.kernels.triton_attention_rows import shape_of
 
     queries, keys = (((8, 56, 56), (8, 7, 7)), ((8, 28, 28), (8, 14, 14)))[block]
     problem = AttentionProblem(96, queries, keys, True, False, torch.bfloat16, torch.device("cuda"))
     plan = plan_kernel(CUDNN, problem, 1)
     assert (plan.width, plan.split is not None) == (128, bool(block))
-    shape = terms._shape(torch.empty(1, 2, 1 + block, plan.width), AttentionLayout(queries, keys), plan)
+    layout = AttentionLayout(queries, keys)
+    shape = shape_of(torch.empty(1, 2, 1 + block, plan.width), layout, plan, terms.MAX_TABLE_ROWS)
     half, single, map_ = "*bf16", "*fp32", "*i16"
     signatures = {
-        terms._complete_kernel: ((half, half, map_, half, half, half, half), 6, 4),
-        terms._by_queries_kernel: ((half, half, half, half, map_, half), 9, 2),
-        terms._by_tables_kernel: ((half, half, half, map_, half, single), 9, 2),
+        of_grids.complete_kernel: ((half, half, map_, half, half, half), 6, 4),
+        of_grids.by_queries_kernel: ((half, half, half, half, map_), 9, 2),
+        of_grids.by_places_kernel: ((half, half, half, map_, single), 9, 2),
+        of_grids.sum_places_kernel: ((single, map_, single), 0, 2),
+        of_cells.complete_kernel: ((half, half, map_, "*i64", half, half, "*i64"), 6, 4),
+        of_cells.by_queries_kernel: ((half, half, half, half, map_, "*i64"), 9, 2),
+        of_cells.by_tables_kernel: ((half, half, half, map_, "*i64", single), 9, 2),
         residual._residual_kernel: ((half, half, single, single, half, half, single, half), 9, 2),
     }
     for kernel, (pointers, num_strides, num_counts) in signatures.items():
@@ -61,7 +69,8 @@ def test_the_kernels_compile_for_hopper_without_a_device(block):
         given |= {"steps": "i32", "num_programs": "i32"}
         is_residual = kernel is residual._residual_kernel
         form = residual.Shape(1, 1 + block, 96, 128, 96, 1 + block, 1) if is_residual else shape
-        constants = {"SHAPE": tuple(form), "ROWS": 32 if is_residual else 64, "WITH_RESIDUAL": 1}
+        rows = {"ROWS": 32, "ROWS_OF_KEYS": 64, "TILE": 256, "COLUMNS": 32}
+        constants = {"SHAPE": tuple(form), "WITH_RESIDUAL": 1} | rows
         source = ASTSource(
             fn=kernel,
             signature={name: given.get(name, "constexpr") for name in kernel.arg_names},
@@ -73,9 +82,11 @@ def test_the_kernels_compile_for_hopper_without_a_device(block):
             attrs={
                 (axis, element): [["tt.divisibility", 16]]
                 for axis, name in enumerate(("pointers", "strides"))
-                for element in range(len(given[name]))
+                for element in range(len(given.get(name, ())))
             },
         )
-        compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": 8})
-        is_wide = "ld.global.v4.b32" in compiled.asm["ptx"] or "cp.async.cg" in compiled.asm["ptx"]
-        assert is_wide and ("wgmma" in compiled.asm["ptx"]) != is_residual
+        compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": 4})
+        ptx = compiled.asm["ptx"]
+        assert "ld.global.v4.b32" in ptx or "cp.async.cg" in ptx, kernel.__name__
+        has_products = kernel not in (residual._residual_kernel, of_grids.sum_places_kernel)
+        assert ("mma" in ptx) == has_products, kernel.__name__
