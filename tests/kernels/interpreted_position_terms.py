@@ -42,8 +42,8 @@ WIDE = AttentionKernel("wide", forward, backward, lambda problem: None, needs_wi
 
 # queries, keys and more: a query block, odd grids and heads, no class token, visible cells, the real width
 CASES = [
-    ((2, 2, 4), (2, 1, 2), {"dim": 24}, None),
-    ((3, 3, 2), (3, 2, 1), {"dim": 16, "has_class_token": False, "heads": 3}, True),
+    ((2, 2, 4), (2, 2, 2), {"dim": 24}, None),
+    ((3, 3, 2), (3, 2, 2), {"dim": 16, "has_class_token": False, "heads": 3}, True),
     ((2, 2, 3), (4, 4, 6), {"dim": 96, "heads": 1}, True),
     ((2, 4, 6), (2, 2, 3), {"dim": 16, "is_sparse": True}, None),
 ]

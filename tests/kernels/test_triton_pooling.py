@@ -111,7 +111,7 @@ def test_the_kernels_compile_for_hopper_without_a_device(name):
             for path in leaves(signature[each], (kernel.arg_names.index(each),))
         },
     )
-    warps = 4 if name in DENSE else 8
+    warps = triton_pooling.WARPS_OF_WEIGHT_GRADIENT if of_taps else 4 if name in DENSE else 8
     compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": warps})
     assert f"ld.global.{'v2' if of_taps else 'v4'}.b32" in compiled.asm["ptx"]
     # the step between channels of a gradient is not known to the kernels of sparse layouts
