@@ -10,6 +10,7 @@ from torch import Tensor
 
 from deepcoro.kernels.grid import Grid, num_cells, strided
 from deepcoro.kernels.pair_convolution import TapPairs, tap_pairs
+from deepcoro.kernels.unit_rows import UnitRows
 
 TAPS = 27
 """Cells under a 3x3x3 filter, in (t, h, w) raster order."""
@@ -21,7 +22,8 @@ class PoolLayout:
 
     Dense when the positions are None: patches run in raster order. Sparse otherwise: `positions_in` [batch, patch] and
     `positions_out` [batch, patch_out] are the cells (flat raster index on their grid, each once in a row) that are
-    visible; a filter sees zeros where a cell is hidden. A class token, if any, is the first token and is not pooled.
+    visible; a filter sees zeros where a cell is hidden. A class token, if any, is the first token and is not pooled. `units`, where
+    given, are those whose tokens these are: on CUDA the tables follow from them in one launch each.
     """
 
     grid_in: Grid
@@ -29,6 +31,7 @@ class PoolLayout:
     has_class_token: bool = True
     positions_in: Int[Tensor, "batch patch"] | None = None
     positions_out: Int[Tensor, "batch patch_out"] | None = None
+    units: UnitRows | None = None
 
     def __post_init__(self) -> None:
         if self.stride < 1:
@@ -73,6 +76,8 @@ class PoolLayout:
         """For each output and tap the row of the input's patch axis, -1 where hidden or outside; None when dense."""
         if self.positions_in is None or self.positions_out is None:
             return None
+        if self.units is not None and self.units.takes_triton:
+            return self._table_of_units(turned=False)
         return neighbours(self.positions_in, self.positions_out, self.grid_in, self.grid_out, self.stride)
 
     def pairs(self, clips: slice) -> list[TapPairs]:
@@ -91,7 +96,16 @@ class PoolLayout:
         """The table turned round: for each input and tap the output row that reads it there, or -1; None when dense."""
         if self.positions_in is None or self.positions_out is None:
             return None
+        if self.units is not None and self.units.takes_triton:
+            return self._table_of_units(turned=True)
         return readers(self.positions_in, self.positions_out, self.grid_in, self.grid_out, self.stride)
+
+    def _table_of_units(self, turned: bool) -> Tensor:
+        from deepcoro.kernels import triton_unit_tables
+
+        side_in = self.grid_in[1] // self.units.grid[1]
+        sides = (side_in // self.stride, side_in)
+        return triton_unit_tables.table(self.units, *(reversed(sides) if turned else sides), turned=turned)
 
 
 class PoolFilter(NamedTuple):

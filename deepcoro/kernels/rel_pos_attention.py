@@ -24,7 +24,7 @@ from deepcoro.kernels.plain_attention import plain_attention
 from deepcoro.kernels.position_terms import Tables, query_terms, query_terms_backward
 from deepcoro.kernels.precision import autocast_dtype
 from deepcoro.kernels.tiled_attention import TILED
-from deepcoro.kernels.token_pooling import triton_imports
+from deepcoro.kernels.triton_imports import triton_imports
 
 
 def rel_pos_attention(

@@ -4,7 +4,6 @@ The pooling of MViTv2 (Li et al. 2022, arXiv:2112.01526) without a transposed co
 by side is a channels-last picture of `head * dim` channels. The same function pools visible tokens only.
 """
 
-import functools
 import itertools
 import os
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ from deepcoro.kernels import frame_pooling
 from deepcoro.kernels.frame_pooling import from_film, split_class_token, to_film
 from deepcoro.kernels.pool_layout import PoolFilter, PoolLayout, PoolPlan
 from deepcoro.kernels.precision import autocast_dtype
+from deepcoro.kernels.triton_imports import triton_imports
 
 TOKEN_POOLING_BACKENDS = ("auto", "frames", "triton", "conv3d")
 
@@ -166,13 +166,3 @@ class _PoolProjection(torch.autograd.Function):
 
 def _filter(filters: Sequence[Tensor], number: int) -> PoolFilter:
     return PoolFilter(*filters[3 * number : 3 * number + 3])
-
-
-@functools.cache
-def triton_imports() -> bool:
-    """Whether triton imports here; it comes with torch for CUDA on Linux."""
-    try:
-        import triton  # noqa: F401
-    except ImportError:
-        return False
-    return True

@@ -23,7 +23,7 @@ from deepcoro.kernels.triton_dense_pooling import (
 
 @triton.jit
 @no_type_check
-def _through_norm(pooled, by_out, gain, eps, SHAPE: tl.constexpr):
+def through_norm(pooled, by_out, gain, eps, SHAPE: tl.constexpr):
     """The gradient by the pooled values, and the normed values."""
     DIM: tl.constexpr = SHAPE[3]
     normed, factor = normalise(pooled, eps, SHAPE)
@@ -72,7 +72,7 @@ def _norm_backward_of_tile(pointers, strides, film, parts, numbers, SHAPE: tl.co
         mask = only_if(first + frame < num_frames, valid[:, None] & in_head)
         addresses = by_results + (CLASS_TOKENS + patch).to(tl.int64)[:, None] * row_step + columns
         by_out = tl.load(addresses, mask=mask, other=0.0).to(tl.float32) * scale
-        by_rows, normed = _through_norm(totals[frame], by_out, gain, eps, SHAPE)
+        by_rows, normed = through_norm(totals[frame], by_out, gain, eps, SHAPE)
         by_gain += by_out * normed
         by_shift += by_out
         addresses = by_pooled + (patch.to(tl.int64) * heads + head)[:, None] * DIM + columns
@@ -84,7 +84,7 @@ def _norm_backward_of_tile(pointers, strides, film, parts, numbers, SHAPE: tl.co
         nowhere = tl.zeros((ROWS, 1), tl.int32) + columns
         values = tl.load(tokens + nowhere, mask=mask, other=0.0).to(tl.float32)
         by_out = tl.load(by_results + nowhere, mask=mask, other=0.0).to(tl.float32) * scale
-        by_rows, normed = _through_norm(values, by_out, gain, eps, SHAPE)
+        by_rows, normed = through_norm(values, by_out, gain, eps, SHAPE)
         by_gain += by_out * normed
         by_shift += by_out
         by_tokens += (

@@ -184,7 +184,7 @@ def row_of(vector, ROWS: tl.constexpr, SHAPE: tl.constexpr):
 
 @triton.jit
 @no_type_check
-def _write_normed(pooled, norm, numbers, out, valid, SHAPE: tl.constexpr, ROWS: tl.constexpr):
+def write_normed(pooled, norm, numbers, out, valid, SHAPE: tl.constexpr, ROWS: tl.constexpr):
     """`out` [ROWS] stands at the first column of each row."""
     COLUMNS: tl.constexpr = SHAPE[4]
     gain, shift = norm
@@ -234,11 +234,11 @@ def forward_kernel(pointers, strides, film, parts, numbers, SHAPE: tl.constexpr,
         token = CLASS_TOKENS + ((first + frame) * height_out + row) * width_out + column
         exists = only_if(first + frame < num_frames, valid)
         rows = out + token.to(tl.int64) * heads * result_width
-        _write_normed(totals[frame], norm, (eps, units), rows, exists, SHAPE, ROWS)
+        write_normed(totals[frame], norm, (eps, units), rows, exists, SHAPE, ROWS)
     if (tile == 0) & (first == 0) & (CLASS_TOKENS > 0):
         is_first = tl.arange(0, ROWS) == 0
         columns = tl.arange(0, COLUMNS)[None, :]
         addresses = tokens + tl.zeros((ROWS, 1), tl.int32) + columns
         values = tl.load(addresses, mask=is_first[:, None] & (columns < DIM), other=0.0).to(tl.float32)
         rows = out + tl.zeros((ROWS,), tl.int64)
-        _write_normed(values, norm, (eps, units), rows, is_first, SHAPE, ROWS)
+        write_normed(values, norm, (eps, units), rows, is_first, SHAPE, ROWS)

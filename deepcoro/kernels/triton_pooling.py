@@ -1,13 +1,12 @@
 """Token-major pooling on CUDA: depthwise 3x3x3 convolution and LayerNorm in one pass, results at attention's width.
 
 Forward keeps nothing but the tokens: backward makes the pooled values again, which costs less than to store and read them. Whole
-grids take one launch a kernel for queries, keys and values together (triton_dense_pooling.py and triton_dense_gradients.py), visible tokens one a part
-(triton_sparse_pooling.py). All sums are in fp32 and in a fixed order, so gradients are the same each time. Runs on CPU under
+grids (triton_dense_pooling.py and triton_dense_gradients.py) and visible tokens (triton_sparse_pooling.py) take one launch a
+kernel for queries, keys and values together. All sums are in fp32 and in a fixed order, so gradients are the same each time. Runs on CPU under
 TRITON_INTERPRET=1.
 """
 
 import functools
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -19,9 +18,19 @@ from deepcoro.kernels import triton_dense_gradients as gradient_kernels
 from deepcoro.kernels import triton_dense_pooling as kernels
 from deepcoro.kernels import triton_sparse_pooling as sparse
 from deepcoro.kernels.pool_layout import PoolFilter, PoolLayout, PoolPlan
+from deepcoro.kernels.triton_parts import (
+    PARTS,
+    Shares,
+    alignment,
+    columns_of,
+    in_units,
+    odd,
+    pack,
+    padded,
+    steps_of,
+    sum_shares,
+)
 
-PARTS = 3
-"""Of a projection that one launch serves: queries, keys and values."""
 FRAMES = 8
 """That one thread sums up, at most."""
 REGISTERS = 168
@@ -79,7 +88,7 @@ def _deal(
         num_patches += geometry.batch * geometry.frames * height * width
     starts += [num_programs] * (PARTS - len(starts))
     given = (*zip(*geometry.grids, strict=True), tile_widths, starts, steps, items, offsets)
-    return Deal(tuple(_odd(_padded(each)) for each in given), tuple(starts), num_programs)
+    return Deal(tuple(odd(padded(each)) for each in given), tuple(starts), num_programs)
 
 
 @functools.cache
@@ -135,7 +144,7 @@ class _PoolParts(torch.autograd.Function):
 
 
 def _launches(plans: Sequence[PoolPlan]) -> list[slice]:
-    """Parts that go together: up to three neighbours on one whole grid."""
+    """Parts that go together: up to three neighbours of the same tokens."""
     launches: list[slice] = []
     for number, plan in enumerate(plans):
         first = launches[-1].start if launches else number
@@ -148,7 +157,7 @@ def _launches(plans: Sequence[PoolPlan]) -> list[slice]:
 
 def _go_together(one: PoolLayout, other: PoolLayout) -> bool:
     same = (one.grid_in, one.has_class_token) == (other.grid_in, other.has_class_token)
-    return same and not one.is_sparse and not other.is_sparse
+    return same and one.positions_in is other.positions_in
 
 
 def _filters(filters: Sequence[Tensor], parts: slice) -> list[PoolFilter]:
@@ -165,16 +174,16 @@ def _pool(projected: Tensor, filters: list[PoolFilter], plans: Sequence[PoolPlan
     results = [projected.new_empty(batch, plan.layout.num_tokens_out, heads, plan.width) for plan in plans]
     if not batch:
         return results
-    shape, groups = _shape(layout, projected, _aligned(projected, [plan.width for plan in plans]))
+    shape, groups = _shape(layout, projected, alignment(projected, [plan.width for plan in plans]))
     deal = _deal(geometry, ROWS, 2**31)
     widths = [plan.width for plan in plans]
     with torch.cuda.device_of(projected):
         kernels.forward_kernel[deal.num_programs, groups](
-            (projected, _packed(filters), _padded(results)),
-            _in_units(_steps(projected), shape),
+            (projected, pack(filters), padded(results)),
+            in_units(steps_of(projected), shape),
             film,
             deal.given,
-            (plans[0].eps, _padded([plan.scale for plan in plans]), _in_units(_padded(widths), shape)),
+            (plans[0].eps, padded([plan.scale for plan in plans]), in_units(padded(widths), shape)),
             *(shape, ROWS),
             num_warps=WARPS,
             maxnreg=REGISTERS,
@@ -194,29 +203,21 @@ def _pool_backward(
     by_weights = filters[0].weight.new_empty(PARTS, dim, 1, 3, 3, 3)
     by_norms = by_weights.new_empty(PARTS, 2, dim)
     if len(projected):
-        packed = _packed(filters)
+        packed = pack(filters)
         by_pooled, norm_shares = _norm_backward(gradients, projected, packed, plans, into)
         if into is not None:
             _token_gradient(by_pooled, packed, plans, into)
         shares = _weight_gradient(by_pooled, projected, plans)
-        _sum_shares(shares, norm_shares, by_weights, by_norms)
+        sum_shares(shares, norm_shares, by_weights, by_norms)
     else:
         by_weights.zero_(), by_norms.zero_()
     return [each for number in range(len(plans)) for each in (by_weights[number], *by_norms[number])]
 
 
-class _Shares(NamedTuple):
-    """What programs added up, [program, vector, dim] in fp32, and where each part's begin and end."""
-
-    values: Tensor
-    starts: tuple[int, ...]
-    ends: tuple[int, ...]
-
-
-def _shares(deal: Deal, groups: int, like: Tensor, vectors: int) -> _Shares:
+def _shares(deal: Deal, groups: int, like: Tensor, vectors: int) -> Shares:
     values = like.new_empty(deal.num_programs * groups, vectors, like.shape[-1], dtype=torch.float32)
     starts = [start * groups for start in deal.starts]
-    return _Shares(values, tuple(starts), (*starts[1:], len(values)))
+    return Shares(values, tuple(starts), (*starts[1:], len(values)))
 
 
 def _norm_backward(
@@ -225,14 +226,14 @@ def _norm_backward(
     packed: Tensor,
     plans: Sequence[PoolPlan],
     into: Tensor | None,
-) -> tuple[Tensor, _Shares]:
+) -> tuple[Tensor, Shares]:
     """The gradients by the pooled values of all parts, one after the other; those by class tokens are written to `into`."""
     layout, (batch, _, _, heads, dim) = plans[0].layout, projected.shape
     if into is None:
         into = projected.new_empty(batch, layout.num_class_tokens, len(plans), heads, dim)
-    steps = [_steps(gradient) for gradient in gradients]
-    of_class = _steps(into)
-    aligned = _aligned(projected, [*of_class, *(number for each in steps for number in each)])
+    steps = [steps_of(gradient) for gradient in gradients]
+    of_class = steps_of(into)
+    aligned = alignment(projected, [*of_class, *(number for each in steps for number in each)])
     shape, groups = _shape(layout, projected, aligned)
     deal = _deal(_geometry(projected, plans), ROWS_OF_NORM, SHARES_OF_NORM)
     num_patches = sum(plan.layout.num_patches_out for plan in plans)
@@ -240,14 +241,14 @@ def _norm_backward(
     shares = _shares(deal, groups, projected, 2)
     with torch.cuda.device_of(projected):
         gradient_kernels.norm_backward_kernel[deal.num_programs, groups](
-            (projected, packed, _padded(gradients), by_pooled, into, shares.values),
+            (projected, packed, padded(gradients), by_pooled, into, shares.values),
             (
-                _in_units(_steps(projected), shape),
-                tuple(_in_units(each, shape) for each in zip(*_padded(steps), strict=True)),
-                _in_units((of_class[0], of_class[2], of_class[3]), shape),
+                in_units(steps_of(projected), shape),
+                tuple(in_units(each, shape) for each in zip(*padded(steps), strict=True)),
+                in_units((of_class[0], of_class[2], of_class[3]), shape),
             ),
             *(_film(projected, plans), deal.given),
-            (plans[0].eps, _padded([plan.scale for plan in plans])),
+            (plans[0].eps, padded([plan.scale for plan in plans])),
             *(shape, ROWS_OF_NORM),
             num_warps=WARPS_OF_NORM,
             maxnreg=REGISTERS,
@@ -257,49 +258,32 @@ def _norm_backward(
 
 def _token_gradient(by_pooled: Tensor, packed: Tensor, plans: Sequence[PoolPlan], into: Tensor) -> None:
     whole = into.shape[3] * into.shape[4]
-    columns = _columns(whole)
-    shape, groups = _shape(plans[0].layout, into, _aligned(into))
+    columns = columns_of(whole)
+    shape, groups = _shape(plans[0].layout, into, alignment(into))
     rows = CELLS_OF_TOKEN_GRADIENT // columns
     deal = _deal(_geometry(into, plans), rows, 2**31, columns, whole)
     with torch.cuda.device_of(into):
         gradient_kernels.token_gradient_kernel[deal.num_programs, groups](
-            *((by_pooled, packed, into), _in_units(_steps(into), shape), _film(into, plans), deal.given),
+            *((by_pooled, packed, into), in_units(steps_of(into), shape), _film(into, plans), deal.given),
             *(shape._replace(columns=columns), rows),
             num_warps=WARPS_OF_TOKEN_GRADIENT,
             maxnreg=REGISTERS,
         )
 
 
-def _columns(whole: int) -> int:
-    """Of a tile of a row that takes `whole`: a power of two, without a lane to spare where 32 allow it."""
-    return (
-        min(math.gcd(whole, 128), 128) if whole % 32 == 0 else min(32, max(16, triton.next_power_of_2(whole)))
-    )
-
-
-def _weight_gradient(by_pooled: Tensor, projected: Tensor, plans: Sequence[PoolPlan]) -> _Shares:
+def _weight_gradient(by_pooled: Tensor, projected: Tensor, plans: Sequence[PoolPlan]) -> Shares:
     rows, dim = ROWS_OF_WEIGHT_GRADIENT, projected.shape[-1]
     columns = min(COLUMNS_OF_WEIGHT_GRADIENT, max(16, triton.next_power_of_2(dim)))
-    shape, groups = _shape(plans[0].layout, projected, _aligned(projected))
+    shape, groups = _shape(plans[0].layout, projected, alignment(projected))
     deal = _deal(_geometry(projected, plans), rows, SHARES_OF_WEIGHT_GRADIENT)
     shares = _shares(deal, groups, projected, 27)
     with torch.cuda.device_of(projected):
         gradient_kernels.weight_gradient_kernel[deal.num_programs, groups, triton.cdiv(dim, columns)](
-            *((projected, by_pooled, shares.values), _in_units(_steps(projected), shape)),
+            *((projected, by_pooled, shares.values), in_units(steps_of(projected), shape)),
             *(_film(projected, plans), deal.given, shape._replace(columns=columns), rows),
             num_warps=WARPS_OF_WEIGHT_GRADIENT,
         )
     return shares
-
-
-def _sum_shares(shares: _Shares, norm_shares: _Shares, by_weights: Tensor, by_norms: Tensor) -> None:
-    dim = by_norms.shape[-1]
-    with torch.cuda.device_of(by_norms):
-        gradient_kernels.sum_shares_kernel[29, PARTS, triton.cdiv(dim, 32)](
-            (shares.values, norm_shares.values, by_weights, by_norms),
-            tuple(map(_odd, (shares.starts, shares.ends, norm_shares.starts, norm_shares.ends))),
-            *(dim, 32, 128),
-        )
 
 
 def _geometry(projected: Tensor, plans: Sequence[PoolPlan]) -> _Geometry:
@@ -308,7 +292,7 @@ def _geometry(projected: Tensor, plans: Sequence[PoolPlan]) -> _Geometry:
 
 
 def _film(projected: Tensor, plans: Sequence[PoolPlan]) -> tuple[int, ...]:
-    return _odd((projected.shape[3], *plans[0].layout.grid_in))
+    return odd((projected.shape[3], *plans[0].layout.grid_in))
 
 
 def _shape(layout: PoolLayout, tokens: Tensor, aligned: int) -> tuple[kernels.Shape, int]:
@@ -318,34 +302,3 @@ def _shape(layout: PoolLayout, tokens: Tensor, aligned: int) -> tuple[kernels.Sh
     frames = triton.cdiv(num_frames, groups)
     columns = max(16, triton.next_power_of_2(dim))
     return kernels.Shape(frames, int(groups == 1), layout.num_class_tokens, dim, columns, aligned), groups
-
-
-def _aligned(tokens: Tensor, others: Sequence[int] = ()) -> int:
-    """The largest power of two, up to eight, that divides all steps in memory."""
-    return math.gcd(8, *_steps(tokens), *others)
-
-
-def _in_units(steps: Sequence[int], shape: kernels.Shape) -> tuple[int, ...]:
-    return _odd([step // shape.aligned for step in steps])
-
-
-def _odd(numbers: Sequence[int]) -> tuple[int, ...]:
-    """Numbers that are all alike to Triton, which would compile anew where one of a tuple is 1 or a multiple of 16."""
-    return tuple(2 * number + 3 for number in numbers)
-
-
-def _steps(tokens: Tensor) -> tuple[int, ...]:
-    """From one to the next along all axes but the last; an axis of one has no step, whatever its stride."""
-    return tuple(
-        0 if size == 1 else step for size, step in zip(tokens.shape[:-1], tokens.stride()[:-1], strict=True)
-    )
-
-
-def _padded(values: Sequence) -> tuple:
-    return (*values, *[values[-1]] * (PARTS - len(values)))
-
-
-def _packed(filters: list[PoolFilter]) -> Tensor:
-    """27 taps, gain and shift of each part: [part * 29, dim]."""
-    rows = (each.reshape(len(each), -1) for pool_filter in filters for each in pool_filter)
-    return torch.cat(tuple(rows), dim=1).T.contiguous()

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from deepcoro.kernels.token_pooling import triton_imports
+from deepcoro.kernels.triton_imports import triton_imports
 
 TRITON_FORMATS = (torch.float32, torch.bfloat16, torch.float16)
 

@@ -7,6 +7,7 @@ every clip keeps the same number of tokens; the cells past the picture's edge ar
 Everything is computed on the device, once a forward pass, and shared by the blocks of equal shape.
 """
 
+import functools
 import math
 from dataclasses import dataclass
 
@@ -19,6 +20,7 @@ from torch import Tensor
 from deepcoro.kernels.attention_layout import AttentionLayout
 from deepcoro.kernels.grid import Grid
 from deepcoro.kernels.pool_layout import PoolLayout
+from deepcoro.kernels.unit_rows import UnitRows
 from deepcoro.mvit.shapes import BlockShape
 from deepcoro.pretended import is_pretended
 
@@ -81,7 +83,19 @@ class VisibleUnits:
         frames, height, width = self.grid
         return frames, height * side, width * side
 
-    @property
+    @functools.cached_property
+    def rows(self) -> UnitRows:
+        return UnitRows(self.grid, self.visible)
+
+    def positions(self, side: int) -> Int[Tensor, "clip patch"]:
+        """The flat raster index of each kept token on `whole_grid(side)`."""
+        if self.rows.takes_triton:
+            from deepcoro.kernels import triton_unit_tables
+
+            return triton_unit_tables.positions(self.rows, side)
+        return _raster(self.places(side), self.whole_grid(side))
+
+    @functools.cached_property
     def cells(self) -> tuple[Int[Tensor, "clip unit"], Int[Tensor, "clip unit"], Int[Tensor, "clip unit"]]:
         """Frame, row and column of each kept unit on the last grid."""
         _, height, width = self.grid
@@ -113,14 +127,38 @@ def visible_units(shapes: list[BlockShape], visible: Int[Tensor, "clip unit"]) -
 
 def sparse_layouts(shapes: list[BlockShape], units: VisibleUnits, has_class_token: bool) -> list[BlockLayout]:
     """The layout of each block when only `units` are encoded. Raises ValueError where a key grid is coarser than the units."""
+    poolings = _Poolings(units, has_class_token)
     made: dict[tuple[int, int, int], BlockLayout] = {}
     layouts = []
     for shape, side in zip(shapes, unit_sides(shapes), strict=True):
         key = (side, shape.query_stride, shape.key_stride)
         if key not in made:
-            made[key] = _sparse_layout(shape, side, units, has_class_token)
+            made[key] = _sparse_layout(shape, side, poolings)
         layouts.append(made[key])
     return layouts
+
+
+class _Poolings:
+    """What the blocks of one forward share: each list of positions is made once, and so are the tables of each pooling."""
+
+    def __init__(self, units: VisibleUnits, has_class_token: bool) -> None:
+        self.units, self.has_class_token = units, has_class_token
+        self._positions: dict[int, Tensor] = {}
+        self._poolings: dict[tuple[int, int], PoolLayout] = {}
+
+    def positions(self, side: int) -> Int[Tensor, "clip patch"]:
+        if side not in self._positions:
+            self._positions[side] = self.units.positions(side)
+        return self._positions[side]
+
+    def pooling(self, side: int, stride: int) -> PoolLayout:
+        """From the grid of `side` tokens a unit's side."""
+        if (side, stride) not in self._poolings:
+            positions = (self.positions(side), self.positions(side // stride))
+            whole = self.units.whole_grid(side)
+            layout = PoolLayout(whole, stride, self.has_class_token, *positions, self.units.rows)
+            self._poolings[side, stride] = layout
+        return self._poolings[side, stride]
 
 
 def unit_sides(shapes: list[BlockShape]) -> list[int]:
@@ -151,16 +189,15 @@ def check_visible(visible: Int[Tensor, "clip unit"], grid: Grid) -> None:
         raise ValueError(f"visible must list units in ascending order, each once, from 0 to {num_units - 1}")
 
 
-def _sparse_layout(shape: BlockShape, side: int, units: VisibleUnits, has_class_token: bool) -> BlockLayout:
-    whole, sides = units.whole_grid(side), (side, side // shape.query_stride, side // shape.key_stride)
-    positions = [_raster(units.places(each), units.whole_grid(each)) for each in sides]
-    query = PoolLayout(whole, shape.query_stride, has_class_token, positions[0], positions[1])
-    key = query
-    if shape.key_stride != shape.query_stride:
-        key = PoolLayout(whole, shape.key_stride, has_class_token, positions[0], positions[2])
+def _sparse_layout(shape: BlockShape, side: int, poolings: _Poolings) -> BlockLayout:
+    units, has_class_token = poolings.units, poolings.has_class_token
+    sides = (side, side // shape.query_stride, side // shape.key_stride)
+    query = poolings.pooling(side, shape.query_stride)
+    key = poolings.pooling(side, shape.key_stride)
     grids = (shape.grid, shape.query_grid, shape.key_grid)
     if all(units.whole_grid(each) == grid for each, grid in zip(sides, grids, strict=True)):
-        attention = AttentionLayout(shape.query_grid, shape.key_grid, has_class_token, *positions[1:])
+        positions = (poolings.positions(each) for each in sides[1:])
+        attention = AttentionLayout(shape.query_grid, shape.key_grid, has_class_token, *positions)
         return BlockLayout(query, key, attention)
     places = [units.places(each) for each in sides]
     # tokens past the edge count for nothing; on the edge they can be looked up in any table

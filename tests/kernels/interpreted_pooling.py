@@ -4,10 +4,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from deepcoro.kernels import triton_pooling, triton_sparse_pooling
-from deepcoro.kernels.pool_layout import PoolFilter, PoolLayout
+from deepcoro.kernels import triton_pooling, triton_sparse_pooling, triton_unit_tables
+from deepcoro.kernels.pool_layout import PoolFilter, PoolLayout, PoolPlan
 from deepcoro.kernels.token_pooling import PoolPart, pool_projection, pool_tokens
-from tests.kernels.pooling_cases import Case, make_tokens
+from deepcoro.mvit.layout import VisibleUnits
+from tests.kernels.pooling_cases import Case, make_tokens, random_positions
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -42,8 +43,10 @@ def results(case: Case, backend: str, dtype: torch.dtype, width: int) -> list[Te
 def few_programs_where_each_costs_the_interpreter_a_second(monkeypatch):
     if DEVICE == "cpu":
         monkeypatch.setattr(triton_sparse_pooling, "ROWS", 128)
-        monkeypatch.setattr(triton_sparse_pooling, "ROWS_OF_WEIGHT_GRADIENT", 64)
-        monkeypatch.setattr(triton_sparse_pooling, "STEPS_OF_WEIGHT_GRADIENT", 2)
+        monkeypatch.setattr(triton_sparse_pooling, "ROWS_OF_NORM", 64)
+        monkeypatch.setattr(triton_sparse_pooling, "SHARES_OF_NORM", 2)
+        monkeypatch.setattr(triton_sparse_pooling, "ROWS_OF_WEIGHT_GRADIENT", 32)
+        monkeypatch.setattr(triton_sparse_pooling, "SHARES_OF_WEIGHT_GRADIENT", 4)
         monkeypatch.setattr(triton_pooling, "ROWS", 16)
         monkeypatch.setattr(triton_pooling, "ROWS_OF_NORM", 16)
         monkeypatch.setattr(triton_pooling, "SHARES_OF_NORM", 3)
@@ -77,11 +80,27 @@ TILES_THAT_DO_NOT_COME_OUT_EVEN = {
 def test_parts_of_a_projection_that_share_a_launch_equal_the_oracle(changes, monkeypatch):
     for name, value in changes.items():
         monkeypatch.setattr(triton_pooling, name, value)
+    layouts = [PoolLayout((3, 2, 5), stride, True) for stride in (1, 2, 2)]
+    parts_equal_the_oracle(layouts)
+
+
+def test_parts_of_visible_tokens_share_a_launch_and_equal_the_oracle():
+    units = VisibleUnits((3, 1, 3), 2, torch.tensor([[1, 2, 4, 8]], device=DEVICE))
+    positions = {side: units.positions(side) for side in (1, 2)}
+    layouts = [
+        PoolLayout((3, 2, 6), stride, True, positions[2], positions[2 // stride]) for stride in (1, 2, 2)
+    ]
+    plans = [PoolPlan(layout, 8, 1.0, 1e-6) for layout in layouts]
+    assert triton_pooling._launches(plans) == [slice(0, 3)]
+    parts_equal_the_oracle(layouts)
+
+
+def parts_equal_the_oracle(layouts: list[PoolLayout]) -> None:
+    num_tokens = layouts[0].num_class_tokens + layouts[0].num_patches_in
     generator = torch.Generator().manual_seed(0)
     sizes = ((8, 1, 3, 3, 3), (8,), (8,))
     drawn = [torch.randn(size, generator=generator) for size in sizes * 3]
-    projected = torch.randn(1, 1 + 3 * 2 * 5, 3, 1, 8, generator=generator)
-    layouts = [PoolLayout((3, 2, 5), stride, True) for stride in (1, 2, 2)]
+    projected = torch.randn(1, num_tokens, 3, 1, 8, generator=generator)
     gradients = [torch.randn(1, each.num_tokens_out, 1, 24, generator=generator) for each in layouts]
     results = []
     for backend, dtype in (("conv3d", torch.float64), ("triton", torch.float32)):
@@ -118,3 +137,20 @@ def test_frozen_tokens_get_no_gradient_and_filters_the_same_to_the_last_bit():
     _, *together = torch.autograd.grad(pooled.sin().sum(), [tokens, *moved])
     for one, other in zip(alone, together, strict=True):
         assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("stride", [1, 2, 4])
+def test_positions_and_tables_of_visible_units_are_those_of_torch(stride):
+    grid, side = (3, 2, 5), 4
+    visible = random_positions(3, grid, 0.4).to(DEVICE)
+    units = VisibleUnits(grid, side, visible)
+    before, after = (triton_unit_tables.positions(units.rows, each).cpu() for each in (side, side // stride))
+    on_host = VisibleUnits(grid, side, visible.cpu())
+    assert torch.equal(before, on_host.positions(side))
+    assert torch.equal(after, on_host.positions(side // stride))
+    layout = PoolLayout(units.whole_grid(side), stride, True, before, after)
+    sides = (side // stride, side)
+    read = triton_unit_tables.table(units.rows, *sides, turned=False)
+    assert torch.equal(read.cpu(), layout.neighbours)
+    reading = triton_unit_tables.table(units.rows, *reversed(sides), turned=True)
+    assert torch.equal(reading.cpu(), layout.readers)

@@ -61,69 +61,103 @@ DENSE = {
     "token_gradient_kernel": {"pointers": (HALF, SINGLE, HALF), "strides": FOUR, **OF_PARTS},
     "weight_gradient_kernel": {"pointers": (HALF, HALF, SINGLE), "strides": FOUR, **OF_PARTS},
 }
-COUNTS = {"counts": TWO, "numbers": ("fp32",) * 2}
+TABLES, OF_ROWS = (TABLE,) * 3, {"heads": "i32", "parts": (THREE,) * 4}
 SPARSE = {
-    "_forward_kernel": {"pointers": (HALF, *[SINGLE] * 3, TABLE, HALF), "strides": THREE, **COUNTS},
-    "_norm_backward_kernel": {
-        "pointers": (HALF, *[SINGLE] * 2, TABLE, *[HALF] * 3, SINGLE),
-        "strides": ("i32",) * 10,
-        **COUNTS,
+    "forward_kernel": {
+        "pointers": (HALF, SINGLE, TABLES, (HALF,) * 3),
+        "strides": FOUR,
+        "numbers": (*EPS_AND_SCALES, THREE),
+        **OF_ROWS,
     },
-    "_token_gradient_kernel": {"pointers": (HALF, SINGLE, TABLE, HALF), "strides": THREE, **COUNTS},
-    "_weight_gradient_kernel": {"pointers": (HALF, HALF, TABLE, SINGLE), "strides": THREE, **COUNTS},
+    "norm_backward_kernel": {
+        "pointers": (HALF, SINGLE, TABLES, (HALF,) * 3, HALF, HALF, SINGLE),
+        "strides": (FOUR, (THREE,) * 3, FOUR),
+        "numbers": EPS_AND_SCALES,
+        **OF_ROWS,
+    },
+    "token_gradient_kernel": {
+        "pointers": (HALF, SINGLE, TABLES, HALF),
+        "strides": FOUR,
+        "counts": TWO,
+        **OF_ROWS,
+    },
+    "weight_gradient_kernel": {"pointers": (HALF, HALF, TABLES, SINGLE), "strides": FOUR, **OF_ROWS},
 }
 
 
-@pytest.mark.parametrize("name", [*DENSE, *SPARSE])
-def test_the_kernels_compile_for_hopper_without_a_device(name):
+@pytest.mark.parametrize(
+    ("kind", "name"), [("dense", name) for name in DENSE] + [("sparse", name) for name in SPARSE]
+)
+def test_the_kernels_compile_for_hopper_without_a_device(kind, name):
     """What a GPU would be given: loads of 16 bytes (8 where a thread has the totals of 27 taps)."""
-    triton = pytest.importorskip("triton")
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-
+    pytest.importorskip("triton")
     from deepcoro.kernels import (
         triton_dense_gradients,
         triton_dense_pooling,
         triton_pooling,
-        triton_sparse_pooling,
+        triton_sparse_kernels,
     )
 
-    of_taps = name == "weight_gradient_kernel"
+    of_taps = kind == "dense" and name == "weight_gradient_kernel"
     columns = triton_pooling.COLUMNS_OF_WEIGHT_GRADIENT if of_taps else 128
-    rows = triton_pooling.ROWS_OF_WEIGHT_GRADIENT if of_taps else triton_pooling.ROWS
-    if name in DENSE:
+    if kind == "dense":
         home = triton_dense_pooling if name == "forward_kernel" else triton_dense_gradients
-        kernel, given = getattr(home, name), DENSE[name]
-        constants = {"SHAPE": triton_dense_pooling.Shape(8, 1, 1, 96, columns, 8), "ROWS": rows}
+        rows = triton_pooling.ROWS_OF_WEIGHT_GRADIENT if of_taps else triton_pooling.ROWS
+        kernel, given, shape = getattr(home, name), DENSE[name], (8, 1, 1, 96, columns, 8)
     else:
-        kernel, given = getattr(triton_sparse_pooling, name), SPARSE[name]
-        constants = {"SHAPE": triton_sparse_pooling.Shape(1, 2, 96, 128, 136), "ROWS": 32}
+        rows = 16 if name == "weight_gradient_kernel" else 32
+        kernel, given, shape = getattr(triton_sparse_kernels, name), SPARSE[name], (1, 1, 1, 96, columns, 8)
+    constants = {"SHAPE": triton_dense_pooling.Shape(*shape), "ROWS": rows}
+    warps = triton_pooling.WARPS_OF_WEIGHT_GRADIENT if of_taps else 4 if kind == "dense" else 8
+    compiled = compiled_for_hopper(kernel, given, constants, warps)
+    assert f"ld.global.{'v2' if of_taps else 'v4'}.b32" in compiled.asm["ptx"]
+    assert "ld.global.b16" not in compiled.asm["ptx"]
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_the_tables_of_visible_units_compile_for_hopper_without_a_device(turned):
+    pytest.importorskip("triton")
+    from deepcoro.kernels import triton_unit_tables
+
+    given = {"pointers": ("*i64", TABLE, TABLE), "units": FOUR, "sides": TWO}
+    compiled_for_hopper(triton_unit_tables.table_kernel, given, {"TURNED": turned, "ROWS": 64}, warps=4)
+    given = {
+        "visible": "*i64",
+        "out": "*i64",
+        "num_units": "i32",
+        "height": "i32",
+        "width": "i32",
+        "side": "i32",
+    }
+    compiled_for_hopper(triton_unit_tables.positions_kernel, given, {"ROWS": 1024}, warps=4)
+
+
+def compiled_for_hopper(kernel, given, constants, warps):
+    """`given`: formats of the arguments that are no constants; pointers are at multiples of 16 bytes."""
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
     signature = {each: given.get(each, "constexpr") for each in kernel.arg_names}
-    # steps in memory are given to dense kernels in units
-    divisible = ["pointers"] if name in DENSE else ["pointers", "strides"]
     source = ASTSource(
         fn=kernel,
         signature=signature,
         constexprs={(kernel.arg_names.index(each),): tuple_of(value) for each, value in constants.items()},
         attrs={
             path: [["tt.divisibility", 16]]
-            for each in divisible
-            for path in leaves(signature[each], (kernel.arg_names.index(each),))
+            for place, each in enumerate(kernel.arg_names)
+            for path in pointers(signature[each], (place,))
         },
     )
-    warps = triton_pooling.WARPS_OF_WEIGHT_GRADIENT if of_taps else 4 if name in DENSE else 8
-    compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": warps})
-    assert f"ld.global.{'v2' if of_taps else 'v4'}.b32" in compiled.asm["ptx"]
-    # the step between channels of a gradient is not known to the kernels of sparse layouts
-    assert name in SPARSE or "ld.global.b16" not in compiled.asm["ptx"]
+    return triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": warps})
 
 
 def tuple_of(value):
     return tuple(value) if isinstance(value, tuple) else value
 
 
-def leaves(signature, path):
-    """Where in nested tuples of arguments a single one stands."""
+def pointers(signature, path):
+    """Where in nested tuples of arguments the pointers stand."""
     if isinstance(signature, str):
-        return [path]
-    return [leaf for place, each in enumerate(signature) for leaf in leaves(each, (*path, place))]
+        return [path] if signature.startswith("*") else []
+    return [leaf for place, each in enumerate(signature) for leaf in pointers(each, (*path, place))]
