@@ -97,11 +97,11 @@ def main_on_rank(rank: int, engine: str, *words: str) -> int:
 
 
 @contextlib.contextmanager
-def as_launched(engine: str) -> Iterator[None]:
+def as_launched(engine: str, **zero: int) -> Iterator[None]:
     """The environment that `accelerate launch` makes, any number of times in a process.
 
     `engine`: `ddp` (one process where there is no group), `zero0` to `zero3` as shipped, or `zero3_whole`, which divides
-    every parameter: the shipped threshold keeps those of the tiny model whole.
+    every parameter: the shipped threshold keeps those of the tiny model whole. `zero`: settings of ZeRO other than as shipped.
     """
     from accelerate.state import AcceleratorState
 
@@ -111,7 +111,7 @@ def as_launched(engine: str) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         stack.enter_context(contextlib.chdir(ROOT))
-        stack.enter_context(mock.patch.dict(os.environ, _accelerate_environment(engine, folder)))
+        stack.enter_context(mock.patch.dict(os.environ, _accelerate_environment(engine, folder, zero)))
         yield
     used = AcceleratorState._shared_state.get("distributed_type")
     root.handlers[:] = handlers
@@ -120,13 +120,14 @@ def as_launched(engine: str) -> Iterator[None]:
     assert used is None or (used.value == "DEEPSPEED") == engine.startswith("zero"), f"{engine} ran as {used}"
 
 
-def _accelerate_environment(engine: str, folder: Path) -> dict[str, str]:
+def _accelerate_environment(engine: str, folder: Path, zero: dict[str, int]) -> dict[str, str]:
     environment = {"ACCELERATE_MIXED_PRECISION": "no", "MASTER_ADDR": "127.0.0.1"}
     if engine == "ddp":
         return environment | {"ACCELERATE_USE_CPU": "true"}
     settings = json.loads((ROOT / "ds_configs" / f"{engine.removesuffix('_whole')}.json").read_text())
     if engine == "zero3_whole":
         settings["zero_optimization"]["stage3_param_persistence_threshold"] = 0
+    settings["zero_optimization"] |= zero
     (folder / "deepspeed.json").write_text(json.dumps(settings))
     return environment | {
         "ACCELERATE_USE_DEEPSPEED": "true",

@@ -20,7 +20,7 @@ from deepcoro.step import train_step
 from tests.launch import SILENT, STEADY, as_launched, losses, main_on_rank, main_on_this_rank, metrics, tiny
 from tests.ranks import Ranks
 
-ENGINES = ("ddp", "zero0", "zero1", "zero2", "zero3", "zero3_whole")
+ENGINES = ("ddp", "zero0", "zero1", "zero2", "zero2_offload", "zero3", "zero3_whole", "zero3_offload")
 ACCUMULATION = ("batch_size=2", "gradient_accumulation_steps=2")
 OWN_NEGATIVES = "gradient_cache=false"
 

@@ -1,5 +1,6 @@
 """A batch as large as a run's batches can be, and the model they go through, from the config alone: no shard and no weights are read."""
 
+import functools
 import itertools
 import logging
 import string
@@ -49,6 +50,7 @@ def without_files(config: RunConfig) -> RunConfig:
     return config.model_copy(update={"towers": towers})
 
 
+@functools.cache
 def _architecture(model: str) -> Architecture:
     from transformers import AutoConfig, BertConfig
 
@@ -66,7 +68,11 @@ def make_tokenizer(config: RunConfig) -> Any:
     text = config.towers.text
     if text is None:
         return None
-    size, positions = text.from_scratch.vocabulary_size, text.from_scratch.max_tokens
+    return _tokenizer(text.from_scratch.vocabulary_size, text.from_scratch.max_tokens)
+
+
+@functools.cache
+def _tokenizer(size: int, positions: int) -> Any:
     letters = itertools.product(string.ascii_lowercase, repeat=4)
     return train_tokenizer(("".join(next(letters)) for _ in range(size)), size, positions)
 

@@ -57,7 +57,7 @@ def traffic_bytes(
     """Bytes that each GPU sends in a step: beside the computation, and after it. A ring of N sends (N - 1) / N of what it joins."""
     share = (world_size - 1) / world_size
     trained, everything = VALUE * sizes.trained, VALUE * sizes.all
-    if engine in ("plain", "ddp"):
+    if engine == "ddp":
         return 2 * share * trained, 0.0
     if engine == "zero0":
         return 0.0, 2 * share * trained
@@ -69,10 +69,17 @@ def traffic_bytes(
 
 
 def step_time(
-    engine: EngineName, machine: Machine, sizes: Parameters, work: Activations, micro_steps: int = 1
+    engine: EngineName,
+    machine: Machine,
+    sizes: Parameters,
+    work: Activations,
+    micro_steps: int = 1,
+    repeats_towers: bool = True,
 ) -> StepTime:
-    """Of `micro_steps` micro-steps that each take `work`; a contrastive loss over several of them wants the towers' forward pass again."""
-    again = 4 / 3 if micro_steps > 1 else 1.0
+    """Of `micro_steps` micro-steps that each take `work`. `repeats_towers`: several of them want the forward pass once more
+    (`gradient_cache`), a third of the work without recomputation.
+    """
+    again = 4 / 3 if micro_steps > 1 and repeats_towers else 1.0
     compute = work.flops * micro_steps * again / (machine.tflops * 1e12)
     hidden, after = traffic_bytes(engine, machine.gpus, sizes, micro_steps)
     host = 0.0

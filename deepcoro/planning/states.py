@@ -12,29 +12,19 @@ from deepcoro.planning.activations import Activations, Parameters
 
 VALUE = 4
 """Bytes of a number in fp32."""
-EngineName = Literal["plain", "ddp", "zero0", "zero1", "zero2", "zero3", "zero2_offload", "zero3_offload"]
-ENGINES: tuple[EngineName, ...] = (
-    "plain",
-    "ddp",
-    "zero0",
-    "zero1",
-    "zero2",
-    "zero2_offload",
-    "zero3",
-    "zero3_offload",
-)
+EngineName = Literal["ddp", "zero0", "zero1", "zero2", "zero2_offload", "zero3", "zero3_offload"]
 ALL_REDUCE_NUMBERS = 500_000_000
 """Of gradients that DeepSpeed joins to one tensor under ZeRO-0."""
+ROOTS = {"cuda": 1, "cpu": 2}
+"""Copies of what AdamW steps at once that it makes on a device: of a whole group on CUDA, of one tensor on CPU."""
 
 
 @dataclass(frozen=True)
 class Buffers:
-    """Numbers (not bytes) of ds_configs/*.json that take memory."""
+    """Numbers (not bytes) of ds_configs/*.json that take memory, as they are shipped."""
 
     reduce_bucket: int = 20_000_000
-    prefetch_bucket: int = 20_000_000
     max_live_parameters: int = 100_000_000
-    persistence_threshold: int = 10_000
 
 
 @dataclass(frozen=True)
@@ -48,75 +38,79 @@ class Peak:
     step: int
     """The most while the optimiser steps."""
     host: int = 0
-    """In the memory of the host, where states are offloaded."""
+    """In the memory of the host, between steps, where states are offloaded."""
 
     @property
     def bytes(self) -> int:
         return max(self.backward, self.step)
 
 
-def peak_of(
-    engine: EngineName, world_size: int, sizes: Parameters, work: Activations, buffers: Buffers = Buffers()
-) -> Peak:
-    """Of one rank of `world_size`, whose micro-steps take `work`."""
-    if engine in ("plain", "ddp", "zero0"):
-        return _undivided(engine, world_size, sizes, work)
+@dataclass(frozen=True)
+class Rank:
+    """One rank of `world_size`, and what it computes on."""
+
+    world_size: int
+    device: str = "cuda"
+    buffers: Buffers = Buffers()
+
+    def share(self, numbers: int) -> int:
+        """Bytes of this rank's part."""
+        return VALUE * -(-numbers // self.world_size)
+
+
+def peak_of(engine: EngineName, rank: Rank, sizes: Parameters, work: Activations) -> Peak:
+    """Of a rank whose micro-steps take `work`."""
+    if engine in ("ddp", "zero0"):
+        return _undivided(engine, rank, sizes, work)
     if engine.startswith("zero3"):
-        return _zero_3(engine, world_size, sizes, work, buffers)
-    return _zero_1_and_2(engine, world_size, sizes, work, buffers)
+        return _zero_3(engine, rank, sizes, work)
+    return _zero_1_and_2(engine, rank, sizes, work)
 
 
-def _undivided(engine: str, world_size: int, sizes: Parameters, work: Activations) -> Peak:
+def _undivided(engine: str, rank: Rank, sizes: Parameters, work: Activations) -> Peak:
     """Weights, gradients and both moments whole on every rank."""
     trained = VALUE * sizes.trained
     idle = VALUE * sizes.all + sizes.buffer_bytes + 2 * trained
-    after_backward = work.batch + trained + VALUE * _stepped_at_once(sizes)
-    if engine == "ddp" and world_size > 1:
-        idle += trained  # the buckets in which gradients travel
-    if engine == "zero0" and world_size > 1:
-        joined = VALUE * min(sizes.trained, ALL_REDUCE_NUMBERS)
-        after_backward = max(after_backward, work.batch + trained + joined)
-    return Peak(idle, idle + work.batch + work.with_gradients, idle + after_backward)
+    at_once = max(sizes.groups) if rank.device == "cuda" else sizes.largest_tensor
+    beside = ROOTS[rank.device] * VALUE * at_once
+    if engine == "ddp":
+        idle += trained  # the buckets in which gradients travel, on a single rank too
+    elif rank.world_size > 1:
+        beside = max(beside, VALUE * min(sizes.trained, ALL_REDUCE_NUMBERS))
+    return Peak(idle, idle + work.batch + work.with_gradients, idle + work.batch + trained + beside)
 
 
-def _stepped_at_once(sizes: Parameters) -> int:
-    """What AdamW makes beside the moments while it steps a group: the root of the second one."""
-    return max(sizes.groups)
-
-
-def _zero_1_and_2(
-    engine: str, world_size: int, sizes: Parameters, work: Activations, buffers: Buffers
-) -> Peak:
-    """Weights whole, their fp32 twins and moments divided; gradients too in stage 2."""
-    own = -(-sizes.trained // world_size) * VALUE
-    trained, bucket = VALUE * sizes.trained, VALUE * buffers.reduce_bucket
+def _zero_1_and_2(engine: str, rank: Rank, sizes: Parameters, work: Activations) -> Peak:
+    """Weights whole, their fp32 twins and moments divided; gradients too in stage 2. A group is stepped as one flat tensor, whose gradient
+    is put together first.
+    """
+    own, group, bucket = (
+        rank.share(sizes.trained),
+        rank.share(max(sizes.groups)),
+        VALUE * rank.buffers.reduce_bucket,
+    )
     weights = VALUE * sizes.all + sizes.buffer_bytes
-    states, at_once = 3 * own, VALUE * -(-_stepped_at_once(sizes) // world_size)
+    # two buckets: while one travels the other is filled
+    reduced = work.batch + work.beside_gradients + 2 * bucket
     if engine == "zero2_offload":
         largest = VALUE * sizes.largest_tensor
-        idle = weights + largest
-        backward = idle + work.batch + work.beside_gradients + 2 * bucket
-        return Peak(idle, backward, idle + work.batch + own, host=5 * own + at_once)
-    idle = weights + states
+        idle, host = weights + largest, 5 * own + largest
+        return Peak(idle, idle + reduced, idle + work.batch, host)
+    idle = weights + 3 * own
+    step = idle + work.batch + own + (1 + ROOTS[rank.device]) * group
     if engine == "zero1":
-        backward = idle + work.batch + work.with_gradients + bucket
-        return Peak(idle, backward, idle + work.batch + trained + own + at_once)
-    backward = idle + work.batch + work.beside_gradients + 2 * bucket + own
-    return Peak(idle, backward, idle + work.batch + 2 * own + at_once)
+        return Peak(idle, idle + work.batch + work.with_gradients + bucket, step)
+    return Peak(idle, idle + reduced + own, step)
 
 
-def _zero_3(engine: str, world_size: int, sizes: Parameters, work: Activations, buffers: Buffers) -> Peak:
-    """Weights divided as well, those of a few modules at a time gathered; the smallest stay whole."""
-    divided = sizes.all - sizes.small
-    own = VALUE * -(-sizes.trained // world_size)
-    weights = VALUE * (-(-divided // world_size) + sizes.small) + sizes.buffer_bytes
-    gathered = VALUE * min(divided, buffers.max_live_parameters + buffers.prefetch_bucket)
-    bucket = VALUE * buffers.reduce_bucket
-    at_once = VALUE * -(-_stepped_at_once(sizes) // world_size)
+def _zero_3(engine: str, rank: Rank, sizes: Parameters, work: Activations) -> Peak:
+    """Weights divided as well, those of some modules gathered at a time; the smallest stay whole beside their part."""
+    own, group = rank.share(sizes.trained), rank.share(max(sizes.groups))
+    whole, bucket = VALUE * sizes.small + sizes.buffer_bytes, VALUE * rank.buffers.reduce_bucket
+    gathered = VALUE * min(sizes.all, rank.buffers.max_live_parameters)
+    running = work.batch + gathered + work.beside_gradients
     if engine == "zero3_offload":
-        idle = weights + bucket
-        backward = idle + work.batch + gathered + work.beside_gradients + bucket
-        return Peak(idle, backward, idle + work.batch, host=4 * own + at_once)
-    idle = weights + 4 * own + bucket
-    backward = idle + work.batch + gathered + work.beside_gradients + bucket
-    return Peak(idle, backward, idle + work.batch + at_once)
+        idle, host = whole + bucket, rank.share(sizes.all) + 5 * own
+        return Peak(idle, idle + running, idle + work.batch, host)
+    idle = whole + rank.share(sizes.all) + 4 * own + bucket
+    return Peak(idle, idle + running, idle + work.batch + (1 + ROOTS[rank.device]) * group)

@@ -81,3 +81,15 @@ def test_nothing_pretended_is_remembered() -> None:
 def test_larger_batches_lie_on_the_line_through_two_measurements() -> None:
     small, large = Activations(10, 100, 130, 150, 7), Activations(20, 200, 240, 250, 14)
     assert small.at(8, large, 2, 4) == Activations(40, 400, 460, 450, 28)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("checkpointing", ["none", "selective", "blocks"])
+def test_a_pretended_step_at_full_size_takes_the_bytes_of_a_real_one(checkpointing: str) -> None:
+    """MViTv2-S over 16 x 224 px and a BERT of base size with random weights."""
+    words = ("precision=bf16", f"towers.video.activation_checkpointing={checkpointing}")
+    config = load_run_config(find_config("clip/base_config"), list(words))
+    subject = Subject(config, "cpu")
+    pretended, real = subject.measure(2), really(config, subject, 2)
+    for name in ("kept", "beside_gradients", "with_gradients"):
+        assert getattr(pretended, name) == pytest.approx(getattr(real, name), rel=0.1), name
