@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from deepcoro.live_bytes import LiveBytes
 from deepcoro.model import Batch, VideoTextModel
@@ -63,8 +63,6 @@ class Parameters:
     groups: tuple[int, ...]
     """Of the optimiser, each of which is stepped at once."""
     largest_tensor: int
-    largest_module: int
-    """Of a module's own, which ZeRO-3 gathers at once."""
     buffer_bytes: int
     """What the model keeps beside parameters."""
     small: int
@@ -117,14 +115,9 @@ def _parameters(model: VideoTextModel, optimizer: torch.optim.Optimizer) -> Para
         trained=sum(trained),
         groups=tuple(sum(each.numel() for each in group["params"]) for group in optimizer.param_groups),
         largest_tensor=max(trained),
-        largest_module=max(_own_numbers(module) for module in model.modules()),
         buffer_bytes=sum(each.nbytes for each in model.buffers()),
         small=sum(size for size in sizes.values() if size <= KEPT_WHOLE),
     )
-
-
-def _own_numbers(module: nn.Module) -> int:
-    return sum(each.numel() for each in module.parameters(recurse=False))
 
 
 def measured(model: VideoTextModel, batch: Batch, active: Sequence[str]) -> Activations:

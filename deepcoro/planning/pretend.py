@@ -46,7 +46,7 @@ class Pretended(TorchDispatchMode):
     ):  # noqa: ANN001, ANN204 - torch's own
         if function is aten._local_scalar_dense.default:
             return arguments[0].dtype.is_floating_point and 0.0 or 0
-        if function is torch.ops.mkldnn._convolution_pointwise_.binary:
+        if str(function) == "mkldnn._convolution_pointwise_.binary":  # not in every build of torch
             return arguments[0]
         keywords = keywords or {}
         result = function(*arguments, **keywords)

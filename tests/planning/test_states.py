@@ -133,7 +133,6 @@ SIZES = Parameters(
     trained=56_000_000,
     groups=(35_000_000, 21_000_000),
     largest_tensor=2_000_000,
-    largest_module=2_000_000,
     buffer_bytes=0,
     small=500_000,
 )

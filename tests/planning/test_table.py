@@ -20,7 +20,7 @@ from deepcoro.planning.table import (
 from deepcoro.run_config import RunConfig, load_run_config
 from tests.launch import ROOT
 
-SIZES = Parameters(144_000_000, 56_000_000, (35_000_000, 21_000_000), 2_000_000, 2_000_000, 0, 500_000)
+SIZES = Parameters(144_000_000, 56_000_000, (35_000_000, 21_000_000), 2_000_000, 0, 500_000)
 KEPT_GB = dict(zip(WAYS, (16.0, 11.0, 6.0, 4.5), strict=True))
 PRODUCTS = dict(zip(WAYS, (1.0, 1.08, 1.2, 1.2), strict=True))
 
@@ -101,7 +101,7 @@ def test_a_way_is_said_in_the_towers_own_words() -> None:
 
 def test_traffic_is_that_of_the_published_counts() -> None:
     """Rajbhandari et al. 2020 (arXiv:1910.02054): of N parameters DDP and ZeRO-2 send 2N, ZeRO-3 3N, on many ranks."""
-    sizes = Parameters(1000, 1000, (1000,), 100, 100, 0, 0)
+    sizes = Parameters(1000, 1000, (1000,), 100, 0, 0)
     sent = {
         engine: sum(traffic_bytes(engine, 10**6, sizes)) / 4000
         for engine in ("ddp", "zero1", "zero2", "zero3")
