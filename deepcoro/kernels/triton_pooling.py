@@ -113,30 +113,31 @@ def pool_parts(
 
 
 class _PoolParts(torch.autograd.Function):
-    """Keeps the projection."""
+    """Keeps the projection, and the filters as the kernels read them."""
 
     @staticmethod
     def forward(ctx, projected, plans, *filters):
         ctx.plans = plans
-        ctx.save_for_backward(projected, *filters)
-        results = []
+        results, packs = [], []
         for parts in _launches(plans):
             pool = sparse.pool if plans[parts.start].layout.is_sparse else _pool
-            results += pool(_dense_channels(projected[:, :, parts]), _filters(filters, parts), plans[parts])
+            packs.append(pack(_filters(filters, parts)))
+            results += pool(_dense_channels(projected[:, :, parts]), packs[-1], plans[parts])
+        ctx.save_for_backward(projected, *packs)
         return tuple(results)
 
     @staticmethod
     def backward(ctx, *gradients):
-        projected, *filters = ctx.saved_tensors
+        projected, *packs = ctx.saved_tensors
         by_projected, by_filters = None, []
         if ctx.needs_input_grad[0]:
             by_projected = torch.empty_like(projected, memory_format=torch.contiguous_format)
-        for parts in _launches(ctx.plans):
+        for parts, packed in zip(_launches(ctx.plans), packs, strict=True):
             backward = sparse.pool_backward if ctx.plans[parts.start].layout.is_sparse else _pool_backward
             by_filters += backward(
                 [_dense_channels(each) for each in gradients[parts]],
                 _dense_channels(projected[:, :, parts]),
-                _filters(filters, parts),
+                packed,
                 ctx.plans[parts],
                 None if by_projected is None else by_projected[:, :, parts],
             )
@@ -168,7 +169,7 @@ def _dense_channels(tokens: Tensor) -> Tensor:
     return tokens if tokens.stride(-1) == 1 else tokens.contiguous()
 
 
-def _pool(projected: Tensor, filters: list[PoolFilter], plans: Sequence[PoolPlan]) -> list[Tensor]:
+def _pool(projected: Tensor, packed: Tensor, plans: Sequence[PoolPlan]) -> list[Tensor]:
     geometry, film, layout = _geometry(projected, plans), _film(projected, plans), plans[0].layout
     batch, heads = projected.shape[0], projected.shape[3]
     results = [projected.new_empty(batch, plan.layout.num_tokens_out, heads, plan.width) for plan in plans]
@@ -179,7 +180,7 @@ def _pool(projected: Tensor, filters: list[PoolFilter], plans: Sequence[PoolPlan
     widths = [plan.width for plan in plans]
     with torch.cuda.device_of(projected):
         kernels.forward_kernel[deal.num_programs, groups](
-            (projected, pack(filters), padded(results)),
+            (projected, packed, padded(results)),
             in_units(steps_of(projected), shape),
             film,
             deal.given,
@@ -194,16 +195,15 @@ def _pool(projected: Tensor, filters: list[PoolFilter], plans: Sequence[PoolPlan
 def _pool_backward(
     gradients: list[Tensor],
     projected: Tensor,
-    filters: list[PoolFilter],
+    packed: Tensor,
     plans: Sequence[PoolPlan],
     into: Tensor | None,
 ) -> list[Tensor]:
     """Gradients by the filters; that by the projection is written to `into`, unless None."""
     dim = projected.shape[-1]
-    by_weights = filters[0].weight.new_empty(PARTS, dim, 1, 3, 3, 3)
+    by_weights = packed.new_empty(PARTS, dim, 1, 3, 3, 3)
     by_norms = by_weights.new_empty(PARTS, 2, dim)
     if len(projected):
-        packed = pack(filters)
         by_pooled, norm_shares = _norm_backward(gradients, projected, packed, plans, into)
         if into is not None:
             _token_gradient(by_pooled, packed, plans, into)

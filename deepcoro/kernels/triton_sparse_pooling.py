@@ -9,7 +9,7 @@ import triton
 from torch import Tensor
 
 from deepcoro.kernels import triton_sparse_kernels as kernels
-from deepcoro.kernels.pool_layout import PoolFilter, PoolPlan
+from deepcoro.kernels.pool_layout import PoolPlan
 from deepcoro.kernels.triton_dense_pooling import Shape
 from deepcoro.kernels.triton_parts import (
     PARTS,
@@ -18,7 +18,6 @@ from deepcoro.kernels.triton_parts import (
     columns_of,
     in_units,
     odd,
-    pack,
     padded,
     steps_of,
     sum_shares,
@@ -71,7 +70,7 @@ def _deal(counts: _Counts, rows: int, most_programs: int) -> Deal:
     return Deal(tuple(odd(padded(each)) for each in given), tuple(starts), num_programs)
 
 
-def pool(projected: Tensor, filters: list[PoolFilter], plans: Sequence[PoolPlan]) -> list[Tensor]:
+def pool(projected: Tensor, packed: Tensor, plans: Sequence[PoolPlan]) -> list[Tensor]:
     """The parts of a projection [batch, token, part, head, dim], pooled; they share their visible tokens."""
     batch, heads = projected.shape[0], projected.shape[3]
     results = [projected.new_empty(batch, plan.layout.num_tokens_out, heads, plan.width) for plan in plans]
@@ -82,7 +81,7 @@ def pool(projected: Tensor, filters: list[PoolFilter], plans: Sequence[PoolPlan]
     deal = _deal(_counts(projected, plans), ROWS, 2**31)
     with torch.cuda.device_of(projected):
         kernels.forward_kernel[deal.num_programs, batch](
-            (projected, pack(filters), _neighbours(plans), padded(results)),
+            (projected, packed, _neighbours(plans), padded(results)),
             *(in_units(steps_of(projected), shape), *odd([heads]), deal.given),
             (plans[0].eps, padded([plan.scale for plan in plans]), in_units(padded(widths), shape)),
             *(shape, ROWS),
@@ -94,16 +93,15 @@ def pool(projected: Tensor, filters: list[PoolFilter], plans: Sequence[PoolPlan]
 def pool_backward(
     gradients: list[Tensor],
     projected: Tensor,
-    filters: list[PoolFilter],
+    packed: Tensor,
     plans: Sequence[PoolPlan],
     into: Tensor | None,
 ) -> list[Tensor]:
     """Gradients by the filters; that by the projection is written to `into`, unless None."""
     dim = projected.shape[-1]
-    by_weights = filters[0].weight.new_empty(PARTS, dim, 1, 3, 3, 3)
+    by_weights = packed.new_empty(PARTS, dim, 1, 3, 3, 3)
     by_norms = by_weights.new_empty(PARTS, 2, dim)
     if len(projected):
-        packed = pack(filters)
         by_pooled, norm_shares = _norm_backward(gradients, projected, packed, plans, into)
         if into is not None:
             _token_gradient(by_pooled, packed, plans, into)
