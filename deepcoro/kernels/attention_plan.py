@@ -37,8 +37,8 @@ FUSED_ON_CUDA = {
     9: (CUDNN, CUDNN_WIDE, FLASH_ATTN_3, FLASH_ATTN_4, FLASH_ATTN_2, FLASH, EFFICIENT),
     10: (FLASH_ATTN_4, CUDNN, CUDNN_WIDE, FLASH, EFFICIENT),
 }
-"""By major compute capability, the fastest first as published: on Hopper cuDNN trained 1.7-2.3 times as fast as
-torch's own flash kernel (huggingface/transformers pull request 48163). Not measured by this project yet."""
+"""By major compute capability, the fastest first: on Hopper as measured on an H200 (docs/benchmarks/2026-11-26-h200.md; the flash-attn
+packages were not there and stand where they are published), on others as published."""
 
 FAST_WIDTH = 128
 """Kernels on CUDA have forms for heads of 64, 96 and 128 columns; the next, 160 or 192, cost half as much again. On CPU
