@@ -5,7 +5,7 @@ import types
 import typing
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, Union
+from typing import Annotated, Any, ClassVar, TypeVar, Union
 
 import pydantic
 import yaml
@@ -27,6 +27,8 @@ class Block(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(
         extra="forbid", frozen=True, use_attribute_docstrings=True, validate_default=True
     )
+    defaults_stay: ClassVar[tuple[str, ...]] = ()
+    """Names of mappings whose default entries stay beside those given; `false` takes one out."""
 
 
 BlockType = TypeVar("BlockType", bound=Block)
@@ -169,7 +171,10 @@ def show(block: Block, indent: int = 0) -> str:
         pad = "  " * indent
         if field.description:
             lines.append(f"{pad}# {' '.join(field.description.split())}")
-        lines.append(_show_value(name, getattr(block, name), indent))
+        value = getattr(block, name)
+        if name in block.defaults_stay:
+            value = dict.fromkeys(field.default, False) | value
+        lines.append(_show_value(name, value, indent))
     return "\n".join(lines)
 
 

@@ -1,7 +1,7 @@
 """RunConfig: the root of the configuration tree. Blocks of the choice folders hang below it; shared keys are documented here."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import pydantic
 
@@ -103,6 +103,8 @@ class Checkpoint(Block):
 
 class Evaluate(Block):
     """Evaluation during training and by itself."""
+
+    defaults_stay: ClassVar[tuple[str, ...]] = ("metrics",)
 
     every_steps: int | None = pydantic.Field(default=None, ge=1)
     """Optimiser steps between evaluations on the val split; unset = only at the end."""

@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import pydantic
 
@@ -28,6 +28,8 @@ class Source(Block):
 
 class Data(Block):
     """Where the samples come from and how they are drawn."""
+
+    defaults_stay: ClassVar[tuple[str, ...]] = ("fields",)
 
     shards: Location | None = None
     """Folder written by tools/shard_dataset.py: a path, or its URL (http://, https://, s3://, gs://)."""
