@@ -24,7 +24,7 @@ from deepcoro.kernels.plain_attention import plain_attention
 from deepcoro.kernels.position_terms import Tables, query_terms, query_terms_backward
 from deepcoro.kernels.precision import autocast_dtype
 from deepcoro.kernels.tiled_attention import TILED
-from deepcoro.kernels.triton_imports import triton_imports
+from deepcoro.kernels.triton_use import takes_triton
 
 
 def rel_pos_attention(
@@ -72,10 +72,8 @@ def _attend(
 
 def _runs_in_triton(q: Tensor, k: Tensor, plan: AttentionPlan) -> bool:
     """Whether what surrounds the kernel runs in a few kernels of this project's own: on CUDA, around a library's kernel."""
-    is_ours = q.is_cuda and triton_imports() and plan.kernel is not TILED
-    is_written = (
-        q.dtype in (torch.float32, torch.bfloat16, torch.float16) and q.stride(-1) == k.stride(-1) == 1
-    )
+    is_ours = takes_triton(q) and plan.kernel is not TILED
+    is_written = q.stride(-1) == k.stride(-1) == 1
     return is_ours and is_written and (plan.split is None or plan.split.num_parts <= 2)
 
 

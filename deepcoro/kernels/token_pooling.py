@@ -19,7 +19,7 @@ from deepcoro.kernels import frame_pooling
 from deepcoro.kernels.frame_pooling import from_film, split_class_token, to_film
 from deepcoro.kernels.pool_layout import PoolFilter, PoolLayout, PoolPlan
 from deepcoro.kernels.precision import autocast_dtype
-from deepcoro.kernels.triton_imports import triton_imports
+from deepcoro.kernels.triton_use import takes_triton
 
 TOKEN_POOLING_BACKENDS = ("auto", "frames", "triton", "conv3d")
 
@@ -82,18 +82,13 @@ def pool_projection(
             tokens = projected.unbind(2)
             return tuple(_pool_conv3d(*each) for each in zip(tokens, filters, plans, strict=True))
         if backend == "auto":
-            backend = "triton" if _triton_serves(projected) else "frames"
+            backend = "triton" if takes_triton(projected) else "frames"
         if backend == "triton":
             _refuse_other_devices(projected)
             from deepcoro.kernels import triton_pooling
 
             return triton_pooling.pool_parts(projected, filters, plans)
         return _PoolProjection.apply(projected, plans, *itertools.chain(*filters))
-
-
-def _triton_serves(projected: Tensor) -> bool:
-    # its sums are in fp32
-    return projected.is_cuda and projected.dtype != torch.float64 and triton_imports()
 
 
 def _refuse_other_devices(projected: Tensor) -> None:

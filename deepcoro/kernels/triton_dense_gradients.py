@@ -35,6 +35,18 @@ def through_norm(pooled, by_out, gain, eps, SHAPE: tl.constexpr):
 
 @triton.jit
 @no_type_check
+def store_norm_shares(shares, by_gain, by_shift, SHAPE: tl.constexpr):
+    """What a program added up of the gradients by the norm's gain and shift, in its place among all programs'."""
+    DIM: tl.constexpr = SHAPE[3]
+    columns = tl.arange(0, SHAPE[4])
+    share = tl.program_id(0).to(tl.int64) * tl.num_programs(1) + tl.program_id(1)
+    shares += share * 2 * DIM + columns
+    tl.store(shares, tl.sum(by_gain, axis=0), mask=columns < DIM)
+    tl.store(shares + DIM, tl.sum(by_shift, axis=0), mask=columns < DIM)
+
+
+@triton.jit
+@no_type_check
 def _norm_backward_of_tile(pointers, strides, film, parts, numbers, SHAPE: tl.constexpr, ROWS: tl.constexpr):
     """Writes the gradients by the pooled values of a tile; returns its shares of those by the norm's gain and shift."""
     FRAMES: tl.constexpr = SHAPE[0]
@@ -100,7 +112,6 @@ def _norm_backward_of_tile(pointers, strides, film, parts, numbers, SHAPE: tl.co
 @no_type_check
 def norm_backward_kernel(pointers, strides, film, parts, numbers, SHAPE: tl.constexpr, ROWS: tl.constexpr):
     """Gradients by the pooled values and class tokens, and a share of those by the norm's weights."""
-    DIM: tl.constexpr = SHAPE[3]
     COLUMNS: tl.constexpr = SHAPE[4]
     eps, scales = numbers
     projected, filters, gradients, by_pooled, by_tokens, shares = pointers
@@ -115,11 +126,7 @@ def norm_backward_kernel(pointers, strides, film, parts, numbers, SHAPE: tl.cons
         more = _norm_backward_of_tile(tensors, strides, film, parts, told, SHAPE, ROWS)
         by_gain += more[0]
         by_shift += more[1]
-    columns = tl.arange(0, COLUMNS)
-    share = tl.program_id(0).to(tl.int64) * tl.num_programs(1) + tl.program_id(1)
-    shares += share * 2 * DIM + columns
-    tl.store(shares, tl.sum(by_gain, axis=0), mask=columns < DIM)
-    tl.store(shares + DIM, tl.sum(by_shift, axis=0), mask=columns < DIM)
+    store_norm_shares(shares, by_gain, by_shift, SHAPE)
 
 
 @triton.jit
@@ -201,6 +208,7 @@ def _weight_gradient_of_tile(totals, sources, place, steps, film, SHAPE: tl.cons
         for time in tl.static_range(3):
             total = totals[tap * 3 + time]
             for frame in tl.static_range(FRAMES):
+                # four deep: totals are registers, which Triton only names by numbers of unrolled loops
                 if not WHOLE or (frame + time > 0 and frame + time < FRAMES + 1):
                     total += by_rows[frame] * values[frame + time]
             sums = sums + (total,)

@@ -14,6 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from deepcoro.kernels.pool_layout import PoolLayout
+from deepcoro.kernels.triton_use import dense_channels
 
 TILE = 2048
 """Values that a program takes."""
@@ -167,7 +168,7 @@ def _backward_kernel(pointers, strides, counts, SHAPE: tl.constexpr, ROWS: tl.co
 
 def pool(tokens: Tensor, layout: PoolLayout) -> tuple[Tensor, Tensor]:
     """The maxima [batch, token_out, channel] and, without class token, the place of each winner in the order of taps (uint8)."""
-    tokens = _dense_channels(tokens)
+    tokens = dense_channels(tokens)
     shape = _shape(layout, tokens.shape[2])
     out = tokens.new_empty(len(tokens), layout.num_tokens_out, shape.channels)
     winner = tokens.new_empty(len(tokens), layout.num_patches_out, shape.channels, dtype=torch.uint8)
@@ -184,7 +185,7 @@ def pool(tokens: Tensor, layout: PoolLayout) -> tuple[Tensor, Tensor]:
 
 def pool_backward(gradient: Tensor, winner: Tensor, layout: PoolLayout) -> Tensor:
     """Gradient by the tokens [batch, token, channel]."""
-    gradient = _dense_channels(gradient)
+    gradient = dense_channels(gradient)
     shape, num_tokens = _shape(layout, gradient.shape[2]), layout.num_class_tokens + layout.num_patches_in
     by_tokens = gradient.new_empty(len(gradient), num_tokens, shape.channels)
     table = layout.readers if layout.is_sparse else winner
@@ -212,7 +213,3 @@ def _programs(num_tokens: int, batch: int, shape: Shape) -> tuple[tuple[int, int
     """How many programs, and rows of each."""
     rows = max(1, TILE // shape.columns)
     return (triton.cdiv(num_tokens, rows) * triton.cdiv(shape.channels, shape.columns), batch), rows
-
-
-def _dense_channels(tokens: Tensor) -> Tensor:
-    return tokens if tokens.stride(-1) == 1 else tokens.contiguous()

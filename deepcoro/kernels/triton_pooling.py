@@ -30,6 +30,7 @@ from deepcoro.kernels.triton_parts import (
     steps_of,
     sum_shares,
 )
+from deepcoro.kernels.triton_use import dense_channels
 
 FRAMES = 8
 """That one thread sums up, at most."""
@@ -122,7 +123,7 @@ class _PoolParts(torch.autograd.Function):
         for parts in _launches(plans):
             pool = sparse.pool if plans[parts.start].layout.is_sparse else _pool
             packs.append(pack(_filters(filters, parts)))
-            results += pool(_dense_channels(projected[:, :, parts]), packs[-1], plans[parts])
+            results += pool(dense_channels(projected[:, :, parts]), packs[-1], plans[parts])
         ctx.save_for_backward(projected, *packs)
         return tuple(results)
 
@@ -135,8 +136,8 @@ class _PoolParts(torch.autograd.Function):
         for parts, packed in zip(_launches(ctx.plans), packs, strict=True):
             backward = sparse.pool_backward if ctx.plans[parts.start].layout.is_sparse else _pool_backward
             by_filters += backward(
-                [_dense_channels(each) for each in gradients[parts]],
-                _dense_channels(projected[:, :, parts]),
+                [dense_channels(each) for each in gradients[parts]],
+                dense_channels(projected[:, :, parts]),
                 packed,
                 ctx.plans[parts],
                 None if by_projected is None else by_projected[:, :, parts],
@@ -163,10 +164,6 @@ def _go_together(one: PoolLayout, other: PoolLayout) -> bool:
 
 def _filters(filters: Sequence[Tensor], parts: slice) -> list[PoolFilter]:
     return [PoolFilter(*filters[3 * number : 3 * number + 3]) for number in range(parts.start, parts.stop)]
-
-
-def _dense_channels(tokens: Tensor) -> Tensor:
-    return tokens if tokens.stride(-1) == 1 else tokens.contiguous()
 
 
 def _pool(projected: Tensor, packed: Tensor, plans: Sequence[PoolPlan]) -> list[Tensor]:

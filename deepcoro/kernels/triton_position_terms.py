@@ -15,6 +15,7 @@ from deepcoro.kernels import triton_grid_terms as of_grids
 from deepcoro.kernels.attention_layout import AttentionLayout
 from deepcoro.kernels.attention_plan import AttentionPlan
 from deepcoro.kernels.triton_attention_rows import Shape, counts_of, maps, shape_of, slots
+from deepcoro.kernels.triton_use import dense_channels
 
 ROWS_OF_CELLS, WARPS_OF_CELLS = 64, 4
 MAX_TABLE_ROWS = 64
@@ -75,14 +76,14 @@ def by_queries(
     """The gradient of the queries, in the first `dim` columns of the first part's, which it replaces: what the kernel gave for
     each part, what came through the columns of positions, and `by_out` through the residual, the class token's excepted.
     """
-    one, other = _dense_channels(parts[0]), _dense_channels(parts[-1])
+    one, other = dense_channels(parts[0]), dense_channels(parts[-1])
     shape = shape_of(one, layout, plan, MAX_TABLE_ROWS, has_tables=tables is not None)
     rows_of_terms = terms_of_rows = one
     if tables is not None:
         rows_of_terms, terms_of_rows = maps(
             layout.query_grid, layout.key_grid, shape.room, shape.block, one.device
         )
-    added = one if by_out is None else _dense_channels(by_out)
+    added = one if by_out is None else dense_channels(by_out)
     pointers = (one, other, added, one if tables is None else tables)
     strides = (*one.stride()[:3], *other.stride()[:3], *added.stride()[:3])
     with torch.cuda.device_of(one):
@@ -104,7 +105,7 @@ def by_queries(
 
 def by_tables(q: Tensor, parts: Sequence[Tensor], layout: AttentionLayout, plan: AttentionPlan) -> Tensor:
     """The gradients of the three tables laid end to end, in fp32; `parts` as the kernel gave them, past the columns `dim`."""
-    pair = (_dense_channels(parts[0]), _dense_channels(parts[-1]))
+    pair = (dense_channels(parts[0]), dense_channels(parts[-1]))
     shape = shape_of(q, layout, plan, MAX_TABLE_ROWS)
     _, terms_of_rows = maps(layout.query_grid, layout.key_grid, shape.room, shape.block, q.device)
     form = _by_tables_of_grids if layout.query_positions is None else _by_tables_of_cells
@@ -170,7 +171,3 @@ def _programs(tokens: Tensor, rows: int) -> int:
 
 def _positions(positions: Tensor | None, tokens: Tensor) -> Tensor:
     return tokens if positions is None else positions.to(tokens.device).contiguous()
-
-
-def _dense_channels(tokens: Tensor) -> Tensor:
-    return tokens if tokens.stride(-1) == 1 else tokens.contiguous()

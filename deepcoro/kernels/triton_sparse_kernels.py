@@ -10,7 +10,7 @@ from typing import no_type_check
 import triton
 import triton.language as tl
 
-from deepcoro.kernels.triton_dense_gradients import through_norm
+from deepcoro.kernels.triton_dense_gradients import store_norm_shares, through_norm
 from deepcoro.kernels.triton_dense_pooling import (
     number_of_part,
     of_part,
@@ -131,7 +131,6 @@ def _norm_backward_of_rows(pointers, strides, heads, parts, told, SHAPE: tl.cons
 @no_type_check
 def norm_backward_kernel(pointers, strides, heads, parts, numbers, SHAPE: tl.constexpr, ROWS: tl.constexpr):
     """Gradients by the pooled values and class tokens, and a share of those by the norm's weights."""
-    DIM: tl.constexpr = SHAPE[3]
     COLUMNS: tl.constexpr = SHAPE[4]
     projected, filters, tables, gradients, by_pooled, by_tokens, shares = pointers
     tensors = (projected, filters, tables, gradients, by_pooled, by_tokens)
@@ -147,11 +146,7 @@ def norm_backward_kernel(pointers, strides, heads, parts, numbers, SHAPE: tl.con
         more = _norm_backward_of_rows(tensors, strides, heads, parts, told, SHAPE, ROWS)
         by_gain += more[0]
         by_shift += more[1]
-    columns = tl.arange(0, COLUMNS)
-    share = tl.program_id(0).to(tl.int64) * tl.num_programs(1) + tl.program_id(1)
-    shares += share * 2 * DIM + columns
-    tl.store(shares, tl.sum(by_gain, axis=0), mask=columns < DIM)
-    tl.store(shares + DIM, tl.sum(by_shift, axis=0), mask=columns < DIM)
+    store_norm_shares(shares, by_gain, by_shift, SHAPE)
 
 
 @triton.jit

@@ -8,7 +8,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from deepcoro.kernels.grid import Grid, num_cells
-from deepcoro.kernels.triton_imports import triton_imports
+from deepcoro.kernels.triton_use import triton_imports
 
 
 @dataclass(frozen=True, eq=False)

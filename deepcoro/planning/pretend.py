@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from deepcoro.kernels import attention_layout, rotary
-from deepcoro.kernels.triton_imports import triton_imports
+from deepcoro.kernels.triton_use import triton_imports
 
 aten = torch.ops.aten
 HOPPER = (9, 0)

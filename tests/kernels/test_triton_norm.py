@@ -1,52 +1,27 @@
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 
-CHECKS = Path(__file__).with_name("interpreted_norms.py")
+from tests.kernels.triton_checks import ptx_for_hopper, run_interpreted, run_on_device
 
-
-def run_checks(environment: dict[str, str]) -> None:
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(CHECKS)]
-    root = CHECKS.parents[2]
-    result = subprocess.run(
-        command, cwd=root, env={**os.environ, **environment}, capture_output=True, text=True
-    )
-    assert result.returncode == 0, result.stdout[-3000:]
+CHECKS = "interpreted_norms.py"
 
 
 def test_the_kernels_equal_torch_under_the_interpreter():
-    pytest.importorskip("triton")
-    run_checks({"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""})
+    run_interpreted(CHECKS)
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_the_kernels_equal_torch_on_the_device():
-    run_checks({})
+    run_on_device(CHECKS)
 
 
 def compiled(kernel, pointers: str, constants: dict, num_warps: int) -> str:
     """What an H100 would be given; `pointers` names formats, s for fp32 and h for bfloat16."""
-    import triton
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-
     formats = {"s": "*fp32", "h": "*bf16"}
-    names = kernel.arg_names
     numbers = {"num_rows": "i32", "steps": "i32", "tokens": "i32", "eps": "fp32"}
     given = {"pointers": tuple(formats[each] for each in pointers), **numbers}
-    source = ASTSource(
-        fn=kernel,
-        signature={name: given.get(name, "constexpr") for name in names},
-        constexprs={(names.index(name),): value for name, value in constants.items()},
-        attrs={(0, element): [["tt.divisibility", 16]] for element in range(len(pointers))},
-    )
-    target = GPUTarget("cuda", 90, 32)
-    return triton.compile(source, target=target, options={"num_warps": num_warps}).asm["ptx"]
+    return ptx_for_hopper(kernel, given, constants, num_warps)
 
 
 def test_the_kernels_compile_for_hopper_without_a_device():

@@ -1,35 +1,21 @@
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 
 from deepcoro.kernels.token_pooling import pool_tokens
 from tests.kernels.pooling_cases import Case, make_tokens
+from tests.kernels.triton_checks import ptx_for_hopper, run_interpreted, run_on_device
 
-CHECKS = Path(__file__).with_name("interpreted_pooling.py")
-
-
-def run_checks(environment: dict[str, str]) -> None:
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(CHECKS)]
-    root = CHECKS.parents[2]
-    result = subprocess.run(
-        command, cwd=root, env={**os.environ, **environment}, capture_output=True, text=True
-    )
-    assert result.returncode == 0, result.stdout[-3000:]
+CHECKS = "interpreted_pooling.py"
 
 
 def test_the_kernels_equal_the_oracle_under_the_interpreter():
-    pytest.importorskip("triton")
-    run_checks({"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""})
+    run_interpreted(CHECKS)
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_the_kernels_equal_the_oracle_on_the_device():
-    run_checks({})
+    run_on_device(CHECKS)
 
 
 def test_triton_on_a_processor_is_refused_with_a_remedy():
@@ -109,9 +95,9 @@ def test_the_kernels_compile_for_hopper_without_a_device(kind, name):
         kernel, given, shape = getattr(triton_sparse_kernels, name), SPARSE[name], (1, 1, 1, 96, columns, 8)
     constants = {"SHAPE": triton_dense_pooling.Shape(*shape), "ROWS": rows}
     warps = triton_pooling.WARPS_OF_WEIGHT_GRADIENT if of_taps else 4 if kind == "dense" else 8
-    compiled = compiled_for_hopper(kernel, given, constants, warps)
-    assert f"ld.global.{'v2' if of_taps else 'v4'}.b32" in compiled.asm["ptx"]
-    assert "ld.global.b16" not in compiled.asm["ptx"]
+    ptx = ptx_for_hopper(kernel, given, constants, warps)
+    assert f"ld.global.{'v2' if of_taps else 'v4'}.b32" in ptx
+    assert "ld.global.b16" not in ptx
 
 
 @pytest.mark.parametrize("turned", [False, True])
@@ -120,7 +106,7 @@ def test_the_tables_of_visible_units_compile_for_hopper_without_a_device(turned)
     from deepcoro.kernels import triton_unit_tables
 
     given = {"pointers": ("*i64", TABLE, TABLE), "units": FOUR, "sides": TWO}
-    compiled_for_hopper(triton_unit_tables.table_kernel, given, {"TURNED": turned, "ROWS": 64}, warps=4)
+    ptx_for_hopper(triton_unit_tables.table_kernel, given, {"TURNED": turned, "ROWS": 64}, warps=4)
     given = {
         "visible": "*i64",
         "out": "*i64",
@@ -129,35 +115,4 @@ def test_the_tables_of_visible_units_compile_for_hopper_without_a_device(turned)
         "width": "i32",
         "side": "i32",
     }
-    compiled_for_hopper(triton_unit_tables.positions_kernel, given, {"ROWS": 1024}, warps=4)
-
-
-def compiled_for_hopper(kernel, given, constants, warps):
-    """`given`: formats of the arguments that are no constants; pointers are at multiples of 16 bytes."""
-    import triton
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-
-    signature = {each: given.get(each, "constexpr") for each in kernel.arg_names}
-    source = ASTSource(
-        fn=kernel,
-        signature=signature,
-        constexprs={(kernel.arg_names.index(each),): tuple_of(value) for each, value in constants.items()},
-        attrs={
-            path: [["tt.divisibility", 16]]
-            for place, each in enumerate(kernel.arg_names)
-            for path in pointers(signature[each], (place,))
-        },
-    )
-    return triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": warps})
-
-
-def tuple_of(value):
-    return tuple(value) if isinstance(value, tuple) else value
-
-
-def pointers(signature, path):
-    """Where in nested tuples of arguments the pointers stand."""
-    if isinstance(signature, str):
-        return [path] if signature.startswith("*") else []
-    return [leaf for place, each in enumerate(signature) for leaf in pointers(each, (*path, place))]
+    ptx_for_hopper(triton_unit_tables.positions_kernel, given, {"ROWS": 1024}, warps=4)

@@ -1,8 +1,3 @@
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 
@@ -10,37 +5,25 @@ from deepcoro.kernels.attention_kernels import AttentionProblem
 from deepcoro.kernels.attention_layout import AttentionLayout
 from deepcoro.kernels.attention_plan import plan_kernel
 from deepcoro.kernels.library_attention import CUDNN
+from tests.kernels.triton_checks import ptx_for_hopper, run_interpreted, run_on_device
 
-CHECKS = Path(__file__).with_name("interpreted_position_terms.py")
-
-
-def run_checks(environment: dict[str, str]) -> None:
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(CHECKS)]
-    root = CHECKS.parents[2]
-    result = subprocess.run(
-        command, cwd=root, env={**os.environ, **environment}, capture_output=True, text=True
-    )
-    assert result.returncode == 0, result.stdout[-3000:]
+CHECKS = "interpreted_position_terms.py"
 
 
 def test_the_kernels_equal_the_oracle_under_the_interpreter():
-    pytest.importorskip("triton")
-    run_checks({"TRITON_INTERPRET": "1", "CUDA_VISIBLE_DEVICES": ""})
+    run_interpreted(CHECKS)
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_the_kernels_equal_the_oracle_on_the_device():
-    run_checks({})
+    run_on_device(CHECKS)
 
 
 @pytest.mark.parametrize("block", [0, 1], ids=["whole", "split"])
 def test_the_kernels_compile_for_hopper_without_a_device(block):
     """Blocks 0 and 1 of MViTv2-S: products on tensor cores, loads of 16 bytes."""
-    triton = pytest.importorskip("triton")
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-
+    pytest.importorskip("triton")
     from deepcoro.kernels import triton_cell_terms as of_cells
     from deepcoro.kernels import triton_grid_terms as of_grids
     from deepcoro.kernels import triton_position_terms as terms
@@ -71,22 +54,7 @@ def test_the_kernels_compile_for_hopper_without_a_device(block):
         form = residual.Shape(1, 1 + block, 96, 128, 96, 1 + block, 1) if is_residual else shape
         rows = {"ROWS": 32, "ROWS_OF_KEYS": 64, "TILE": 256, "COLUMNS": 32}
         constants = {"SHAPE": tuple(form), "WITH_RESIDUAL": 1} | rows
-        source = ASTSource(
-            fn=kernel,
-            signature={name: given.get(name, "constexpr") for name in kernel.arg_names},
-            constexprs={
-                (kernel.arg_names.index(name),): value
-                for name, value in constants.items()
-                if name in kernel.arg_names
-            },
-            attrs={
-                (axis, element): [["tt.divisibility", 16]]
-                for axis, name in enumerate(("pointers", "strides"))
-                for element in range(len(given.get(name, ())))
-            },
-        )
-        compiled = triton.compile(source, target=GPUTarget("cuda", 90, 32), options={"num_warps": 4})
-        ptx = compiled.asm["ptx"]
+        ptx = ptx_for_hopper(kernel, given, constants, 4, aligned=("strides",))
         assert "ld.global.v4.b32" in ptx or "cp.async.cg" in ptx, kernel.__name__
         has_products = kernel not in (residual._residual_kernel, of_grids.sum_places_kernel)
         assert ("mma" in ptx) == has_products, kernel.__name__
