@@ -3,7 +3,7 @@
 import difflib
 import types
 import typing
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, TypeVar, Union
 
@@ -29,6 +29,19 @@ class Block(pydantic.BaseModel):
     )
     defaults_stay: ClassVar[tuple[str, ...]] = ()
     """Names of mappings whose default entries stay beside those given; `false` takes one out."""
+
+    def held(self, name: str) -> Any:
+        """The value of a field as it is written down: with `false` for each default entry that was taken out of it."""
+        value = getattr(self, name)
+        if name not in self.defaults_stay:
+            return value
+        return dict.fromkeys(type(self).model_fields[name].default, False) | value
+
+    @pydantic.model_serializer(mode="wrap")
+    def _written(self, handler: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+        plain = handler(self)
+        taken_out = {name: dict.fromkeys(self.held(name), False) for name in self.defaults_stay}
+        return plain | {name: places | plain[name] for name, places in taken_out.items()}
 
 
 BlockType = TypeVar("BlockType", bound=Block)
@@ -171,10 +184,7 @@ def show(block: Block, indent: int = 0) -> str:
         pad = "  " * indent
         if field.description:
             lines.append(f"{pad}# {' '.join(field.description.split())}")
-        value = getattr(block, name)
-        if name in block.defaults_stay:
-            value = dict.fromkeys(field.default, False) | value
-        lines.append(_show_value(name, value, indent))
+        lines.append(_show_value(name, block.held(name), indent))
     return "\n".join(lines)
 
 
