@@ -92,7 +92,9 @@ def test_the_teacher_starts_from_the_student_and_then_trails_it(runs: Path) -> N
     assert distance(5) > 0
 
 
-@pytest.mark.parametrize(("engine", "step"), [("ddp", 4), ("zero3_whole", 2)])
+@pytest.mark.parametrize(
+    ("engine", "step"), [("ddp", 4), pytest.param("zero3_whole", 2, marks=pytest.mark.slow)]
+)
 def test_a_multitask_run_goes_on_as_if_it_had_not_been_stopped(
     tiny_shards: Path, two_ranks: Ranks, runs: Path, tmp_path: Path, engine: str, step: int
 ) -> None:

@@ -89,6 +89,7 @@ def _merged(rank: int) -> tuple:
     return damage.state(), found
 
 
+@pytest.mark.slow
 def test_every_rank_knows_what_the_others_met(two_ranks: Ranks) -> None:
     first, second = two_ranks.run(_merged)
     assert first == second
@@ -132,6 +133,7 @@ def damaged(tiny_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     return folder
 
 
+@pytest.mark.slow
 def test_damage_on_rank_1_alone_stops_both_ranks_at_the_same_step_with_the_same_words(
     tiny_shards: Path, damaged: Path, two_ranks: Ranks, tmp_path: Path
 ) -> None:
@@ -144,6 +146,7 @@ def test_damage_on_rank_1_alone_stops_both_ranks_at_the_same_step_with_the_same_
     assert TABLE in {path.name for path in tmp_path.iterdir()}
 
 
+@pytest.mark.slow
 def test_what_rank_1_lost_is_in_metrics_checkpoint_table_and_report(
     tiny_shards: Path, damaged: Path, two_ranks: Ranks, tmp_path: Path
 ) -> None:

@@ -41,6 +41,7 @@ def test_a_process_that_is_killed_once_costs_no_film_and_no_byte(studies, tmp_pa
     assert seen == sorted(seen) and seen[-1] == 10
 
 
+@pytest.mark.slow
 def test_films_that_no_process_survives_are_refused_by_name_in_one_run(studies, tmp_path, caplog):
     deadly = deadly_film(tmp_path)
     accidents = {0: Killing, 2: Hanging, 4: lambda path: deadly}
@@ -58,6 +59,7 @@ def test_films_that_no_process_survives_are_refused_by_name_in_one_run(studies, 
     assert "a worker process died (SIGKILL); going on with 1" in caplog.text
 
 
+@pytest.mark.slow
 def test_processes_that_die_again_and_again_between_films_end_the_run_and_what_is_there_is_kept(
     studies, tmp_path, monkeypatch
 ):

@@ -136,6 +136,7 @@ def accidents_at_the_third_film(kind: str) -> Iterator[None]:
         yield
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["kill", "hang"])
 def test_a_run_ends_with_one_line_and_exit_code_2(
     tiny_shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture, kind: str

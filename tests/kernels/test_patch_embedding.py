@@ -6,6 +6,7 @@ from tests.kernels.triton_checks import ptx_for_hopper, run_interpreted, run_on_
 CHECKS = "interpreted_patches.py"
 
 
+@pytest.mark.slow
 def test_gathered_patches_equal_the_convolution_under_the_interpreter():
     run_interpreted(CHECKS)
 

@@ -96,9 +96,15 @@ ROWS = {
 }
 
 
-@pytest.mark.parametrize("world_size", ROWS)
-def test_on_uneven_ranks_all_forms_agree(ranks_of, world_size):
-    for of_rank in ranks_of[world_size].run(random_batches, ROWS[world_size]):
+@pytest.fixture(scope="module", params=[2, 3, pytest.param(4, marks=pytest.mark.slow)])
+def uneven(request, ranks_of) -> tuple[list[list[int]], list]:
+    """The rows of each rank, and what every rank finds for them."""
+    rows = ROWS[request.param]
+    return rows, ranks_of[request.param].run(random_batches, rows)
+
+
+def test_on_uneven_ranks_all_forms_agree(uneven):
+    for of_rank in uneven[1]:
         for of_forms in of_rank:
             for form in ("gather", "ring"):
                 torch.testing.assert_close(of_forms[form], of_forms["dense"], rtol=1e-11, atol=1e-11)
@@ -121,11 +127,10 @@ def one_process(name: str, row_counts: list[list[int]], seed: int, weighed: bool
     return [found["sum"].reshape(1), *found["gradients"][2:]], list(found["gradients"][:2])
 
 
-@pytest.mark.parametrize("world_size", ROWS)
-def test_on_uneven_ranks_all_forms_are_the_dense_loss_of_one_process(ranks_of, world_size):
-    results = ranks_of[world_size].run(random_batches, ROWS[world_size])
+def test_on_uneven_ranks_all_forms_are_the_dense_loss_of_one_process(uneven):
+    rows, results = uneven
     for seed, (name, weighed) in enumerate(itertools.product(LOSSES, (False, True))):
-        shared, features = one_process(name, ROWS[world_size], seed, weighed)
+        shared, features = one_process(name, rows, seed, weighed)
         for form in ("dense", "gather", "ring"):
             of_ranks = [of_rank[seed][form] for of_rank in results]
             got = [torch.cat([each[side] for each in of_ranks]) for side in (1, 2)]
@@ -290,7 +295,7 @@ def live_bytes(rank: int) -> dict:
     return found
 
 
-@pytest.mark.parametrize("world_size", [2, 4])
+@pytest.mark.parametrize("world_size", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_the_ring_holds_seventeen_times_the_bytes_of_one_byte_features(ranks_of, world_size):
     """At most 17 b D bytes and a tile with features of two bytes, 21 b D with four; no matrix of b x B."""
     unit = ROWS_OF_RANK * DIM

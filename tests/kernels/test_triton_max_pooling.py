@@ -7,6 +7,7 @@ from tests.kernels.triton_checks import ptx_for_hopper, run_interpreted, run_on_
 CHECKS = "interpreted_max_pooling.py"
 
 
+@pytest.mark.slow
 def test_the_kernels_equal_torchs_form_under_the_interpreter():
     run_interpreted(CHECKS)
 

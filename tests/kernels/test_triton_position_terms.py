@@ -10,6 +10,7 @@ from tests.kernels.triton_checks import ptx_for_hopper, run_interpreted, run_on_
 CHECKS = "interpreted_position_terms.py"
 
 
+@pytest.mark.slow
 def test_the_kernels_equal_the_oracle_under_the_interpreter():
     run_interpreted(CHECKS)
 

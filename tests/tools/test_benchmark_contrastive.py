@@ -1,8 +1,11 @@
+import pytest
+
 from tools.benchmark_contrastive import FORMS, main
 
 SMALL = ["--batch", "96", "--dim", "32", "--tile", "16", "--repeats", "1"]
 
 
+@pytest.mark.slow
 def test_a_small_run_prints_bytes_and_time_of_each_form_beside_the_plain_loss(capfd):
     main([*SMALL, "--ranks", "1", "2"])
     table, formulas = capfd.readouterr().out.split("by formula")

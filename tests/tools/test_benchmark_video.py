@@ -10,6 +10,7 @@ SMALL = Task(batch=2, frames=2, size_px=64, device="cpu")
 WORDS = ["--batch", "1", "--frames", "2", "--size_px", "32", "--repeats", "1", "--precision", "fp32"]
 
 
+@pytest.mark.slow
 def test_a_small_run_prints_a_row_for_each_contender_relative_to_the_first(capsys):
     main([*WORDS, "--contenders", "torchvision", "deepcoro+blocks"])
     rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| fp32")]
