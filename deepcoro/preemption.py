@@ -1,4 +1,4 @@
-"""A scheduler's SIGTERM becomes a flag that all ranks see at the same step, so that they save together and leave."""
+"""A scheduler's SIGTERM or SIGUSR1 becomes a flag that all ranks see at the same step, so that they save together and leave."""
 
 import ctypes
 import os
@@ -9,7 +9,8 @@ from types import FrameType
 from deepcoro import distributed
 
 EXIT_CODE = 75  # EX_TEMPFAIL: start me again
-
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+"""SIGUSR1 is what SLURM's `--signal=B:USR1@120` sends ahead of the end of the time that was asked for (tools/train.sbatch)."""
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
@@ -24,15 +25,16 @@ def end_with_launcher() -> None:
 
 
 class Preemption:
-    """Notes SIGTERM while it is open; `requested()` is true on every rank once one of them got it."""
+    """Notes SIGNALS while it is open; `requested()` is true on every rank once one of them got one."""
 
     def __enter__(self) -> "Preemption":
         self._noted = False
-        self._previous = signal.signal(signal.SIGTERM, self._note)
+        self._previous = {each: signal.signal(each, self._note) for each in SIGNALS}
         return self
 
     def __exit__(self, *exception: object) -> None:
-        signal.signal(signal.SIGTERM, self._previous)
+        for each, handler in self._previous.items():
+            signal.signal(each, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self._noted = True

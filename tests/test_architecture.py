@@ -92,7 +92,7 @@ LAYERS = [
     },
     {"evaluate", "step", "planning"},
     {"train", "predict", "explain", "search", "inference"},
-    {"search_page"},
+    {"search_page", "launching"},
     {"command_line"},
 ]
 # The model never reads shards: data and ingest stand beside it.

@@ -48,13 +48,14 @@ def test_sigterm_at_the_last_step_is_a_finished_run(
     assert two_ranks.run(main_with_sigterm_on_rank_1, 2, "ddp", *words) == [0, 0]
 
 
-def test_sigterm_is_noted_only_while_open() -> None:
-    before = signal.getsignal(signal.SIGTERM)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_is_noted_only_while_open(number: signal.Signals) -> None:
+    before = signal.getsignal(number)
     with Preemption() as preemption:
         assert not preemption.requested()
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), number)
         assert preemption.requested()
-    assert signal.getsignal(signal.SIGTERM) is before
+    assert signal.getsignal(number) is before
 
 
 def test_the_exit_code_is_the_one_schedulers_know() -> None:

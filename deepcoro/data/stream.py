@@ -293,8 +293,9 @@ def _start_worker(leaving: Any, watch: Watch, worker: int) -> None:
         if leaving.value:
             os._exit(0)
 
-    # A scheduler's SIGTERM reaches the whole process group: workers must outlive it, or the emergency save never runs.
+    # A scheduler's SIGTERM or SIGUSR1 reaches every process of a job: workers must outlive it, or the emergency save never runs.
     signal.signal(signal.SIGTERM, end_with_parent)
+    signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     watch.arrive(worker)
     torch.set_num_threads(1)

@@ -1,0 +1,145 @@
+"""tools/runner.sh as people call it: real launches, killed and warned."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from deepcoro.checkpoint import newest_whole
+from deepcoro.launching.__main__ import main
+from tests.launch import CONSTANT_LR, ROOT, SILENT, kill, metrics, tiny
+
+WORDS = (*SILENT, *CONSTANT_LR, "checkpoint.every_steps=2", "data.num_workers=1")
+TIMEOUT_S = 600
+
+
+def told(capsys: pytest.CaptureFixture, *words: str) -> tuple[int, str, str]:
+    code = main(list(words))
+    return (code, *capsys.readouterr())
+
+
+@pytest.fixture
+def in_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+
+
+def test_a_dry_run_prints_the_command(capsys: pytest.CaptureFixture, in_root: None) -> None:
+    code, line, _ = told(
+        capsys,
+        "--base_config",
+        "demo/tiny",
+        "--selected_gpus",
+        "none",
+        "--use_wandb",
+        "false",
+        "--dry_run",
+        "seed=3",
+    )
+    assert code == 0
+    assert "accelerate_configs/cpu_1.yaml" in line
+    assert line.endswith("train.py demo/tiny seed=3 tracking.use_wandb=false\n")
+
+
+BAD = {
+    "an unknown config": (["--base_config", "demo/tinny"], "did you mean 'demo/tiny'?"),
+    "a key of the config": (["--base_config", "demo/tiny", "optim.lrr=1"], "did you mean 'lr'?"),
+    "a flag": (["--selected_gpu", "0"], "did you mean --selected_gpus?"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_what_is_wrong_is_one_line_before_a_rank_is_started(
+    capsys: pytest.CaptureFixture, in_root: None, case: str
+) -> None:
+    words, expected = BAD[case]
+    code, _, error = told(capsys, *words, "--dry_run")
+    assert code == 2 and expected in error and error.count("\n") == 1
+
+
+def test_another_folder_than_the_root_is_refused(
+    capsys: pytest.CaptureFixture, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, _, error = told(capsys, "--base_config", "demo/tiny")
+    assert code == 2 and "run it from the project's root" in error
+
+
+def test_the_script_finds_python_and_the_package_from_anywhere(tmp_path: Path) -> None:
+    finished = subprocess.run(
+        [ROOT / "tools" / "runner.sh", "--lr", "1"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert finished.returncode == 2
+    assert finished.stderr.startswith("runner: unknown flag '--lr'")
+
+
+@contextlib.contextmanager
+def runner(*words: str) -> Iterator[subprocess.Popen]:
+    """tools/runner.sh on two CPU processes; it and all that it started are killed on leaving."""
+    process = subprocess.Popen(
+        [
+            *(ROOT / "tools" / "runner.sh", "--selected_gpus", "none", "--launch", "cpu_2_ddp"),
+            *("--base_config", *words),
+        ],
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        yield process
+    finally:
+        kill(process)
+
+
+def wait_for_step(process: subprocess.Popen, run_dir: Path, step: int) -> None:
+    deadline = time.monotonic() + TIMEOUT_S
+    path = run_dir / "metrics.jsonl"
+    while not path.is_file() or path.read_text().count("\n") < step:
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline, f"step {step} was not reached"
+        time.sleep(0.05)
+
+
+def ranks(process: subprocess.Popen) -> list[psutil.Process]:
+    launcher = psutil.Process(process.pid).children()[-1]
+    return launcher.children()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_a_killed_rank_is_replaced_and_a_warned_run_saves_and_goes_on(
+    tiny_shards: Path, tmp_path: Path
+) -> None:
+    words = tiny(tiny_shards, tmp_path, *WORDS)
+    with runner(*words, "max_steps=100000", "--max_restarts", "1") as process:
+        wait_for_step(process, tmp_path, 4)
+        ranks(process)[-1].kill()
+        saved = newest_whole(tmp_path / "checkpoints").step
+        wait_for_step(process, tmp_path, saved + 5)
+        process.send_signal(signal.SIGUSR1)
+        _, errors = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 75, errors
+    assert "restart 1 of 1" in errors and "continuing from step_" in errors
+    steps = [line["step"] for line in metrics(tmp_path)]
+    assert steps == list(range(1, len(steps) + 1))
+    assert newest_whole(tmp_path / "checkpoints").step == steps[-1], "nothing that was logged is lost"
+    with runner(*words, f"max_steps={steps[-1] + 2}") as process:
+        _, errors = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 0, errors
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_bad_data_is_2_and_told_once(tmp_path: Path) -> None:
+    with runner("demo/tiny", "data.shards=nowhere", f"run_dir={tmp_path}") as process:
+        _, errors = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 2
+    assert errors.count("DataError: nowhere holds no manifest.json") == 1
