@@ -126,6 +126,31 @@ def _newest_whole_name(folder: Path) -> str | None:
     return "" if committed else None
 
 
+def newest_before(folder: Path, step: int) -> Checkpoint | None:
+    """The newest whole checkpoint of fewer than `step` steps, else the oldest whole one; None when there is none. Collective."""
+    name = None
+    if distributed.rank() == 0:
+        whole = [each for each in _committed(folder) if each.is_whole()]
+        older = [each for each in whole if each.step < step] or whole[-1:]
+        name = older[0].folder.name if older else None
+    name = distributed.broadcast_object(name)
+    return Checkpoint(folder / name) if name else None
+
+
+def give_up_after(folder: Path, step: int, best_step: int) -> None:
+    """Removes the checkpoints of later steps: the run continues from `step`, before which the best was `best_step`. Collective."""
+    if distributed.rank() == 0:
+        for each in _committed(folder):
+            if each.step > step:
+                shutil.rmtree(each.folder)
+        for pointer, name in (("latest", f"step_{step}"), ("best", f"step_{best_step}")):
+            if (folder / name).is_dir():
+                write_bytes(folder / pointer, name.encode())
+            else:
+                (folder / pointer).unlink(missing_ok=True)
+    distributed.barrier()
+
+
 def _set_aside(damaged: list[Checkpoint]) -> None:
     """Else they would count as the newest ones to keep, and stand where the resumed run writes."""
     for checkpoint in damaged:

@@ -2,20 +2,19 @@
 
 import argparse
 import importlib
-import json
 import logging
 import os
 import sys
 import time
 from pathlib import Path
 
-from deepcoro import __version__, config
+from deepcoro import __version__, config, distributed
 from deepcoro.config import ConfigError, DataError
 from deepcoro.data.watch import WorkerFault, worker_fault
+from deepcoro.exit_record import EXIT_BAD_INPUT, another_rank_told, write_exit
 from deepcoro.preemption import end_with_launcher
 from deepcoro.run_config import RunConfig, load_run_config
 
-EXIT_BAD_INPUT = 2
 FOLDERS = ("objectives", "towers", "poolers", "losses", "fields", "metrics")
 VERBS = {"train": "train", "val": "evaluate", "test": "evaluate", "inference": "predict"}
 
@@ -29,7 +28,7 @@ CONFIG is a YAML file or the name of a shipped one; key=value pairs are laid ove
   python train.py clip/base_config --show          every key, its value and what it means
   python train.py --list objectives                what a folder offers
 
-Exit codes: 0 done, 2 bad config or data, 75 preempted after saving; also in run_dir/exit.json, since accelerate
+Exit codes: 0 done, 2 bad config or data, 75 preempted after saving, 76 stalled (run_dir/stalls/ tells where); also in run_dir/exit.json, since accelerate
 turns every failure into 1.
 """
 
@@ -113,40 +112,22 @@ def _run(run_config: RunConfig) -> int:
         is_mine |= isinstance(error, WorkerFault)
         raise
     finally:
-        is_echo = code == 1 and _another_rank_told(run_config.run_dir, began)
+        is_echo = code == 1 and another_rank_told(run_config.run_dir, began)
         if (is_mine or code == 1) and not is_echo:
-            _write_exit(run_config.run_dir, code, reason)
+            write_exit(run_config.run_dir, code, reason)
     return code
 
 
 def _call_verb(run_config: RunConfig) -> int:
     verb = importlib.import_module(f"deepcoro.{VERBS[run_config.run_mode]}")
     try:
-        return verb.run(run_config)
+        with distributed.own_group():
+            return verb.run(run_config)
     except RuntimeError as error:  # torch tells of a dead worker wherever the rank happens to be
         fault = worker_fault(error)
         if fault is None:
             raise
         raise fault from error
-
-
-def _another_rank_told(run_dir: Path, began: float) -> bool:
-    """A rank that ends with a reason breaks the connections of the others; their errors must not hide it."""
-    path = run_dir / "exit.json"
-    if not path.is_file():
-        return False
-    record = json.loads(path.read_text())
-    return record["code"] == EXIT_BAD_INPUT and record["time"] > began
-
-
-def _write_exit(run_dir: Path, code: int, reason: str) -> None:
-    rank = os.environ.get("RANK", "0")
-    run_dir.mkdir(parents=True, exist_ok=True)
-    temporary = run_dir / f"exit.json.{rank}"  # of its own: several ranks may fail at once
-    temporary.write_text(
-        json.dumps({"code": code, "reason": reason, "rank": int(rank), "time": time.time()}) + "\n"
-    )
-    temporary.replace(run_dir / "exit.json")
 
 
 def _is_main() -> bool:

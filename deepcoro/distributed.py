@@ -3,6 +3,8 @@
 Every function that talks is collective: all ranks call it, in the same order, each with its own rows.
 """
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any, TypeVar
 
 import torch
@@ -13,6 +15,17 @@ from torch import Tensor
 from torch.nn import functional
 
 Object = TypeVar("Object")
+
+
+@contextlib.contextmanager
+def own_group() -> Iterator[None]:
+    """Ends the process group that the block makes, on every way out; one that was there before stays."""
+    was_there = _is_distributed()
+    try:
+        yield
+    finally:
+        if not was_there and _is_distributed():
+            dist.destroy_process_group()
 
 
 def rank() -> int:

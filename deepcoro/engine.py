@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from deepcoro import distributed
 from deepcoro.config import ConfigError
+from deepcoro.finite import GuardedSteps, step_if_finite
 from deepcoro.kernels.precision import cpu_has_bfloat16
 from deepcoro.run_config import RunConfig
 from deepcoro.teachers import move_teachers
@@ -80,6 +81,16 @@ def _fill_deepspeed_config(deepspeed_config: dict, config: RunConfig) -> None:
             )
         deepspeed_config[key] = value
     _refuse_its_own_accumulation(deepspeed_config)
+    _refuse_unchecked_gradients(deepspeed_config)
+
+
+def _refuse_unchecked_gradients(deepspeed_config: dict) -> None:
+    """DeepSpeed then writes a NaN of one rank into the weights of all."""
+    for block, key in (("zero_optimization", "compute_grad_norm"), ("bf16", "check_grad_overflow")):
+        if deepspeed_config.get(block, {}).get(key, True) is False:
+            raise ConfigError(
+                f"the DeepSpeed config has {block}.{key}=false: steps that are not finite would not be skipped; leave it out"
+            )
 
 
 def _refuse_its_own_accumulation(deepspeed_config: dict) -> None:
@@ -109,6 +120,9 @@ class Engine:
         self.zero_stage = self.wrapped.zero_optimization_stage() if self.uses_deepspeed else 0
         _refuse_compiled_pieces(config, self.zero_stage)
         self._adamw = _innermost_optimizer(self.optimizer)
+        self._guard = GuardedSteps(self._adamw) if self.uses_deepspeed and not self.zero_stage else None
+        self.took_step = torch.ones((), dtype=torch.bool, device=self.device)
+        """Whether the last optimiser step counted, the same on every rank: not where loss or gradient were not finite."""
         self._create_moments()
 
     def release(self) -> None:
@@ -143,22 +157,26 @@ class Engine:
         """Backward of one micro-step; the last of a window also clips and steps, and returns the norm before clipping.
 
         Both backends divide the loss by the accumulation count and average gradients over ranks; the caller's loss allows
-        for both. DeepSpeed tells no norm under ZeRO-0.
+        for both. DeepSpeed tells no norm under ZeRO-0. A step whose norm is not finite changes nothing; `took_step` then says so.
         """
         self.accelerator.backward(loss)
         if not self.accelerator.sync_gradients:
             return None
         if self.uses_deepspeed:  # it has clipped and stepped inside backward
             norm = self.wrapped.get_global_grad_norm()
-            return None if norm is None else torch.as_tensor(norm, device=self.device)
+            norm = None if norm is None else torch.as_tensor(norm, device=self.device)
+            self.took_step = (norm if self._guard is None else self._guard.norm).isfinite()
+            return norm
         norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.config.optim.max_grad_norm)
+        self.took_step = norm.isfinite()
+        step_if_finite(self._adamw, norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
         return norm
 
     def move_teachers(self, active: Collection[str] | None = None) -> None:
-        """After an optimiser step: teachers take their share of what the video tower has become. Collective."""
-        move_teachers(self.model, self.zero_stage, active)
+        """After an optimiser step: teachers take their share of what the video tower has become, if it counted. Collective."""
+        move_teachers(self.model, self.zero_stage, active, self.took_step)
 
     def full_weights(self) -> dict[str, Tensor]:
         """Every parameter and buffer, whole, fp32, on the host of rank 0; empty on the others. Collective."""
@@ -181,11 +199,17 @@ class Engine:
                     moments[f"{name}/{key}"] = value.detach().to("cpu", torch.float32, copy=True)
         return moments
 
-    def set_moments(self, moments: dict[str, Tensor], step: int, since: Mapping[str, int]) -> None:
+    def set_moments(
+        self,
+        moments: dict[str, Tensor],
+        step: int,
+        since: Mapping[str, int],
+        skipped: Collection[int] = (),
+    ) -> None:
         """Continue from saved moments, of whatever ZeRO stage and number of ranks they came. Every rank holds them whole.
 
         `since` which step each parameter trains: one that begins at `step` has no moments yet, and AdamW's bias correction counts
-        from there. ConfigError when the moments of one that has trained are missing.
+        from there, without the steps `skipped` (numbered from 1), which did not count. ConfigError when the moments of one that has trained are missing.
         """
         for name, parameter in self._trainable():
             if since[name] == step:
@@ -198,7 +222,8 @@ class Engine:
             for key in MOMENTS:
                 self._set_moment(parameter, key, moments[f"{name}/{key}"].to(self.device))
         for tensor, group in self._optimized():
-            self._adamw.state[tensor]["step"].fill_(step - group["since"])
+            since_then = sum(number > group["since"] for number in skipped)
+            self._adamw.state[tensor]["step"].fill_(step - group["since"] - since_then)
 
     def plain_model(self, build: Callable[[], nn.Module]) -> nn.Module:
         """The model without an engine around it, whole on every rank, for evaluation. Collective.

@@ -35,6 +35,8 @@ MAY_CHANGE_ON_RESUME = frozenset(
         "schedules.*.start_*",
         "schedules.*.end_*",
         "freeze",
+        "non_finite",
+        "stall_timeout_s",
         "checkpoint",
         "evaluate",
         "inference",

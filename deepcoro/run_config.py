@@ -28,6 +28,7 @@ from deepcoro.objectives import Objective, contrastive
 from deepcoro.poolers import Pooler, mean
 from deepcoro.resumable import changed_keys
 from deepcoro.schedules import FreezePhase, Schedule
+from deepcoro.skipped import Config as NonFinite
 from deepcoro.towers import TextTower, VideoTower, text_hf, video_mvit
 
 # What people write alone, and the key it stands for.
@@ -226,6 +227,11 @@ class RunConfig(Block):
     video_freeze_ratio and text_freeze_ratio hold."""
     optim: Optim = Optim()
     """Optimiser and schedule."""
+    non_finite: NonFinite = NonFinite()
+    """What comes of steps whose loss or gradient is not finite."""
+    stall_timeout_s: float | None = pydantic.Field(default=600.0, gt=0)
+    """Longest wait within a training step (for data, for the other ranks, for the disk) before every rank writes the stacks of its threads
+    to run_dir/stalls/; after twice that it leaves with exit code 76. Evaluation has no limit. null = never."""
     checkpoint: Checkpoint = Checkpoint()
     """When weights are written and which are read."""
     evaluate: Evaluate = Evaluate()

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from deepcoro import distributed
 from deepcoro.engine import Engine
+from deepcoro.finite import RunningStatistics, with_its_gradient
 from deepcoro.gradient_cache import Embedded, window_gradients
 from deepcoro.model import Batch, to_device
 
@@ -24,10 +25,13 @@ class Record:
     sums: dict[str, Tensor] = field(default_factory=dict)
     metrics: dict[str, Tensor] = field(default_factory=dict)
     grad_norm: Tensor | None = None
+    took_step: Tensor | None = None
+    """[] bool, the same on every rank: false where loss or gradient were not finite, and so nothing has changed."""
 
     def normalised(self, name: str, share: Tensor) -> Tensor:
         """A share's part in the loss of the window, [1]; over micro-batches and ranks the parts add up to it."""
-        return self.loss_weights[name] * (share / self.counts[name].clamp(min=1)).sum().reshape(1)
+        part = self.loss_weights[name] * (share / self.counts[name].clamp(min=1)).sum().reshape(1)
+        return with_its_gradient(part)
 
     def add(self, name: str, result: dict[str, Tensor]) -> None:
         """An objective's share of a micro-batch or of the window, with its metrics."""
@@ -47,10 +51,12 @@ def train_step(
 
     Every objective is normalised by its targets in the whole window on all ranks: the loss does not depend on how the
     global batch is cut into ranks and micro-steps (without `gradient_cache` the contrastive one does, through who is whose negative).
+    Where the loss or the gradient is not finite on any rank, nothing changes on any of them, and `Record.took_step` is false.
     """
     record = Record(_counts(engine, window, loss_weights), lr, loss_weights)
     engine.set_lr(lr)
     engine.model.train()
+    statistics = RunningStatistics(engine.model)
     cached = [{} for _ in window]
     if engine.config.gradient_cache and len(window) > 1:
         cached = _cache(engine, window, step, record)
@@ -67,6 +73,8 @@ def train_step(
             for name, result in results.items():
                 loss = loss + undo * _part_of_loss(record, name, result)
             record.grad_norm = engine.backward(loss.squeeze(0))
+    record.took_step = engine.took_step
+    statistics.keep_if(engine.took_step)
     engine.move_teachers(list(loss_weights))
     return record
 

@@ -3,14 +3,21 @@
 from collections.abc import Collection, Iterator
 
 import torch
+from jaxtyping import Bool
 from torch import Tensor, nn
 
 
 @torch.no_grad()
-def move_teachers(model: nn.Module, zero_stage: int, active: Collection[str] | None = None) -> None:
+def move_teachers(
+    model: nn.Module,
+    zero_stage: int,
+    active: Collection[str] | None = None,
+    took_step: Bool[Tensor, ""] | None = None,
+) -> None:
     """Each objective's `teacher` keeps `momentum` of itself and takes the rest from the video tower. Collective under ZeRO-3.
 
-    That of an objective that is not `active` (None = all are) becomes the tower, so that it starts from the student.
+    That of an objective that is not `active` (None = all are) becomes the tower, so that it starts from the student. After a step that
+    did not count (`took_step`, on the device; None = it did) teachers stay where they are.
     """
     for name, objective in model.objectives.items():
         teacher = getattr(objective, "teacher", None)
@@ -20,7 +27,8 @@ def move_teachers(model: nn.Module, zero_stage: int, active: Collection[str] | N
         followers = list(teacher.encoder.parameters())
         pairs = zip(followers, model.towers["video"].parameters(), strict=True)
         for follower, leader in _pieces(pairs, zero_stage):
-            follower.lerp_(leader.to(follower.dtype), 1 - momentum)
+            share = 1 - momentum if took_step is None else (1 - momentum) * took_step.to(follower)
+            follower.lerp_(leader.to(follower.dtype), share)
         if zero_stage == 3:
             _read_pieces_again(followers)
 

@@ -62,6 +62,15 @@ class Tracker:
         if "train/loss" in numbers:
             self._bar.update(self._task, note=f"loss {numbers['train/loss']:.4f}")
 
+    def go_back(self, step: int) -> None:
+        """Drops the lines after `step`, which the run is about to write anew. W&B and TensorBoard keep what they were told."""
+        if not self._is_main:
+            return
+        self._lines.close()
+        cut_back(self.path, step)
+        self._lines = self.path.open("a")
+        self.advance(step)
+
     def close(self) -> None:
         if not self._is_main:
             return

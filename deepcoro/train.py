@@ -2,68 +2,40 @@
 
 import json
 import logging
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
 from deepcoro import atomic, checkpoint, distributed, evaluate
 from deepcoro.build import Parts, build_model, build_parts
-from deepcoro.config import ConfigError, DataError, dump, show
+from deepcoro.config import ConfigError, dump, show
 from deepcoro.data.damage import Damage
 from deepcoro.data.plan import Plan
 from deepcoro.data.stream import TrainingStream
 from deepcoro.data.training_order import training_order
+from deepcoro.data.units import Units
 from deepcoro.engine import Engine, start_accelerator
-from deepcoro.fields.report import padded_token_fraction
 from deepcoro.frozen_films import read_films_from_disk
 from deepcoro.frozen_texts import read_texts_from_disk
 from deepcoro.model import Batch, num_parameters
-from deepcoro.optim import build_optimizer, lr_of_groups, lr_of_places
+from deepcoro.optim import build_optimizer, lr_of_groups
 from deepcoro.positives_page import write_positives
 from deepcoro.preemption import EXIT_CODE, Preemption
+from deepcoro.readings import read_numbers
 from deepcoro.run_config import RunConfig, keys_changed_since
 from deepcoro.run_pages import write_pages
 from deepcoro.run_record import note_start
+from deepcoro.run_state import Due, Progress, Run
+from deepcoro.skipped import Skipped
 from deepcoro.speed import Stopwatch, peak_tflops, training_flops_per_clip
-from deepcoro.step import Record, train_step
+from deepcoro.step import train_step
 from deepcoro.timetable import Timetable, enter_phase
 from deepcoro.tracking import Tracker
+from deepcoro.watchdog import Watchdog
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass
-class Progress:
-    """How far the run is; saved with every checkpoint."""
-
-    step: int = 0
-    """Optimiser steps done."""
-    best: float | None = None
-    """Best value of evaluate.best_metric so far."""
-    best_step: int = 0
-    """Step that had it."""
-    evaluations_since_best: int = 0
-    """Evaluations without a better one."""
-
-
-@dataclass
-class Run:
-    """Everything the loop touches."""
-
-    config: RunConfig
-    parts: Parts
-    engine: Engine | None
-    """Of the phase that the run is in; None before the first."""
-    stream: TrainingStream
-    plan: Plan
-    max_steps: int
-    timetable: Timetable
-    flops_per_sample: float | None = None
-    """Of forward and backward; None where the device's peak is not known."""
-    progress: Progress = field(default_factory=Progress)
 
 
 def run(config: RunConfig) -> int:
@@ -72,9 +44,10 @@ def run(config: RunConfig) -> int:
     training = _prepare(config, accelerator)
     is_main = distributed.rank() == 0
     tracker = Tracker(config, is_main, training.progress.step, training.max_steps)
+    watchdog = Watchdog(config.run_dir, config.stall_timeout_s, distributed.rank())
     try:
-        with Preemption() as preemption:
-            code = _loop(training, tracker, preemption)
+        with Preemption() as preemption, watchdog:
+            code = _loop(training, tracker, preemption, watchdog)
             training.stream.damage.end_run()
     finally:
         tracker.close()
@@ -86,7 +59,7 @@ def run(config: RunConfig) -> int:
 def _prepare(config: RunConfig, accelerator: Any) -> Run:
     parts = build_parts(config, make_tokenizer=True)
     parts.refuse_met_in_validation()
-    units = parts.shards.units("train", config.data.multi_video, config.data.num_videos)
+    units = _units(config, parts)
     rows_per_step = config.batch_size * config.gradient_accumulation_steps * distributed.world_size()
     plan = Plan(
         order=training_order(parts.shards, units, config.data, config.seed, rows_per_step),
@@ -100,18 +73,30 @@ def _prepare(config: RunConfig, accelerator: Any) -> Run:
     saved = _checkpoint_to_resume(config)
     if saved is not None:
         _refuse_another_run(config, plan, timetable, saved)
-    damage = Damage(plan.num_units, config.data.max_bad_fraction, config.run_dir)
-    stream = TrainingStream(parts.shards, units, parts.fields, plan, config.data.workers, damage)
-    training = Run(config, parts, None, stream, plan, max_steps, timetable)
+    stream = _stream(config, parts, plan)
+    skipped = Skipped(config.non_finite, config.run_dir)
+    training = Run(config, parts, None, stream, plan, max_steps, timetable, skipped)
+    _resume(training, saved)
+    step, account = training.progress.step, None if saved is None else saved.state().get("non_finite", {})
+    training.stream.skip_to(skipped.restore(account, step))
     _build_engine(training, accelerator, saved)
-    if saved is not None:
-        _resume(training, saved)
     if distributed.rank() == 0:
         atomic.write_text(config.run_dir / "config.yaml", show(config) + "\n")
         atomic.write_text(config.run_dir / "data.json", json.dumps(parts.shards.record(), indent=1) + "\n")
         write_positives(config, parts)
         note_start(config.run_dir, parts.shards, _facts_of_start(training, accelerator))
     return training
+
+
+def _units(config: RunConfig, parts: Parts) -> Units:
+    return parts.shards.units("train", config.data.multi_video, config.data.num_videos)
+
+
+def _stream(config: RunConfig, parts: Parts, plan: Plan) -> TrainingStream:
+    damage = Damage(plan.num_units, config.data.max_bad_fraction, config.run_dir)
+    return TrainingStream(
+        parts.shards, _units(config, parts), parts.fields, plan, config.data.workers, damage
+    )
 
 
 def _facts_of_start(training: Run, accelerator: Any) -> dict[str, str | int]:
@@ -145,7 +130,7 @@ def _build_engine(training: Run, accelerator: Any, saved: checkpoint.Checkpoint 
     optimizer = build_optimizer(model, config.optim, config.own_lr, since, config.own_groups)
     training.engine = Engine(accelerator, model, optimizer, config)
     if saved is not None:
-        training.engine.set_moments(saved.moments(), step, since)
+        training.engine.set_moments(saved.moments(), step, since, training.skipped.steps)
 
 
 def _enter_next_phase(training: Run, saved: checkpoint.Checkpoint) -> None:
@@ -196,7 +181,11 @@ def _refuse_another_run(
         )
 
 
-def _resume(training: Run, saved: checkpoint.Checkpoint) -> None:
+def _resume(training: Run, saved: checkpoint.Checkpoint | None) -> None:
+    """Stream and progress as `saved` holds them; None: as they are before the first step."""
+    training.progress = Progress()
+    if saved is None:
+        return
     state = saved.state()
     training.stream.restore(state["stream"])
     training.progress = Progress(**state["progress"])
@@ -205,44 +194,90 @@ def _resume(training: Run, saved: checkpoint.Checkpoint) -> None:
     logger.info("continuing from %s", saved.folder.name)
 
 
-def _loop(training: Run, tracker: Tracker, preemption: Preemption) -> int:
-    config, progress = training.config, training.progress
-    batches = iter(training.stream)
-    stopwatch = Stopwatch(training.engine.device, training.flops_per_sample)
-    while progress.step < training.max_steps:
+def _loop(training: Run, tracker: Tracker, preemption: Preemption, watchdog: Watchdog) -> int:
+    accumulation = training.config.gradient_accumulation_steps
+    batches, stopwatch = _begin(training)
+    while (step := training.progress.step) < training.max_steps:
+        watchdog.enter("data", step + 1)
         with stopwatch.waiting_for_data():
-            window = [next(batches) for _ in range(config.gradient_accumulation_steps)]
-        record = train_step(
-            training.engine,
-            window,
-            progress.step,
-            _lr(training),
-            training.timetable.loss_weights(progress.step),
-        )
-        progress.step += 1
+            window = [next(batches) for _ in range(accumulation)]
+        watchdog.enter("compute", step + 1)
+        weights = training.timetable.loss_weights(step)
+        record = train_step(training.engine, window, step, _lr(training), weights)
+        step = training.progress.step = step + 1
+        training.skipped.note(step, record.took_step)
         stopwatch.step_done(training.plan.rows_per_step)
-        is_last = progress.step == training.max_steps
-        epoch = _epoch_that_ended(training)
-        if is_last or epoch is not None or progress.step % config.tracking.log_every_steps == 0:
-            tracker.log(progress.step, _numbers(training, record, window) | stopwatch.read())
-        if epoch is not None:
-            training.stream.damage.end_epoch(epoch)
-        tracker.advance(progress.step)
-        is_better, must_stop = _evaluate_if_due(training, tracker, is_last)
+        due = _due(training)
+        if due.log or due.evaluation:
+            numbers = read_numbers(training, record, window)
+            if training.skipped.too_many:
+                batches, stopwatch = _roll_back(training, tracker, watchdog, batches)
+                continue
+        if due.log:
+            tracker.log(step, numbers | stopwatch.read())
+        if due.ended_epoch is not None:
+            training.stream.damage.end_epoch(due.ended_epoch)
+        tracker.advance(step)
+        watchdog.enter(None, step)
+        is_better, must_stop = _evaluate(training, tracker) if due.evaluation else (False, False)
+        watchdog.enter("save", step)
         preempted = preemption.requested()
-        is_boundary = training.timetable.begins_at(progress.step)
-        is_due = progress.step % config.checkpoint.every_steps == 0
-        if is_last or must_stop or preempted or is_better or is_boundary or is_due:
-            _numbers(training, record, window)  # a diverged model is not saved
+        if due.checkpoint or preempted or must_stop or is_better:
+            read_numbers(training, record, window)  # a checkpoint knows of every skipped step
+            if training.skipped.too_many:
+                batches, stopwatch = _roll_back(training, tracker, watchdog, batches)
+                continue
             saved = _save(training, is_better)
-        if preempted and not (is_last or must_stop):
-            logger.warning("SIGTERM: saved step %d, leaving with exit code %d", progress.step, EXIT_CODE)
+        if preempted and not (must_stop or step == training.max_steps):
+            logger.warning("SIGTERM: saved step %d, leaving with exit code %d", step, EXIT_CODE)
             return EXIT_CODE
         if must_stop:
             break
-        if is_boundary:
+        if due.next_phase:
+            watchdog.enter(None, step)
             _enter_next_phase(training, saved)
     return 0
+
+
+def _begin(training: Run) -> tuple[Iterator[Batch], Stopwatch]:
+    return iter(training.stream), Stopwatch(training.engine.device, training.flops_per_sample)
+
+
+def _due(training: Run) -> Due:
+    step, config = training.progress.step, training.config
+    is_last, ended_epoch = step == training.max_steps, _epoch_that_ended(training)
+    evaluates, logs = config.evaluate.every_steps, config.tracking.log_every_steps
+    next_phase = training.timetable.begins_at(step)
+    return Due(
+        log=is_last or ended_epoch is not None or step % logs == 0,
+        ended_epoch=ended_epoch,
+        evaluation=is_last or (evaluates is not None and step % evaluates == 0),
+        checkpoint=is_last or next_phase or step % config.checkpoint.every_steps == 0,
+        next_phase=next_phase,
+    )
+
+
+def _roll_back(
+    training: Run, tracker: Tracker, watchdog: Watchdog, batches: Iterator[Batch]
+) -> tuple[Iterator[Batch], Stopwatch]:
+    """Back to the last checkpoint from before the skipped steps, and on with other batches: what has been read since is not read again."""
+    watchdog.enter(None, training.progress.step)
+    batches.close()
+    folder, here, end = training.config.checkpoint_folder, training.progress.step, training.position
+    training.skipped.stop_if_often()
+    saved = checkpoint.newest_before(folder, training.skipped.too_many[0])
+    training.stream = _stream(training.config, training.parts, training.plan)
+    _resume(training, saved)
+    step = training.progress.step
+    checkpoint.give_up_after(folder, step, training.progress.best_step)
+    training.skipped.go_back(here, step, (training.stream.start_position, end))
+    training.stream.skip_to(end)
+    accelerator = training.engine.accelerator
+    training.engine.release()
+    _build_engine(training, accelerator, saved)
+    tracker.go_back(step)
+    logger.warning("went back from step %d to step %d, and on with other samples", here, step)
+    return _begin(training)
 
 
 def _lr(training: Run) -> dict[str, float]:
@@ -253,65 +288,14 @@ def _lr(training: Run) -> dict[str, float]:
 
 def _epoch_that_ended(training: Run) -> int | None:
     """The last epoch that the step before this moment finished; the same on every rank."""
-    end = training.progress.step * training.plan.rows_per_step
-    done = end // training.plan.num_units
-    is_new = done > (end - training.plan.rows_per_step) // training.plan.num_units
-    return done - 1 if is_new else None
+    end, num_units = training.position, training.plan.num_units
+    is_new = end // num_units > (end - training.plan.rows_per_step) // num_units
+    return end // num_units - 1 if is_new else None
 
 
-def _numbers(training: Run, record: Record, window: list[Batch]) -> dict[str, float]:
-    """Reads a record: the one place of the loop that waits for the device."""
-    damage = training.stream.damage
-    own_bad = torch.tensor([float(damage.own)], device=training.engine.device)
-    packed = torch.cat([own_bad, *record.sums.values(), *record.metrics.values()]).float()
-    totals = iter(distributed.sum_over_ranks(packed).tolist())
-    bad = next(totals)
-    counts = {name: record.counts[name].tolist() for name in record.sums}
-    parts = {name: [next(totals) / max(count, 1) for count in of_parts] for name, of_parts in counts.items()}
-    losses = {name: sum(of_parts) for name, of_parts in parts.items()}
-    weights = record.loss_weights
-    numbers = {"train/loss": sum(weights[name] * loss for name, loss in losses.items())}
-    numbers |= {f"train/{name}/loss": loss for name, loss in losses.items()}
-    for name in losses:
-        named = getattr(training.engine.model.objectives[name], "parts", {})
-        numbers |= {
-            f"train/{name}/{part}": loss / weight
-            for (part, weight), loss, count in zip(named.items(), parts[name], counts[name], strict=False)
-            if count
-        }
-    numbers |= {f"train/{key}": next(totals) / distributed.world_size() for key in record.metrics}
-    if record.grad_norm is not None:
-        numbers["train/grad_norm"] = float(record.grad_norm)
-    lr = dict.fromkeys(training.config.own_lr, 0.0) | lr_of_places(record.lr)
-    numbers |= {f"lr/{place}": rate for place, rate in lr.items()}
-    numbers |= {f"loss_weight/{name}": weights.get(name, 0.0) for name in training.config.schedules}
-    if "report" in window[0]:
-        numbers["speed/padded_token_fraction"] = padded_token_fraction([batch["report"] for batch in window])
-    position = training.progress.step * training.plan.rows_per_step
-    numbers["epoch"] = position / training.plan.num_units
-    numbers |= damage.agree(round(bad), position)
-    numbers |= {f"data/{key}": value for key, value in training.plan.order.counters(position).items()}
-    _refuse_non_finite(training, numbers, window)
-    return numbers
-
-
-def _refuse_non_finite(training: Run, numbers: dict[str, float], window: list[Batch]) -> None:
-    loss, norm = numbers["train/loss"], numbers.get("train/grad_norm", 0.0)
-    if np.isfinite([loss, norm]).all():
-        return
-    rows = [int(position) for batch in window for position in batch["position"]]
-    raise DataError(
-        f"the loss is {loss}, the gradient's norm {norm} at step {training.progress.step} (this rank's rows {rows[0]} to {rows[-1]} of the plan); "
-        "lower optim.lr or max_grad_norm; the last checkpoint is untouched"
-    )
-
-
-def _evaluate_if_due(training: Run, tracker: Tracker, is_last: bool) -> tuple[bool, bool]:
+def _evaluate(training: Run, tracker: Tracker) -> tuple[bool, bool]:
     """Whether this step is the best so far, and whether patience has run out; the same on every rank."""
     config, progress = training.config, training.progress
-    every = config.evaluate.every_steps
-    if not (is_last or (every and progress.step % every == 0)):
-        return False, False
     if "val" not in training.parts.shards.splits or not config.evaluate.metrics:
         return False, False
     model = training.engine.plain_model(lambda: build_model(config, training.parts))
@@ -336,14 +320,14 @@ def _evaluate_if_due(training: Run, tracker: Tracker, is_last: bool) -> tuple[bo
 
 def _save(training: Run, is_better: bool) -> checkpoint.Checkpoint:
     config, progress = training.config, training.progress
-    position = progress.step * training.plan.rows_per_step
     training.stream.damage.merge()
     state = {
         "config": dump(config),
         "progress": vars(progress),
         "global_batch": training.plan.rows_per_step,
         "phases": training.timetable.history(progress.step),
-        "stream": training.stream.state(position),
+        "stream": training.stream.state(training.position),
+        "non_finite": training.skipped.state(),
         "data": training.parts.provenance(),
     }
     saved = checkpoint.save(

@@ -162,6 +162,8 @@ class TrainingStream:
         self.damage = damage or Damage(plan.num_units, 1.0)
         """What could not be read; only of batches that were handed out."""
         self.start_position = start_position
+        self.skipped_ranges: list[list[int]] = []
+        """Positions [start, end) that were given up: steps after them begin behind them."""
         self._plan = plan
         self._units = units
         self._fetch = Fetch(shards, units, fields, plan.seed)
@@ -176,6 +178,21 @@ class TrainingStream:
             self.damage.note(bad)
             yield batch
 
+    def position_after(self, steps: int) -> int:
+        """Of the first row that `steps` optimiser steps have not read; of those after the last range that was given up."""
+        return steps * self._plan.rows_per_step + sum(end - start for start, end in self.skipped_ranges)
+
+    def samples_of(self, step: int) -> list[str]:
+        """Keys of the samples that the optimiser step read which was the `step`-th (1, 2, ...), over all ranks, in their order."""
+        rows = range(self.position_after(step - 1), self.position_after(step))
+        return list(dict.fromkeys(self._units.name(self._plan.row(position).unit) for position in rows))
+
+    def skip_to(self, position: int) -> None:
+        """The rows from here to `position` are given up. Before iteration begins."""
+        if position > self.start_position:
+            self.skipped_ranges.append([self.start_position, position])
+            self.start_position = position
+
     def state(self, position: int) -> dict[str, Any]:
         """What goes into a checkpoint taken when the positions below `position` have been trained on; plain JSON values."""
         return {
@@ -183,6 +200,7 @@ class TrainingStream:
             "position": position,
             "seed": self._plan.seed,
             "fingerprint": self._fingerprint,
+            "skipped_ranges": self.skipped_ranges,
         } | self.damage.state()
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -194,6 +212,7 @@ class TrainingStream:
                     " here; restore the data, or start a new run from its weights"
                 )
         self.start_position = state["position"]
+        self.skipped_ranges = list(state.get("skipped_ranges", []))
         self.damage.restore(state)
 
 
