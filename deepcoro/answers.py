@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
-from deepcoro.bootstrap import patient_rows, renumbered, sum_intervals
+from deepcoro.bootstrap import means_with_intervals, patient_rows, renumbered, sum_intervals
 from deepcoro.evaluated import Evaluated, label_word
 from deepcoro.kernels.tied_ranks import nearest
 
@@ -143,14 +143,5 @@ def absolute_error(
     seed: int,
 ) -> dict[str, float]:
     """`mae` with its interval over patients (numbered without gaps), and `mae_chance`, what the median of the same rows would have."""
-    error = np.abs(said - truth)
-    found = {"mae": float(error.mean()), "mae_chance": float(np.abs(truth - np.median(truth)).mean())}
-    if num_samples:
-        columns = np.stack([error, np.ones_like(error)], axis=1)
-        bounds = sum_intervals(columns, patients, _mean_error, num_samples, seed)
-        found["mae_ci_low"], found["mae_ci_high"] = bounds["mae"]
-    return found
-
-
-def _mean_error(sums: Float[np.ndarray, "sample 2"]) -> dict[str, Float[np.ndarray, "sample"]]:
-    return {"mae": sums[:, 0] / np.maximum(sums[:, 1], 1e-300)}
+    found = means_with_intervals({"mae": np.abs(said - truth)}, patients, num_samples, seed)
+    return found | {"mae_chance": float(np.abs(truth - np.median(truth)).mean())}

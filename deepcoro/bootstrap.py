@@ -150,6 +150,26 @@ def mean_intervals(
     return np.percentile(np.concatenate(means), [LOW, HIGH], axis=0).T
 
 
+def means_with_intervals(
+    columns: Mapping[str, Float[np.ndarray, "row"]],
+    patients: Int[np.ndarray, "row"],
+    num_samples: int,
+    seed: int,
+) -> dict[str, float]:
+    """Flat numbers: the mean of each column over rows (one or more), beside `_ci_low` and `_ci_high` where resamples are drawn.
+
+    `patients` are numbered without gaps.
+    """
+    values = np.stack(list(columns.values()), axis=1)
+    numbers = {key: float(mean) for key, mean in zip(columns, values.mean(axis=0), strict=True)}
+    if not num_samples:
+        return numbers
+    bounds = mean_intervals(values, np.arange(len(values)), patients, num_samples, seed)
+    for key, (low, high) in zip(columns, bounds.tolist(), strict=True):
+        numbers |= {f"{key}_ci_low": low, f"{key}_ci_high": high}
+    return numbers
+
+
 def sum_intervals(
     counts: Float[np.ndarray, "row count"],
     patient_of_row: Int[np.ndarray, "row"],

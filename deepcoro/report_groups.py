@@ -12,7 +12,7 @@ _WORDS = {
     "video_to_text/within_stratum": "film → report, like with like",
 }
 
-_OF_HEADS = {
+OF_HEADS = {
     "auroc": ("AUROC", fraction),
     "sensitivity": ("sensitivity", percent),
     "specificity": ("specificity", percent),
@@ -98,9 +98,9 @@ def _measures(results: Results) -> Sequence[tuple[str, str, Show]]:
     ]
     found += [
         (
-            f"{_head_words(key)}: {_OF_HEADS[key.rsplit('/', 1)[-1]][0]}",
+            f"{_head_words(key)}: {OF_HEADS[key.rsplit('/', 1)[-1]][0]}",
             key,
-            _OF_HEADS[key.rsplit("/", 1)[-1]][1],
+            OF_HEADS[key.rsplit("/", 1)[-1]][1],
         )
         for key in results
         if _is_of_head(key)
@@ -111,7 +111,7 @@ def _measures(results: Results) -> Sequence[tuple[str, str, Show]]:
 
 def _is_of_head(key: str) -> bool:
     own = not key.startswith(("by/", "zero_shot/", "retrieval/"))
-    return own and key.rsplit("/", 1)[-1] in _OF_HEADS and key.count("/") == 2
+    return own and key.rsplit("/", 1)[-1] in OF_HEADS and key.count("/") == 2
 
 
 def _head_words(key: str) -> str:

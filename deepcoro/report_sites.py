@@ -3,18 +3,10 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from deepcoro.report_groups import Cell, CellRow
+from deepcoro.report_groups import OF_HEADS, Cell, CellRow
 from deepcoro.report_tables import fraction, interval, number, percent
 
-_SHOWN = {
-    "auroc": ("AUROC", fraction),
-    "sensitivity": ("sensitivity", percent),
-    "specificity": ("specificity", percent),
-    "mae": ("MAE", number),
-    "macro_auroc": ("AUROC, mean of classes", fraction),
-    "c_index": ("C-index", fraction),
-    "R@5": ("R@5", percent),
-}
+_SHOWN = OF_HEADS | {"macro_auroc": ("AUROC, mean of classes", fraction), "R@5": ("R@5", percent)}
 
 
 @dataclass(frozen=True)

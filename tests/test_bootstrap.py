@@ -8,6 +8,7 @@ from deepcoro.bootstrap import (
     estimates,
     interval,
     mean_intervals,
+    means_with_intervals,
     patient_rows,
     resamples,
     sum_intervals,
@@ -78,3 +79,20 @@ def test_a_statistic_has_an_estimate_and_a_value_for_each_resample():
     assert interval(drawn["rare"]) == (1.0, 1.0)
     assert interval(np.full(4, np.nan)) is None
     assert draws(mean, 3, 0, seed=2) == {}
+
+
+def test_means_come_with_the_intervals_of_a_bootstrap_of_patients() -> None:
+    generator = np.random.default_rng(0)
+    patients = np.repeat(np.arange(10), 3)
+    columns = {"a": generator.normal(size=30), "b": generator.random(30)}
+    found = means_with_intervals(columns, patients, 50, 7)
+    for key, column in columns.items():
+        assert found[key] == pytest.approx(column.mean())
+        drawn = [
+            np.average(column, weights=weights[patients])
+            for block in resamples(10, 50, 7)
+            for weights in block
+        ]
+        low, high = np.percentile(drawn, [2.5, 97.5])
+        assert (found[f"{key}_ci_low"], found[f"{key}_ci_high"]) == pytest.approx((low, high))
+    assert means_with_intervals(columns, patients, 0, 7).keys() == {"a", "b"}

@@ -18,7 +18,7 @@ from deepcoro.angiography.detector import VENDORS, Vendor
 from deepcoro.angiography.film import Film, Injection, render_film
 from deepcoro.angiography.findings import Lesion
 from deepcoro.angiography.folder import Recipe, plans_of
-from deepcoro.bootstrap import mean_intervals, patient_rows
+from deepcoro.bootstrap import means_with_intervals, patient_rows
 from deepcoro.explain.targets import Target
 from deepcoro.fields import video
 from deepcoro.model import to_device
@@ -144,12 +144,9 @@ def measure(scored: Sequence[Scored], num_samples: int = 1000, seed: int = 0) ->
             "share_raised_by_noise": _raised(noise),
             "mean_noise": np.abs(noise),
         }
-        values, rows = np.stack(list(columns.values()), axis=1), np.arange(len(group))
         patients = patient_rows([each.patient for each in group], len(group))
-        bounds = mean_intervals(values, rows, patients, num_samples, seed)
-        for (key, value), (low, high) in zip(columns.items(), bounds.tolist(), strict=True):
-            numbers |= {f"{name}/{key}": float(value.mean())}
-            numbers |= {f"{name}/{key}_ci_low": low, f"{name}/{key}_ci_high": high}
+        told = {f"{name}/{key}": column.astype(float) for key, column in columns.items()}
+        numbers |= means_with_intervals(told, patients, num_samples, seed)
     return numbers
 
 

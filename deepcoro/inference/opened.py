@@ -13,7 +13,7 @@ from deepcoro.data.spool import Outcome
 from deepcoro.data.study_record import EncodedFilm, in_order, study_record
 from deepcoro.inference.found import FoundStudy
 from deepcoro.ingest.film import FilmSource, Modality, RejectedFilm, Rejection
-from deepcoro.ingest.open import open_film
+from deepcoro.ingest.open import ARRAY_SUFFIXES, NIFTI_SUFFIXES, open_film
 from deepcoro.ingest.workers import worker_pool
 from deepcoro.sample import StudyRecord
 
@@ -132,6 +132,8 @@ def _make_or_end(source: FilmSource, settings: Settings) -> Outcome:
 
 def _refused_by_header(source: FilmSource, settings: Settings) -> Outcome | None:
     """A reason that the header alone gives: no film, or one of another modality than the model's. None: go on."""
+    if source.path.name.lower().endswith((*ARRAY_SUFFIXES, *NIFTI_SUFFIXES)):
+        return None  # they tell no modality, and to open them is to read all of their frames
     try:
         film = open_film(source.path, settings.accept_burned_in)
     except RejectedFilm as error:

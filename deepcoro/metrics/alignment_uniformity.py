@@ -10,7 +10,7 @@ import numpy as np
 import pydantic
 from jaxtyping import Float
 
-from deepcoro.bootstrap import mean_intervals, patient_rows, renumbered
+from deepcoro.bootstrap import means_with_intervals, patient_rows, renumbered
 from deepcoro.config import Block
 from deepcoro.evaluated import Evaluated, Measurement
 
@@ -60,13 +60,9 @@ class AlignmentUniformity(Measurement):
 
     def _alignment(self, films: np.ndarray, texts: np.ndarray, patients: np.ndarray) -> dict[str, float]:
         distances = _distances(films, texts, self.config.alpha)
-        numbers = {"alignment": float(distances.mean())}
-        if self.config.bootstrap_samples:
-            place = np.arange(len(films))
-            bounds = mean_intervals(
-                distances[:, None], place, patients, self.config.bootstrap_samples, self.config.seed
-            )
-            numbers |= {"alignment_ci_low": float(bounds[0, 0]), "alignment_ci_high": float(bounds[0, 1])}
+        numbers = means_with_intervals(
+            {"alignment": distances}, patients, self.config.bootstrap_samples, self.config.seed
+        )
         shuffled = np.random.default_rng([self.config.seed, 4]).permutation(len(films))
         return numbers | {
             "alignment_shuffled": float(_distances(films, texts[shuffled], self.config.alpha).mean())

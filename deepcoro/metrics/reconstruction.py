@@ -6,7 +6,7 @@ from typing import Literal
 import numpy as np
 import pydantic
 
-from deepcoro.bootstrap import mean_intervals, patient_rows
+from deepcoro.bootstrap import means_with_intervals, patient_rows, renumbered
 from deepcoro.config import Block
 from deepcoro.evaluated import Evaluated, Measurement
 
@@ -77,14 +77,7 @@ class Reconstruction(Measurement):
         numbers = {f"{prefix}/num{suffix}": float(kept.sum())}
         if not kept.any():
             return numbers, [f"reconstruction: no film has hidden units to guess ({prefix}{suffix})"]
-        keys = [f"{prefix}/{name}{suffix}" for name in columns]
-        numbers |= dict(zip(keys, values[kept].mean(axis=0).tolist(), strict=True))
-        if self.config.bootstrap_samples:
-            _, patient = np.unique(patient_rows(patients, len(kept))[kept], return_inverse=True)
-            films = np.arange(kept.sum())
-            bounds = mean_intervals(
-                values[kept], films, patient, self.config.bootstrap_samples, self.config.seed
-            )
-            for key, (low, high) in zip(keys, bounds.tolist(), strict=True):
-                numbers |= {f"{key}_ci_low": low, f"{key}_ci_high": high}
+        told = {f"{prefix}/{name}{suffix}": column[kept] for name, column in columns.items()}
+        patient = renumbered(patient_rows(patients, len(kept))[kept])
+        numbers |= means_with_intervals(told, patient, self.config.bootstrap_samples, self.config.seed)
         return numbers, []

@@ -9,8 +9,10 @@ from pathlib import Path
 import pydicom
 import pytest
 
+from deepcoro.inference import opened
 from deepcoro.inference.audit import AUDIT, check_audit
 from deepcoro.ingest.crosswalk import read_crosswalk
+from deepcoro.ingest.film import FilmSource
 from tests.inference.conftest import Predict
 from tests.ingest.films import PLANTED, moving_bar, write_dicom
 from tests.ingest.identities import found_in
@@ -151,3 +153,13 @@ def test_answers_are_never_written_among_the_films(predict: Predict, tmp_path: P
     write_dicom(tmp_path / "one.dcm", moving_bar())
     code, _, complained = predict(tmp_path)
     assert code == 2 and "inside the folder of films" in complained
+
+
+@pytest.mark.parametrize("name", ["film.npz", "film.npy", "FILM.NII.GZ", "film.nii"])
+def test_a_file_that_tells_no_modality_is_not_opened_to_look_for_one(name: str, monkeypatch) -> None:
+    """To open an array is to read all of it; it is read once, where it is decoded."""
+    opens: list[Path] = []
+    monkeypatch.setattr(opened, "open_film", lambda path, accept_burned_in: opens.append(path))
+    settings = opened.settings_of(1, "XA", False, "sector")
+    assert opened._refused_by_header(FilmSource(row=1, path=Path(name), clip="a"), settings) is None
+    assert opens == []
