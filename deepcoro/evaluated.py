@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 
 from deepcoro.calibrated import Fixed
 
@@ -59,6 +59,24 @@ class TrainingReports:
     def modal_of(self, side: str | None) -> str:
         """The most common text of the side, of all films where it has none."""
         return self.modal.get(side, self.modal[None])
+
+
+@dataclass(frozen=True)
+class Followed:
+    """Rows that are followed up to an event, or until nobody looked any more; those alone of which both are known."""
+
+    head: str
+    """`objective/head` that foretells the event."""
+    score: Float[np.ndarray, "row"]
+    """Higher = sooner."""
+    time: Float[np.ndarray, "row"]
+    """Length of the follow-up."""
+    event: Bool[np.ndarray, "row"]
+    """Whether it ended in the event."""
+    patient: Int[np.ndarray, "row"]
+    """Number of the row's patient among those of the split."""
+    threshold: float | None = None
+    """That of val for the head, where there is one."""
 
 
 @dataclass(frozen=True)
@@ -137,6 +155,10 @@ class Measurement:
         """Sentences that are embedded before `measure`."""
         return []
 
+    def columns(self) -> list[str]:
+        """Label columns that it reads, those of heads aside."""
+        return []
+
     def measure(self, evaluated: Evaluated) -> tuple[dict[str, float], list[str]]:
         """Flat numbers, and a sentence for what could not be measured."""
         raise NotImplementedError
@@ -147,6 +169,10 @@ class Measurement:
 
     def answers(self, evaluated: Evaluated) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """Questions of its own that it puts to every film: prefix of the numbers -> scores and truth (NaN = not assessed)."""
+        return {}
+
+    def followed(self, evaluated: Evaluated) -> dict[str, Followed]:
+        """Events with their times that it measures, by the prefix of their numbers."""
         return {}
 
     def fix(self, evaluated: Evaluated) -> dict[str, Fixed]:

@@ -19,9 +19,11 @@ import pydantic
 import yaml
 
 from deepcoro import atomic, report_captions, report_figures, report_groups, report_heads, report_tables
+from deepcoro.evaluated import Followed
 from deepcoro.metrics import zero_shot
 from deepcoro.page import render_page
 from deepcoro.report_captions import CaptionExample
+from deepcoro.report_confusions import confusion_figures
 from deepcoro.report_examples import Example
 from deepcoro.report_explanations import Explanation, drawn, read_explanations
 from deepcoro.report_figures import Curve, Scored
@@ -29,7 +31,8 @@ from deepcoro.report_head_figures import head_figures
 from deepcoro.report_reconstructions import Picture, read_pictures, reconstruction_rows
 from deepcoro.report_shortcuts import Shortcuts, read_shortcuts, shortcut_table
 from deepcoro.report_sites import site_table
-from deepcoro.scored import Answer, read_scored, scored_path
+from deepcoro.report_survival import survival_figures
+from deepcoro.scored import Answer, ScoredRows, read_scored, scored_path
 
 EXAMPLES_FILE = "report_examples.json"
 """Examples of the last evaluation; they hold films, like the report."""
@@ -75,6 +78,8 @@ class ReportInputs:
     """Zero-shot scores and truth, for the curves."""
     answers: Mapping[str, Answer] = field(default_factory=dict)
     """What heads said of each row, for the curves."""
+    followed: Mapping[str, Followed] = field(default_factory=dict)
+    """Times to events, for the curves."""
     documents: Sequence[Mapping] = ()
     """Results of all evaluations of the run, the newest last."""
     data_summary: Mapping[str, object] = field(default_factory=dict)
@@ -126,6 +131,7 @@ def read_inputs(run_dir: Path) -> ReportInputs:
     metric = zero_shot.Config.model_validate(measured.get("zero_shot", {})).build()
     examples = _text(run_dir / EXAMPLES_FILE)
     results = _numbers(json.loads(_text(run_dir / "results.json") or "{}") or document.get("metrics", {}))
+    rows = _read_rows(run_dir, document)
     return ReportInputs(
         run_name=run_dir.resolve().name,
         data=document.get("data"),
@@ -145,7 +151,8 @@ def read_inputs(run_dir: Path) -> ReportInputs:
         explanations=read_explanations(run_dir),
         shortcuts=read_shortcuts(run_dir),
         scored=_read_scores(run_dir, document, metric),
-        answers=_read_answers(run_dir, document),
+        answers=rows.answers,
+        followed=rows.followed,
         documents=documents,
         data_summary=document.get("data_summary") or {},
         has_positives_page=(run_dir / "positives.html").is_file(),
@@ -198,9 +205,9 @@ def _read_scores(run_dir: Path, document: Mapping, metric: zero_shot.ZeroShot) -
     return [scored for scored in found if len(np.unique(scored.positive)) == 2]
 
 
-def _read_answers(run_dir: Path, document: Mapping) -> Mapping[str, Answer]:
+def _read_rows(run_dir: Path, document: Mapping) -> ScoredRows:
     path = scored_path(run_dir, str(document.get("data")), str(document.get("split")))
-    return read_scored(path).answers if path.is_file() else {}
+    return read_scored(path) if path.is_file() else ScoredRows((), (), {})
 
 
 def _scored(rows: Sequence[Mapping[str, str]], name: str, metric: zero_shot.ZeroShot) -> Scored:
@@ -231,7 +238,11 @@ def render_report(inputs: ReportInputs) -> str:
         tables=report_tables.tables(inputs.results, inputs.strata, inputs.positives),
         group_tables=report_groups.group_tables(inputs.results),
         head_tables=report_heads.head_tables(inputs.results),
-        head_figures=head_figures(inputs.answers),
+        head_figures=[
+            *head_figures(inputs.answers),
+            *confusion_figures(inputs.answers),
+            *survival_figures(inputs.followed),
+        ],
         site_table=site_table(inputs.documents),
         interval_figure=report_figures.interval_figure(measures) if measures else "",
         score_figures=_score_figures(inputs.scored, inputs.aggregates_only),

@@ -95,7 +95,8 @@ def as_svg(figure: "Figure", description: str) -> str:
     drawing = buffer.getvalue()
     drawing = drawing[drawing.index("<svg") :]
     drawing = re.sub(r"<metadata>.*?</metadata>", "", drawing, flags=re.DOTALL)
-    drawing = re.sub(r' id="[A-Za-z.]+(_\d+)*_?\d*"(?=[ >/])', "", drawing)
+    referred = set(re.findall(r'(?:href="#|url\(#)([^")]+)', drawing))
+    drawing = re.sub(r' id="([^"]*)"', lambda found: found[0] if found[1] in referred else "", drawing)
     label = description.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
     return drawing.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
 

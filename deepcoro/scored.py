@@ -6,7 +6,7 @@
 import io
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +14,11 @@ from jaxtyping import Float
 
 from deepcoro import atomic
 from deepcoro.config import DataError
-from deepcoro.evaluated import Evaluated, Measurement
+from deepcoro.evaluated import Evaluated, Followed, Measurement
 
 SUFFIX = "_scored.npz"
 """How the name of such a file ends."""
+_ROWS = [each.name for each in fields(Followed) if each.name not in ("head", "threshold")]
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,8 @@ class ScoredRows:
     """Keyed id of its patient; None = not named."""
     answers: Mapping[str, Answer]
     """By the prefix of its metrics: `objective/head` or `zero_shot/task`."""
+    followed: Mapping[str, Followed] = field(default_factory=dict)
+    """Events with their times, by the prefix of their metrics."""
 
 
 def scored_path(run_dir: Path, data: str, split: str) -> Path:
@@ -54,7 +57,9 @@ def scored_path(run_dir: Path, data: str, split: str) -> Path:
 def score_rows(evaluated: Evaluated, metrics: Sequence[Measurement]) -> ScoredRows:
     """Answers of all heads, and of metrics that put questions of their own."""
     answers: dict[str, Answer] = {}
+    followed: dict[str, Followed] = {}
     for metric in metrics:
+        followed |= metric.followed(evaluated)
         for name, (said, truth) in metric.answers(evaluated).items():
             answers[name] = Answer("zero_shot", said[:, None], truth)
     for name, head in evaluated.heads.items():
@@ -69,7 +74,7 @@ def score_rows(evaluated: Evaluated, metrics: Sequence[Measurement]) -> ScoredRo
             head.class_names() if head.num_classes > 2 or said.shape[1] > 1 else (),
             fixed and fixed.threshold,
         )
-    return ScoredRows(evaluated.clips, evaluated.patients, answers)
+    return ScoredRows(evaluated.clips, evaluated.patients, answers, followed)
 
 
 def write_scored(path: Path, rows: ScoredRows) -> None:
@@ -80,12 +85,19 @@ def write_scored(path: Path, rows: ScoredRows) -> None:
     }
     arrays = {f"{name}:said": each.said for name, each in rows.answers.items()}
     arrays |= {f"{name}:truth": each.truth for name, each in rows.answers.items()}
+    arrays |= {
+        f"{name}:{part}": getattr(each, part) for name, each in rows.followed.items() for part in _ROWS
+    }
+    outcomes = {
+        name: {"head": each.head, "threshold": each.threshold} for name, each in rows.followed.items()
+    }
     payload = io.BytesIO()
     np.savez_compressed(
         payload,
         clip=np.array(rows.clips, np.str_),
         patient=np.array([patient or "" for patient in rows.patients], np.str_),
         facts=np.array(json.dumps(facts)),
+        outcomes=np.array(json.dumps(outcomes)),
         **arrays,
     )
     atomic.write_bytes(path, payload.getvalue())
@@ -108,5 +120,10 @@ def read_scored(path: Path) -> ScoredRows:
             )
             for name, facts in json.loads(str(arrays["facts"])).items()
         }
+        outcomes = json.loads(str(arrays["outcomes"])) if "outcomes" in arrays else {}
+        followed = {
+            name: Followed(**facts, **{part: arrays[f"{name}:{part}"] for part in _ROWS})
+            for name, facts in outcomes.items()
+        }
         patients = [patient or None for patient in arrays["patient"].tolist()]
-        return ScoredRows(arrays["clip"].tolist(), patients, answers)
+        return ScoredRows(arrays["clip"].tolist(), patients, answers, followed)

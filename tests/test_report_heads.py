@@ -1,20 +1,26 @@
 """Heads on the page of a run: tables with what every number rests on, curves, and the same checkpoint elsewhere."""
 
+import re
 from dataclasses import replace
 
 import numpy as np
 import pytest
+from sklearn.metrics import confusion_matrix
 
 from deepcoro.calibrated import Fixed
-from deepcoro.evaluated import Head
+from deepcoro.evaluated import Followed, Head
 from deepcoro.metrics import calibration, classification, regression, survival
 from deepcoro.report import ReportInputs, render_report
 from deepcoro.report_aggregates import aggregates_of
+from deepcoro.report_confusions import confusion, confusion_figures
+from deepcoro.report_figures import as_svg, new_figure
 from deepcoro.report_head_figures import head_figures
 from deepcoro.report_heads import head_tables
 from deepcoro.report_sites import site_table
+from deepcoro.report_survival import risk_groups, survival_figures
 from deepcoro.report_tables import tables
-from deepcoro.scored import score_rows
+from deepcoro.scored import Answer, score_rows
+from tests.browser import NEEDS_BROWSER, drawn
 from tests.metrics.heads import BINARY, MULTICLASS, REGRESSION, evaluated
 
 NUM = 60
@@ -51,14 +57,17 @@ def data():
     return evaluated(heads, said, labels, fixed=fixed)
 
 
+OUTCOME = survival.Outcome(head="probe/om1_cto", event="om1_cto", time="days", horizons=[200])
+DEATH = survival.Config(outcomes={"death": OUTCOME}, bootstrap_samples=20)
+
+
 @pytest.fixture(scope="module")
 def results(data):
-    outcome = survival.Outcome(head="probe/om1_cto", event="om1_cto", time="days", horizons=[200])
     metrics = [
         classification.Config(bootstrap_samples=20),
         regression.Config(bootstrap_samples=20),
         calibration.Config(bootstrap_samples=20),
-        survival.Config(outcomes={"death": outcome}, bootstrap_samples=20),
+        DEATH,
     ]
     return {key: value for each in metrics for key, value in each.build().measure(data)[0].items()}
 
@@ -98,15 +107,22 @@ def test_numbers_of_heads_are_not_repeated_among_other_measures(results):
 
 
 def test_the_page_draws_curves_and_a_page_to_share_has_tables_alone(data, results):
-    answers = score_rows(data, []).answers
-    page = render_report(ReportInputs("run", results=results, answers=answers))
+    rows = score_rows(data, [DEATH.build()])
+    inputs = ReportInputs("run", results=results, answers=rows.answers, followed=rows.followed)
+    page = render_report(inputs)
     assert page.count('aria-label="ROC, precision-recall and reliability') == 2
     assert page.count('aria-label="Scatter and Bland-Altman') == 1
     assert "Findings: decisions at thresholds fixed on val" in page
-    shared = render_report(aggregates_of(ReportInputs("run", results=results, answers=answers)))
+    assert page.count('aria-label="Called against true: mid lad cto"') == 1
+    assert page.count('aria-label="Called against true: calcif"') == 1
+    assert page.count('aria-label="Kaplan-Meier curves of death by risk group') == 1
+    assert "://" not in page.replace("http://www.w3.org/", "")
+    shared = render_report(aggregates_of(inputs))
     assert "Findings: who scores higher" in shared
     assert "ROC, precision-recall" not in shared
     assert "Bland-Altman" not in shared
+    assert "Called against true" not in shared
+    assert "Kaplan" not in shared
 
 
 def test_findings_of_one_class_or_none_are_not_drawn(data):
@@ -128,3 +144,81 @@ def test_a_checkpoint_on_two_data_sets_has_a_column_for_each(results):
     assert site_table([]) is None
     page = render_report(ReportInputs("run", results=results, documents=[earlier, here, there]))
     assert "site_b, test" in page
+
+
+def test_a_confusion_counts_what_was_called_against_what_is_true(data):
+    answers = score_rows(data, []).answers
+    cto = answers["probe/mid_lad_cto"]
+    known = ~np.isnan(cto.truth)
+    expected = confusion_matrix(cto.truth[known], cto.said[known, 0] >= cto.threshold)
+    np.testing.assert_array_equal(confusion(cto), expected)
+    grade = answers["probe/calcif"]
+    np.testing.assert_array_equal(
+        confusion(grade), confusion_matrix(grade.truth, grade.said.argmax(axis=1), labels=range(3))
+    )
+    assert confusion(answers["probe/om1_cto"]) is None  # val gave it no threshold
+    assert confusion(answers["probe/lvef"]) is None
+    assert confusion(replace(cto, truth=np.full(NUM, np.nan))) is None
+
+
+def test_many_findings_take_several_rows_and_a_class_that_nobody_has_an_empty_one():
+    cto = Answer(BINARY, np.linspace(0, 1, 10)[:, None], np.arange(10.0) % 2, threshold=0.5)
+    figures = confusion_figures({f"probe/cto_{number}": cto for number in range(9)})
+    assert len(figures) == 2 and "cto 8" not in "".join(figures)
+    grade = Answer(
+        MULTICLASS, np.eye(3)[[0, 1, 0]], np.array([0.0, 1.0, 1.0]), classes=["no", "mild", "severe"]
+    )
+    (figure,) = confusion_figures({"probe/grade": grade})
+    assert all(word in figure for word in ("no", "mild", "severe", "50%"))
+
+
+def follow_up(**changes) -> Followed:
+    """Two rows of each of six patients; patient 5 is told of by two follow-ups."""
+    patient = np.repeat(np.arange(6), 2)
+    time = np.where(np.arange(12) == 11, 9.0, 1.0 + patient)
+    facts = {"head": "probe/mace", "score": np.arange(12.0) / 12, "time": time}
+    facts |= {"event": patient % 2 == 0, "patient": patient}
+    return Followed(**facts | changes)
+
+
+def test_patients_of_several_rows_are_followed_once_in_the_group_of_their_mean_score():
+    low, middle, high = risk_groups(follow_up())
+    assert [group.words for group in (low, middle, high)] == ["lowest third", "middle third", "highest third"]
+    assert sum(len(group.times) for group in (low, middle, high)) == 7
+    assert low.times.tolist() == [1, 2] and low.events.tolist() == [True, False]
+    below, above = risk_groups(follow_up(threshold=0.5))
+    assert (len(below.times), len(above.times)) == (3, 4)
+    assert sorted(above.times.tolist()) == [4, 5, 6, 9]
+
+
+def test_no_curve_is_drawn_without_an_event_or_a_second_group():
+    none = follow_up(event=np.zeros(12, bool))
+    alike = follow_up(threshold=2.0)
+    assert survival_figures({"survival/a": none, "survival/b": alike}) == []
+    assert len(survival_figures({"survival/c": follow_up()})) == 1
+
+
+@NEEDS_BROWSER
+@pytest.mark.slow
+def test_matrices_and_curves_are_seen_on_the_page(data, results, tmp_path):
+    """Ink of the darkest cells and of the curves of the group at high risk, in a browser without a network."""
+    rows = score_rows(data, [DEATH.build()])
+    answers = {name: rows.answers[name] for name in ("probe/mid_lad_cto", "probe/calcif")}
+    page = tmp_path / "report.html"
+    inputs = ReportInputs("run", results=results, answers=answers, followed=rows.followed)
+    page.write_text(render_report(inputs))
+    with_figures = drawn(page, tmp_path, height_px=6000)
+    page.write_text(render_report(replace(inputs, answers={}, followed={})))
+    without = drawn(page, tmp_path, height_px=6000)
+    assert (with_figures < 200).sum() > (without < 200).sum() + 20_000
+
+
+def test_a_drawing_keeps_every_shape_that_it_refers_to():
+    """Matplotlib names shapes by a hash, which may look like the name of a part that nobody refers to."""
+    figure, (axes,) = new_figure(4, 3)
+    for number in range(200):
+        axes.plot([number], [0], "o", markersize=1 + number / 100)
+    drawing = as_svg(figure, "points")
+    names = re.findall(r' id="([^"]+)"', drawing)
+    referred = re.findall(r'(?:href="#|url\(#)([^")]+)', drawing)
+    assert len(set(referred)) > 200 and set(referred) == set(names)

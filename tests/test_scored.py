@@ -8,7 +8,7 @@ import pytest
 from deepcoro.calibrated import Calibration, Fixed, read_calibration, write_calibration
 from deepcoro.config import DataError
 from deepcoro.evaluated import Head
-from deepcoro.metrics import zero_shot
+from deepcoro.metrics import survival, zero_shot
 from deepcoro.scored import read_scored, score_rows, scored_path, write_scored
 from tests.metrics.heads import MULTICLASS, REGRESSION, evaluated, findings
 
@@ -55,6 +55,22 @@ def test_classes_have_names_and_a_number_has_none(tmp_path):
     assert rows.answers["probe/grade"].classes == ["none", "some", "2"]
     np.testing.assert_array_equal(rows.answers["probe/grade"].truth, [1, np.nan])
     np.testing.assert_array_equal(rows.answers["probe/lvef"].truth, [55, np.nan])
+
+
+def test_times_to_events_come_back_with_the_threshold_of_their_head(tmp_path):
+    data = findings(num_heads=1, count=6)
+    labels = data.labels | {"died": [1, 0, None, 1, 0, 0], "days": [5, 9, 9, None, 2, 30]}
+    fixed = {"probe/a_cto": Fixed(threshold=0.3, rule="f1", num=3, num_positive=1)}
+    outcome = survival.Outcome(head="probe/a_cto", event="died", time="days")
+    unknown = survival.Outcome(head="probe/a_cto", event="moved", time="days")
+    metric = survival.Config(outcomes={"mace": outcome, "moved": unknown}).build()
+    path = scored_path(tmp_path, "mine", "test")
+    write_scored(path, score_rows(replace(data, labels=labels, fixed=fixed), [metric]))
+    (found,) = read_scored(path).followed.values()
+    assert (found.head, found.threshold) == ("probe/a_cto", 0.3)
+    assert found.time.tolist() == [5, 9, 2, 30] and found.event.tolist() == [True, False, False, False]
+    assert found.patient.tolist() == [0, 0, 2, 2]
+    np.testing.assert_array_equal(found.score, data.rows["probe/a_cto/prediction"][[0, 1, 4, 5], 0])
 
 
 def test_what_is_no_such_file_is_refused(tmp_path):

@@ -91,6 +91,9 @@ class PromptSweep(Measurement):
     def __init__(self, config: Config) -> None:
         self.config = config
 
+    def columns(self) -> list[str]:
+        return [task.label for task in self.config.tasks.values()]
+
     def prompts(self) -> list[str]:
         return list(
             dict.fromkeys(

@@ -56,6 +56,9 @@ class SerialChange(Measurement):
     def __init__(self, config: Config) -> None:
         self.config = config
 
+    def columns(self) -> list[str]:
+        return [self.config.label, self.config.time]
+
     def measure(self, evaluated: Evaluated) -> tuple[dict[str, float], list[str]]:
         """`serial_change/...`: AUROC of the distance for a changed label; Pearson correlation of the changes where there is a score."""
         problem = self._problem(evaluated)

@@ -7,9 +7,11 @@ import pydantic
 
 from deepcoro.bootstrap import Statistic, joined, patient_rows, with_intervals
 from deepcoro.config import Block
-from deepcoro.evaluated import Evaluated, Head, Measurement
+from deepcoro.evaluated import Evaluated, Followed, Head, Measurement
 from deepcoro.judged import BINARY, REGRESSION
 from deepcoro.statistics.survival import survival_statistic
+
+_PREFIX = "survival/"
 
 
 class Outcome(Block):
@@ -47,35 +49,48 @@ class Survival(Measurement):
     def __init__(self, config: Config) -> None:
         self.config = config
 
+    def columns(self) -> list[str]:
+        return [column for each in self.config.outcomes.values() for column in (each.event, each.time)]
+
     def measure(self, evaluated: Evaluated) -> tuple[dict[str, float], list[str]]:
         """`num`, `num_patients`, `num_events`, `num_not_assessed`, `c_index`, `auc_at_T` of each outcome."""
-        patients = patient_rows(evaluated.patients, len(evaluated.clips))
-        num_patients = int(patients.max(initial=-1)) + 1
+        num_patients = int(patient_rows(evaluated.patients, len(evaluated.clips)).max(initial=-1)) + 1
         parts: dict[str, Statistic] = {}
         numbers: dict[str, float] = {}
-        notes: list[str] = []
-        for name, outcome in self.config.outcomes.items():
-            missing = _missing(evaluated, outcome)
-            if missing:
-                notes.append(f"survival/{name}: {missing}")
-                continue
-            times, events = (_column(evaluated, column) for column in (outcome.time, outcome.event))
-            kept = np.flatnonzero(~np.isnan(times) & ~np.isnan(events))
-            events = events[kept] >= 0.5
+        missing = {name: _missing(evaluated, each) for name, each in self.config.outcomes.items()}
+        notes = [f"survival/{name}: {problem}" for name, problem in missing.items() if problem]
+        for name, rows in self.followed(evaluated).items():
             numbers |= {
-                f"survival/{name}/num": float(len(kept)),
-                f"survival/{name}/num_patients": float(len(np.unique(patients[kept]))),
-                f"survival/{name}/num_events": float(events.sum()),
-                f"survival/{name}/num_not_assessed": float(len(times) - len(kept)),
+                f"{name}/num": float(len(rows.time)),
+                f"{name}/num_patients": float(len(np.unique(rows.patient))),
+                f"{name}/num_events": float(rows.event.sum()),
+                f"{name}/num_not_assessed": float(len(evaluated.clips) - len(rows.time)),
             }
-            score = evaluated.rows[f"{outcome.head}/prediction"][kept, 0].astype(np.float64)
-            parts[f"survival/{name}"] = survival_statistic(
-                score, times[kept], events, patients[kept], outcome.horizons
-            )
-            if not events.any():
-                notes.append(f"survival/{name}: no event was seen, so nothing can be said of its order")
+            horizons = self.config.outcomes[name.removeprefix(_PREFIX)].horizons
+            parts[name] = survival_statistic(rows.score, rows.time, rows.event, rows.patient, horizons)
+            if not rows.event.any():
+                notes.append(f"{name}: no event was seen, so nothing can be said of its order")
         samples, seed = self.config.bootstrap_samples, self.config.seed
         return numbers | with_intervals(joined(parts), num_patients, samples, seed), notes
+
+    def followed(self, evaluated: Evaluated) -> dict[str, Followed]:
+        """Of the outcomes that nothing stands in the way of."""
+        able = {name: each for name, each in self.config.outcomes.items() if not _missing(evaluated, each)}
+        return {f"{_PREFIX}{name}": _followed(evaluated, each) for name, each in able.items()}
+
+
+def _followed(evaluated: Evaluated, outcome: Outcome) -> Followed:
+    times, events = (_column(evaluated, column) for column in (outcome.time, outcome.event))
+    kept = np.flatnonzero(~np.isnan(times) & ~np.isnan(events))
+    fixed = (evaluated.fixed or {}).get(outcome.head)
+    return Followed(
+        head=outcome.head,
+        score=evaluated.rows[f"{outcome.head}/prediction"][kept, 0].astype(np.float64),
+        time=times[kept],
+        event=events[kept] >= 0.5,
+        patient=patient_rows(evaluated.patients, len(evaluated.clips))[kept],
+        threshold=fixed and fixed.threshold,
+    )
 
 
 def _missing(evaluated: Evaluated, outcome: Outcome) -> str:

@@ -71,6 +71,9 @@ class ZeroShot(Measurement):
         self.config = config
         self.prompts_of_task = {name: _sentences(name, task) for name, task in config.tasks.items()}
 
+    def columns(self) -> list[str]:
+        return [task.label for task in self.config.tasks.values()]
+
     def prompts(self) -> list[str]:
         """The distinct sentences of all tasks, in a fixed order."""
         return list(

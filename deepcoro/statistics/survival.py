@@ -110,6 +110,28 @@ def survival_curve(
     return distinct, np.cumprod(1 - had / at_risk)
 
 
+def survival_band(
+    times: Float[np.ndarray, "row"], events: Bool[np.ndarray, "row"], deviations: float = 1.96
+) -> tuple[Float[np.ndarray, "time"], Float[np.ndarray, "time"]]:
+    """Lower and upper bound of `survival_curve` at each of its times: Greenwood's variance on the log-log scale, which keeps them between
+    0 and 1. NaN where the curve is still 1 or has come to 0.
+    """
+    distinct, place = np.unique(times, return_inverse=True)
+    had = np.bincount(place[events], minlength=len(distinct))
+    at_risk = num_at_risk(times, distinct)
+    _, free = survival_curve(times, events)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        spread = deviations * np.sqrt(np.cumsum(had / (at_risk * (at_risk - had)))) / np.log(free)
+        low, high = free ** np.exp(-spread), free ** np.exp(spread)
+    is_known = (free > 0) & (free < 1)
+    return np.where(is_known, low, np.nan), np.where(is_known, high, np.nan)
+
+
+def num_at_risk(times: Float[np.ndarray, "row"], at: Float[np.ndarray, "time"]) -> Int[np.ndarray, "time"]:
+    """Rows that are followed up to each of these times or longer."""
+    return len(times) - np.searchsorted(np.sort(times), at, side="left")
+
+
 def _sums_at(weights: np.ndarray, place: np.ndarray, num_times: int) -> Float[np.ndarray, "sample time"]:
     order = np.argsort(place, kind="stable")
     starts = np.searchsorted(place[order], np.arange(num_times))

@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from scipy.stats import CensoredData, ecdf
+from scipy.stats import CensoredData, ecdf, norm
 from sklearn.metrics import roc_auc_score
 
 from deepcoro.bootstrap import estimates
-from deepcoro.statistics.survival import survival_curve, survival_statistic
+from deepcoro.statistics.survival import num_at_risk, survival_band, survival_curve, survival_statistic
 from tests.statistics.repeated import assert_is_that_of_rows_repeated
 
 
@@ -69,6 +69,25 @@ def test_the_survival_curve_is_that_of_scipy():
     at, free = survival_curve(times, events)
     curve = ecdf(CensoredData.right_censored(times, ~events)).sf
     np.testing.assert_allclose(free, curve.evaluate(at), atol=1e-12)
+
+
+def test_the_band_of_the_curve_is_that_of_scipy():
+    _, times, events = followed(100, seed=2)
+    at, free = survival_curve(times, events)
+    low, high = survival_band(times, events, deviations=norm.ppf(0.975))
+    with np.errstate(all="ignore"):
+        curve = ecdf(CensoredData.right_censored(times, ~events)).sf
+        bounds = curve.confidence_interval(0.95, method="log-log")
+    known = (free > 0) & (free < 1)
+    assert known.sum() > 5
+    np.testing.assert_allclose(low[known], bounds.low.evaluate(at)[known], atol=1e-9)
+    np.testing.assert_allclose(high[known], bounds.high.evaluate(at)[known], atol=1e-9)
+    assert np.isnan(low[~known]).all() and np.isnan(high[~known]).all()
+
+
+def test_at_risk_is_who_is_followed_up_to_a_time_or_longer():
+    times = np.array([5.0, 1.0, 3.0, 3.0])
+    assert num_at_risk(times, np.array([0.0, 1.0, 3.0, 4.0, 9.0])).tolist() == [4, 4, 3, 1, 0]
 
 
 def test_without_events_or_rows_nothing_can_be_said():
