@@ -3,6 +3,7 @@
 
 import argparse
 import logging
+import signal
 import sys
 from pathlib import Path
 
@@ -20,7 +21,7 @@ examples:
 
 docs/inference.md says what it takes and gives. Research only; not a medical device.
 
-exit codes: 0 stopped, 2 the command is at fault (one line says how), 1 a bug.
+exit codes: 0 stopped (Ctrl-C, SIGTERM: a study under way is answered first), 2 the command is at fault (one line says how), 1 a bug.
 """
 
 
@@ -70,6 +71,8 @@ def serve(options: argparse.Namespace, opener: object) -> None:
     from deepcoro.inference.model import Answerer
     from deepcoro.ingest.identity import load_identity
 
+    # uvicorn closes on SIGTERM and then raises it once more for whoever stood here before: the processes that decode end with this one
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     limits = Limits(options.max_upload_mb << 20, options.max_files, options.max_waiting)
     service = Service(
         Answerer(options.checkpoint, options.load, options.device, options.certainty),
