@@ -115,6 +115,50 @@ def report_bank(table: pyarrow.Table, patient: str | None = None, study: str | N
 
 
 @dataclass(frozen=True)
+class FoundReport:
+    """A training report among those nearest to a film."""
+
+    text: str
+    similarity: float
+    num_films: int
+    """Training films that carry it."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the nearest reports say of a film under one label."""
+
+    label: str
+    value: float
+    """Mean over those that know it: of a label of 0 and 1 (or of one word) a share, else in the label's unit."""
+    known: int
+    """Of the nearest reports, those with the label."""
+    overall: float
+    """The same mean over the whole bank: what would be said without looking."""
+
+
+def reports_nearest(
+    reports: ReportBank, query: Float[np.ndarray, " dim"], num_reports: int, num_neighbours: int
+) -> tuple[list[FoundReport], list[Reading]]:
+    """The first reports, and what the first `num_neighbours` of them say together (EchoPrime takes 50)."""
+    rows, similarities = reports.nearest(query[None], max(num_reports, num_neighbours))
+    shown = zip(rows[0, :num_reports].tolist(), similarities[0].tolist(), strict=False)
+    found = [FoundReport(reports.texts[row], each, int(reports.num_films[row])) for row, each in shown]
+    return found, _readings(reports, rows[:, :num_neighbours])
+
+
+def _readings(reports: ReportBank, rows: Int[np.ndarray, "1 neighbour"]) -> list[Reading]:
+    readings = []
+    for label, values in reports.interpretation(rows).items():
+        if np.isnan(values[0]):
+            continue
+        of_all = reports.labels[label]
+        known = int((~np.isnan(of_all[rows[0]])).sum())
+        readings.append(Reading(label, float(values[0]), known, float(np.nanmean(of_all))))
+    return readings
+
+
+@dataclass(frozen=True)
 class Bank:
     """What a folder holds."""
 
@@ -128,6 +172,16 @@ class Bank:
     @property
     def embeddings(self) -> Float[np.ndarray, "clip dim"]:
         return matrix(self.clips["embedding"])
+
+
+def read_reports(folder: Path) -> tuple[pyarrow.Table, str]:
+    """The reports of a bank and which checkpoint wrote them. ConfigError where it holds none, or of several checkpoints."""
+    tables = [pyarrow.parquet.read_table(path) for path in sorted(folder.glob("*_reports.parquet"))]
+    checkpoints = {_about(table)["checkpoint"] for table in tables}
+    if len(checkpoints) != 1:
+        found = f"of several checkpoints ({sorted(checkpoints)})" if tables else "not there"
+        raise ConfigError(f"the reports of the bank '{folder}' are {found}; {_HOW}")
+    return pyarrow.concat_tables(tables, promote_options="default"), checkpoints.pop()
 
 
 def read_bank(folder: Path, splits: Sequence[str] | None = None) -> Bank:

@@ -1,7 +1,7 @@
 """A split through the model, on all ranks, each sample exactly once: embeddings of films and of distinct texts."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -19,10 +19,11 @@ from deepcoro.data.damage import unreadable_of_split
 from deepcoro.data.stream import EvaluationStream
 from deepcoro.data.units import Units
 from deepcoro.evaluated import Evaluated, Head, TrainingReports
+from deepcoro.facts import Facts, facts_of, label_columns, labels_of_row, merged_labels
 from deepcoro.label_means import means_of_groups, numeric_labels
 from deepcoro.model import to_device
 from deepcoro.run_config import RunConfig
-from deepcoro.sample import ClipRecord, StudyRecord, text_id
+from deepcoro.sample import StudyRecord, text_id
 
 TEXTS_PER_BATCH = 64
 
@@ -53,7 +54,7 @@ def embed_split(
     model.eval()
     units = parts.shards.units(split, config.data.multi_video, config.data.num_videos)
     seen, rows, unreadable = _embed_films(model, config, parts, units, wanted)
-    captions = _captions(rows, parts.tokenizer)
+    captions = captions_of(rows, parts.tokenizer)
     facts, drawn = None, None
     if distributed.rank() == 0:
         facts = _facts(parts, units, seen)
@@ -75,7 +76,7 @@ def embed_split(
         heads=told_heads(config),
         texts=facts.texts,
         text_embeddings=embedded[:num_texts],
-        text_of_film=facts.text_of_film,
+        text_of_film=facts.text_of_row,
         labels=facts.labels,
         prompts=dict(zip(prompts, embedded[num_texts : num_texts + num_prompts], strict=True)),
         captions=captions,
@@ -101,7 +102,7 @@ def embed_reports(model: nn.Module, config: RunConfig, parts: Parts, split: str)
         films=np.zeros((len(units), 0), np.float32),
         texts=facts.texts,
         text_embeddings=embed_texts(model, config, parts.tokenizer, facts.texts),
-        text_of_film=facts.text_of_film,
+        text_of_film=facts.text_of_row,
         labels=facts.labels,
         prompts={},
     )
@@ -154,7 +155,7 @@ def told_heads(config: RunConfig) -> dict[str, Head]:
     }
 
 
-def _captions(rows: dict[str, np.ndarray], tokenizer: Any) -> list[str]:
+def captions_of(rows: Mapping[str, np.ndarray], tokenizer: Any) -> list[str]:
     """What an objective that writes texts says of each row; [] where none does."""
     name = next((name for name in rows if name.endswith("/tokens")), None)
     return [] if name is None else decode_captions(rows[name], tokenizer)
@@ -202,44 +203,19 @@ def encoded_in_shares(
     return distributed.gather_rows(torch.cat(encoded))
 
 
-@dataclass(frozen=True)
-class _Facts:
-    texts: list[str]
-    text_of_film: np.ndarray
-    labels: dict[str, list]
-
-
-def _facts(parts: Parts, units: Units, seen: np.ndarray) -> _Facts:
+def _facts(parts: Parts, units: Units, seen: np.ndarray) -> Facts:
     """Texts and labels of the units, out of their JSON members; a field with texts of its own says which is whose."""
     shards = parts.shards
     text_of = getattr(parts.fields.get("report"), "text_of", StudyRecord.report_of)
-    agreed = getattr(parts.fields.get("labels"), "agreed", lambda study, clips: {})
-    rows: dict[int, int] = {}
-    texts: list[str] = []
-    text_of_film, labels = [], []
+    agreed = getattr(parts.fields.get("labels"), "agreed", None)
+    texts, labels = [], []
     for unit in seen.tolist():
-        study = shards.study(int(units.study_row[unit]))
-        clips = units.shown_clips(unit, None)
-        text = text_of(study, clips)
-        row = -1
-        if text is not None:
-            row = rows.setdefault(text_id(text), len(texts))
-            if row == len(texts):
-                texts.append(text)
-        text_of_film.append(row)
-        source = {"source": list(shards.sources)[int(shards.source_of_study(units.study_row[[unit]])[0])]}
-        merged = merged_labels([study.clips[clip] for clip in clips])
-        merged |= agreed(study, clips)
-        if units.clip[unit] < 0:
-            merged["num_films"] = float(len(clips))
-        labels.append(merged | source if len(shards.sources) > 1 else merged)
-    return _Facts(texts, np.array(text_of_film, dtype=np.int64), _columns(labels))
-
-
-def _columns(labels: Sequence[dict[str, float | str | None]]) -> dict[str, list]:
-    """By name, from one dictionary a film; None where a film has no such label."""
-    names = sorted({name for each in labels for name in each})
-    return {name: [each.get(name) for each in labels] for name in names}
+        study, clips = shards.study(int(units.study_row[unit])), units.shown_clips(unit, None)
+        texts.append(text_of(study, clips))
+        known = labels_of_row(study, clips, bool(units.clip[unit] < 0), agreed)
+        source = list(shards.sources)[int(shards.source_of_study(units.study_row[[unit]])[0])]
+        labels.append(known | ({"source": source} if len(shards.sources) > 1 else {}))
+    return facts_of(texts, labels)
 
 
 def _training_reports(config: RunConfig, parts: Parts) -> TrainingReports | None:
@@ -276,19 +252,9 @@ def _drawn_training_reports(config: RunConfig, shards: Collection) -> TrainingRe
     modal = {side: texts[count.most_common(1)[0][0]] for side, count in counts.items()}
     means = {
         name: means_of_groups(values, np.array(text_of_film), len(texts))
-        for name, values in numeric_labels(_columns(labels)).items()
+        for name, values in numeric_labels(label_columns(labels)).items()
     }
     return TrainingReports(list(texts.values()), np.zeros((len(texts), 0), np.float32), modal, means)
-
-
-def merged_labels(clips: Sequence[ClipRecord]) -> dict[str, float | str | None]:
-    """Labels of a sample, side and view among them: a value that its films agree on; where they disagree it is not assessed."""
-    films = [clip.known for clip in clips]
-    merged = {}
-    for name in {name for film in films for name in film}:
-        values = {film.get(name) for film in films} - {None}
-        merged[name] = values.pop() if len(values) == 1 else None
-    return merged
 
 
 def _progress(batches: Iterable, description: str, total: int) -> Iterable:

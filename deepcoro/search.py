@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from deepcoro import checkpoint
 from deepcoro.bank import Bank, ReportBank, report_bank
@@ -37,29 +37,6 @@ class FoundFilm:
     """Its own report."""
     strip: str | None = None
     """JPEG of its frames, base64; None = its shards were not read, or it cannot be."""
-
-
-@dataclass(frozen=True)
-class FoundReport:
-    """A training report among those nearest to a film."""
-
-    text: str
-    similarity: float
-    num_films: int
-    """Training films that carry it."""
-
-
-@dataclass(frozen=True)
-class Reading:
-    """What the nearest reports say of a film under one label."""
-
-    label: str
-    value: float
-    """Mean over those that know it: of a label of 0 and 1 (or of one word) a share, else in the label's unit."""
-    known: int
-    """Of the nearest reports, those with the label."""
-    overall: float
-    """The same mean over the whole bank: what would be said without looking."""
 
 
 def films_nearest(bank: Bank, query: Float[np.ndarray, " dim"], num_films: int) -> list[FoundFilm]:
@@ -94,27 +71,6 @@ def reports_for(bank: Bank, film: str, patient: str | None) -> ReportBank:
     if not reports.texts:
         raise ConfigError(f"every report of the bank is of the patient of '{film}'")
     return reports
-
-
-def reports_nearest(
-    reports: ReportBank, query: Float[np.ndarray, " dim"], num_reports: int, num_neighbours: int
-) -> tuple[list[FoundReport], list[Reading]]:
-    """The first reports, and what the first `num_neighbours` of them say together (EchoPrime takes 50)."""
-    rows, similarities = reports.nearest(query[None], max(num_reports, num_neighbours))
-    shown = zip(rows[0, :num_reports].tolist(), similarities[0].tolist(), strict=False)
-    found = [FoundReport(reports.texts[row], each, int(reports.num_films[row])) for row, each in shown]
-    return found, _readings(reports, rows[:, :num_neighbours])
-
-
-def _readings(reports: ReportBank, rows: Int[np.ndarray, "1 neighbour"]) -> list[Reading]:
-    readings = []
-    for label, values in reports.interpretation(rows).items():
-        if np.isnan(values[0]):
-            continue
-        of_all = reports.labels[label]
-        known = int((~np.isnan(of_all[rows[0]])).sum())
-        readings.append(Reading(label, float(values[0]), known, float(np.nanmean(of_all))))
-    return readings
 
 
 def config_of_bank(

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deepcoro import atomic
+from deepcoro.bank import FoundReport, Reading
 from deepcoro.page import render_page
-from deepcoro.search import FoundFilm, FoundReport, Reading
+from deepcoro.search import FoundFilm
 
 
 @dataclass(frozen=True)

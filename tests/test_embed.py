@@ -8,8 +8,9 @@ from torch import nn
 
 from deepcoro.build import Parts, build_model, build_parts
 from deepcoro.config import find_config
-from deepcoro.embed import Wanted, embed_split, merged_labels
+from deepcoro.embed import Wanted, embed_split
 from deepcoro.evaluate import retrieval_examples, write_split_predictions
+from deepcoro.facts import merged_labels
 from deepcoro.model import VideoTextModel
 from deepcoro.run_config import RunConfig, load_run_config
 from deepcoro.sample import ClipRecord

@@ -12,10 +12,10 @@ import pyarrow.parquet
 import pytest
 from PIL import Image
 
-from deepcoro.bank import Bank, read_bank
+from deepcoro.bank import Bank, FoundReport, Reading, read_bank
 from deepcoro.data.shards import Shards
 from deepcoro.embeddings import UNIT_SPACE, matrix, vectors, write_table
-from deepcoro.search import FoundFilm, FoundReport, Reading, film_query, films_nearest
+from deepcoro.search import FoundFilm, film_query, films_nearest
 from deepcoro.search_page import Search, search_lines, write_search_page
 from tests.launch import SILENT, STEADY, main_on_rank, main_on_this_rank, tiny
 from tests.ranks import Ranks

@@ -20,6 +20,9 @@ examples:
   The films of a table, with the columns that tools/shard_dataset.py knows:
     python tools/predict.py films.csv --checkpoint runs/mine --output answers
 
+  With the training reports that are nearest to it, from the bank that inference.reports=true wrote:
+    python tools/predict.py /data/export --checkpoint runs/mine --output answers --html --bank runs/mine/embeddings
+
   A shard folder, one split of it:
     python tools/predict.py shards/study --split test --checkpoint runs/mine --output answers
 
@@ -51,6 +54,9 @@ def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
     add("--crosswalk", type=Path, metavar="FOLDER", help=private)
     reports = "private folder (0700, outside OUTPUT) for a DICOM Structured Report a study, with the TRUE ids of its films"
     add("--sr", type=Path, metavar="FOLDER", help=reports)
+    bank = "folder `embeddings` of the run (inference.reports=true): also the nearest training reports and what their films were labelled; the answers then hold reports of the train split"
+    add("--bank", type=Path, metavar="FOLDER", help=bank)
+    add("--neighbours", type=int, default=50, help="with --bank: reports that are averaged (default: 50)")
     add("--split", help="of shards: train, val, test or inference (default: all)")
     add_model_arguments(parser)
     add_certainty(parser)
@@ -68,11 +74,14 @@ def run(options: argparse.Namespace) -> None:
 
 def answer_all(options: argparse.Namespace, opener: object) -> None:
     from deepcoro.inference.model import Answerer
+    from deepcoro.inference.neighbours import Neighbours
     from deepcoro.inference.predict import Outputs, predict, summary_of
     from deepcoro.inference.sources import films_source, is_shard_folder, shards_source
     from deepcoro.ingest.identity import load_identity
 
     answerer = Answerer(options.checkpoint, options.load, options.device, options.certainty)
+    bank = options.bank
+    neighbours = Neighbours(bank, answerer.who.digest, options.neighbours) if bank else None
     if is_shard_folder(options.source):
         source = shards_source(options.source, options.split)
     else:
@@ -80,7 +89,7 @@ def answer_all(options: argparse.Namespace, opener: object) -> None:
         identity = load_identity(options.key_file, table_folder=base, output=options.output)
         source = films_source(options.source, identity, opener, options.crosswalk, options.output)
     outputs = Outputs(options.output, options.html, options.sr)
-    print(summary_of(predict(source, answerer, outputs)))
+    print(summary_of(predict(source, answerer, outputs, neighbours)))
 
 
 def main() -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a checkout that is not installed
 
-from deepcoro.bank import read_bank  # noqa: E402
+from deepcoro.bank import read_bank, reports_nearest  # noqa: E402
 from deepcoro.config import ConfigError  # noqa: E402
 from deepcoro.data.collection import Collection  # noqa: E402
 from deepcoro.search import (  # noqa: E402
@@ -17,7 +17,6 @@ from deepcoro.search import (  # noqa: E402
     film_query,
     films_nearest,
     reports_for,
-    reports_nearest,
     with_strips,
 )
 from deepcoro.search_page import Search, search_lines, write_search_page  # noqa: E402

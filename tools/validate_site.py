@@ -20,8 +20,9 @@ examples:
 
 The table has a row a film and the columns that tools/shard_dataset.py knows; a patient column is needed for intervals that mean
 something. Films are decoded, shown to the model and forgotten; OUTPUT is one JSON: the run's metrics with their intervals, counts,
-what was left out and why. A number that rests on fewer than ten cases, positives or negatives is not in it, nor is an id, a
-path, a text or a row: open it before you send it.
+what was left out and why. Heads are judged by the columns that they were trained on, decisions at the thresholds that val of the run fixed
+(never at ones of yours). A number that rests on fewer than ten cases, positives or negatives is not in it, nor is an id, a path, a
+text or a row: open it before you send it.
 
 Research only; not a medical device.
 
@@ -38,8 +39,15 @@ def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
     add("--output", type=Path, required=True, metavar="FILE", help="JSON to write")
     for role in ("path", "study", "patient", "report", "side", "view"):
         add(f"--{role}_column", metavar="NAME", help="as in tools/shard_dataset.py")
-    add("--label_columns", nargs="*", metavar="NAME", help="names or patterns (default: the usual ones)")
+    add(
+        "--label_columns",
+        nargs="*",
+        metavar="NAME",
+        help="names or patterns (default: the usual ones and what heads read)",
+    )
     add("--label_rules", type=Path, metavar="FILE", help="YAML, as in tools/shard_dataset.py")
+    derive = "add a yes-or-no column for each *_stenosis, as in tools/shard_dataset.py"
+    add("--derive", nargs="*", default=[], metavar="THRESHOLD", help=derive)
     scope = "what one text speaks of: its film, all films of its tree, all of the study (default: clip)"
     add("--report_scope", choices=("clip", "side", "study"), default="clip", help=scope)
     add_model_arguments(parser)
@@ -61,19 +69,23 @@ def measure(options: argparse.Namespace, opener: object) -> None:
     from deepcoro.inference.found import TableReading, studies_of_table
     from deepcoro.inference.model import Answerer
     from deepcoro.inference.site import Gathered, measure_site, write_site
+    from deepcoro.inference.site_labels import columns_measured
     from deepcoro.ingest.identity import load_identity
 
     roles = ("path", "study", "patient", "report", "side", "view")
+    answerer = Answerer(options.checkpoint, options.load, options.device)
     how = TableReading(
         columns={role: getattr(options, f"{role}_column") for role in roles},
         with_labels=True,
         label_columns=options.label_columns,
+        asked=columns_measured(answerer.config),
+        derive=options.derive,
         label_rules=options.label_rules,
         report_scope=options.report_scope,
     )
     identity = load_identity(options.key_file, table_folder=options.table.parent)
     studies, refused = studies_of_table(options.table, identity, how)
-    gathered = Gathered(Answerer(options.checkpoint, options.load, options.device))
+    gathered = Gathered(answerer)
     gathered.refuse(refused)
     for number, found in enumerate(studies, start=1):
         gathered.add(opener.open(found))

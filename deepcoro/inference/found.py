@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from deepcoro.config import DataError
-from deepcoro.ingest.columns import find_roles
+from deepcoro.ingest.aliases import canonical_column
+from deepcoro.ingest.columns import Roles, find_roles
 from deepcoro.ingest.crosswalk import Entry
 from deepcoro.ingest.film import FilmSource, Rejection, StudySource
 from deepcoro.ingest.identity import Identity
@@ -135,7 +136,11 @@ class TableReading:
     with_labels: bool = False
     """Whether reports and labels are read too."""
     label_columns: Sequence[str] | None = None
-    """Names or patterns; None = the usual ones."""
+    """Names or patterns; None = the usual ones and those of `asked`."""
+    asked: Sequence[str] = ()
+    """Canonical names of columns that are wanted where the table has them."""
+    derive: Sequence[str] = ()
+    """Thresholds of stenosis columns that become columns of their own, as `--derive` of `tools/shard_dataset.py`."""
     label_rules: Path | None = None
     """YAML: how cells are read."""
     report_scope: Scope = "clip"
@@ -148,9 +153,11 @@ def studies_of_table(
     """The studies of a table, whatever their split, and the rows that name no usable film."""
     table = read_table(file, "auto")
     roles = find_roles(table.columns, dict(how.columns), how.label_columns if how.with_labels else [])
+    if how.with_labels and how.label_columns is None:
+        roles = roles.model_copy(update={"labels": _with_asked(roles, table.columns, how.asked)})
     unread = {"split": None} if how.with_labels else {"split": None, "report": None}
     roles = roles.model_copy(update=unread)
-    labels = LabelReader(table, roles.labels, read_rules(how.label_rules))
+    labels = LabelReader(table, roles.labels, read_rules(how.label_rules), how.derive)
     studies, refused = read_studies(table, roles, file.parent, identity, how.report_scope, labels)
     found = []
     for study in studies:
@@ -158,3 +165,10 @@ def studies_of_table(
         patient = cells[roles.patient] if roles.patient else None
         found.append(FoundStudy(study, original=str(cells[roles.study]), original_patient=patient or ""))
     return found, refused
+
+
+def _with_asked(roles: Roles, columns: Sequence[str], asked: Sequence[str]) -> tuple[str, ...]:
+    """The label columns and those asked for, in the table's order; never one that holds paths, ids, splits or reports."""
+    private = {roles.path, roles.study, roles.patient, roles.split, roles.report}
+    wanted = [name for name in columns if name not in private and canonical_column(name) in set(asked)]
+    return tuple(name for name in columns if name in {*roles.labels, *wanted})

@@ -15,14 +15,15 @@ from torch import Tensor
 from deepcoro import __version__, checkpoint
 from deepcoro.build import build_fields
 from deepcoro.calibrated import read_calibration
-from deepcoro.captions import decode_captions
 from deepcoro.config import ConfigError, DataError
 from deepcoro.data.plan import chosen_clips
-from deepcoro.embed import embed_texts
+from deepcoro.embed import captions_of, embed_texts
+from deepcoro.fields.labels import LabelsField
 from deepcoro.implied import TEXT_FIELDS
 from deepcoro.inference.findings import HeadFindings, zero_shot_findings
+from deepcoro.inference.neighbours import Neighbours
 from deepcoro.inference.opened import OpenedStudy
-from deepcoro.inference.prediction import FilmAnswer, Model, Seconds, Skipped, StudyAnswer
+from deepcoro.inference.prediction import FilmAnswer, Model, NearReport, Seconds, Skipped, StudyAnswer
 from deepcoro.inference.questions import Questions
 from deepcoro.ingest.film import Rejection
 from deepcoro.model import VideoTextModel, to_device
@@ -80,9 +81,12 @@ class Answerer:
         text = self.config.towers.text
         self._tokenizer = None if text is None else text.load_tokenizer(run_dir / "tokenizer")
         self._model = loaded_model(self.config, saved, self._tokenizer).to(self._device).eval()
+        built = build_fields(self.config, self._tokenizer)
+        self.labels: LabelsField | None = built.get("labels")
+        """What labels of a row mean to the run; None where it reads none."""
         self._fields = {
             name: field
-            for name, field in build_fields(self.config, self._tokenizer).items()
+            for name, field in built.items()
             if self.config.data.fields[name].type not in _ABOUT_TEXTS
         }
         # an objective that hides parts of films has nothing to say of a study
@@ -105,27 +109,33 @@ class Answerer:
         except DataError:
             return self._asked_about(self._without_unusable(study))
 
-    def answer(self, study: OpenedStudy, key_check: str | None = None) -> StudyAnswer:
+    def answer(
+        self, study: OpenedStudy, key_check: str | None = None, neighbours: Neighbours | None = None
+    ) -> StudyAnswer:
         """A study without a usable film has an answer too, with the reasons. `key_check`: of the secret that keyed the study's ids;
-        without it nobody can tell whether the model was trained on the patient.
+        without it nobody can tell whether the model was trained on the patient. `neighbours`: of the same weights.
         """
         began = time.perf_counter()
         said = self.ask(study)
         study = said.study
         scores = self.questions.scores(said.films) if said.rows else {}
         num_films = sum(map(len, said.rows))
+        has_near = neighbours is not None and said.rows
+        near, readings = neighbours.of(study.record, said.films) if has_near else ([], [])
         return StudyAnswer(
             study=study.record.study,
             patient=study.record.patient,
             patient_in_training=self._met(study.record.patient, key_check),
             model=self.who,
-            films=self._films(said, scores),
+            films=self._films(said, scores, near),
             skipped=_skipped(study),
             findings=[
                 *self._heads.of(said.numbers, num_films),
                 *zero_shot_findings(scores, num_films),
             ],
             caption=said.captions[0] if said.captions and self.answers_for_studies else None,
+            nearest_reports=near[0] if near and self.answers_for_studies else [],
+            readings=readings,
             seconds=Seconds(decode=study.decode_s, model=time.perf_counter() - began),
         )
 
@@ -139,8 +149,7 @@ class Answerer:
             for name, value in self._model(batch, **asked).items():
                 said.setdefault(name, []).append(value.float() if value.is_floating_point() else value)
         numbers = {name: torch.cat(values).cpu().numpy() for name, values in said.items()}
-        tokens = next((value for name, value in numbers.items() if name.endswith("/tokens")), None)
-        captions = [] if tokens is None else decode_captions(tokens, self._tokenizer)
+        captions = captions_of(numbers, self._tokenizer)
         return Said(study, rows, numbers.pop("video", np.zeros((0, 0))), numbers, captions)
 
     def _rows(self, num_clips: int) -> Rows:
@@ -188,7 +197,9 @@ class Answerer:
                 return str(error).split(": ", 1)[-1]
         return None
 
-    def _films(self, said: Said, scores: dict[str, np.ndarray]) -> list[FilmAnswer]:
+    def _films(
+        self, said: Said, scores: dict[str, np.ndarray], near: list[list[NearReport]]
+    ) -> list[FilmAnswer]:
         shown, alone = {clip for row in said.rows for clip in row}, not self.answers_for_studies
         weights = self._weights(said)
         return [
@@ -203,6 +214,7 @@ class Answerer:
                 weight=weights.get(clip),
                 scores={name: float(values[clip]) for name, values in scores.items() if alone},
                 caption=said.captions[clip] if alone and said.captions else None,
+                nearest_reports=near[clip] if alone and near else [],
             )
             for clip, record in enumerate(said.study.record.clips)
         ]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from deepcoro.inference.audit import AUDIT, AuditLog
 from deepcoro.inference.model import Answerer
+from deepcoro.inference.neighbours import Neighbours
 from deepcoro.inference.prediction import Skipped, StudyAnswer
 from deepcoro.inference.sources import Source
 from deepcoro.inference.study_page import write_page
@@ -30,14 +31,16 @@ class Outputs:
     """Private folder for a DICOM Structured Report with the true ids."""
 
 
-def predict(source: Source, answerer: Answerer, outputs: Outputs) -> list[StudyAnswer]:
-    """Writes an answer a study as it comes and notes it in the audit log; the tables at the end."""
+def predict(
+    source: Source, answerer: Answerer, outputs: Outputs, neighbours: Neighbours | None = None
+) -> list[StudyAnswer]:
+    """Writes an answer a study as it comes and notes it in the audit log; the tables at the end. `neighbours`: reports to be shown."""
     answers: list[StudyAnswer] = []
     log = AuditLog(outputs.folder / AUDIT)
     if outputs.reports is not None:
         prepare_folder(outputs.reports, outputs.folder)
     for study in source.studies:
-        answer = answerer.answer(study, source.key_check)
+        answer = answerer.answer(study, source.key_check, neighbours)
         log.note(answer, study, write_answer(outputs.folder, answer))
         if outputs.html:
             write_page(outputs.folder, answer, study)

@@ -36,6 +36,35 @@ class Finding(Block):
     """Of a binary head: what the threshold says, `abstained` where the probability is not sure enough; None as above."""
 
 
+class NearReport(Block):
+    """A report of the model's train split that lies near to a film or study: of other patients, never of this one."""
+
+    text: str
+    similarity: float
+    """Cosine with the film, or with the study."""
+    num_films: int
+    """Training films that carry it."""
+
+
+class Reading(Block):
+    """What the nearest training reports say of the study under one label, as `tools/search.py --film` does of a film."""
+
+    label: str
+    """`NAME`, or of a label in words `NAME=WORD`."""
+    value: float
+    """Mean label of the neighbours, over the rows of the study: a share of a label of 0 and 1, else in the label's unit."""
+    lowest: float
+    """Lowest among the rows."""
+    highest: float
+    """Highest among the rows."""
+    overall: float
+    """Mean over the whole bank: what would be said without looking."""
+    num_rows: int
+    """Films (or the one study) that it is said of."""
+    known: int
+    """Neighbours that have the label, of the row with fewest."""
+
+
 class FilmAnswer(Block):
     """What is known and said of one film."""
 
@@ -59,6 +88,8 @@ class FilmAnswer(Block):
     """Zero-shot scores of this film; empty where the model answers for whole studies only."""
     caption: str | None = None
     """The report that the model wrote of it; None where it writes none of single films."""
+    nearest_reports: list[NearReport] = []
+    """Nearest first; empty without a bank, and where the model answers for whole studies only."""
 
 
 class Skipped(Block):
@@ -127,5 +158,9 @@ class StudyAnswer(Block):
     """Empty where no film could be used, or where the model has learned no such question."""
     caption: str | None = None
     """The report of the whole study; None where the model writes reports of single films."""
+    nearest_reports: list[NearReport] = []
+    """Of the whole study, nearest first; empty without a bank, and where the model answers for single films."""
+    readings: list[Reading] = []
+    """What the neighbours say; empty without a bank."""
     seconds: Seconds
     """Where the time went."""

@@ -4,7 +4,7 @@ The numbers are those of an evaluation (`evaluate.metrics` of the run), computed
 """
 
 import json
-import math
+import logging
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -12,20 +12,28 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int
 
 from deepcoro import atomic
 from deepcoro.config import DataError
-from deepcoro.embed import merged_labels
+from deepcoro.embed import told_heads
 from deepcoro.evaluated import Evaluated
+from deepcoro.facts import facts_of, labels_of_row
 from deepcoro.groups import measure_groups
 from deepcoro.inference.model import Answerer, Said
 from deepcoro.inference.opened import OpenedStudy
 from deepcoro.inference.prediction import NOTICE
+from deepcoro.inference.site_labels import Row, conflicts
+from deepcoro.inference.suppression import OfEnough, heads_of_few, without_small
 from deepcoro.ingest.film import Rejection
-from deepcoro.sample import patient_digest, text_id
+from deepcoro.metrics.calibration import Calibration
+from deepcoro.metrics.classification import Classification
+from deepcoro.metrics.regression import Regression
+from deepcoro.sample import patient_digest
 from deepcoro.seen import Seen, overlap
 
+logger = logging.getLogger(__name__)
+
+OF_HEADS = (Classification, Regression, Calibration)
 LEAST = 10
 """A count below it, and every number that rests on one, is not told."""
 
@@ -51,18 +59,24 @@ class Gathered:
     def patients(self) -> set[str]:
         return {said.study.record.patient for said in self.said} - {None}
 
+    @property
+    def rows(self) -> list[Row]:
+        """What the model was shown, row by row."""
+        return [(said.study.record, row) for said in self.said for row in said.rows]
+
     def evaluated(self) -> Evaluated:
-        """What metrics read. DataError when no film could be used."""
+        """What metrics read, as an evaluation has it. DataError when no film could be used."""
         if not self.said:
             raise DataError(f"no film could be used ({dict(self.skipped)}); nothing is measured")
-        rows = [(said.study.record, row) for said in self.said for row in said.rows]
-        texts, own = _distinct([record.report_of(row) for record, row in rows])
-        labels = [merged_labels([record.clips[clip] for clip in row]) for record, row in rows]
-        names = sorted({name for each in labels for name in each})
-        embedded = np.zeros((len(texts), 0), np.float32)
-        if self.answerer.shares_space:
-            embedded = self.answerer.embed_texts(texts or [""])[: len(texts)]
-        numbers = {name for said in self.said for name in said.numbers}
+        rows, answerer = self.rows, self.answerer
+        agreed = answerer.labels and answerer.labels.agreed
+        known = [labels_of_row(record, row, answerer.answers_for_studies, agreed) for record, row in rows]
+        facts = facts_of([record.report_of(row) for record, row in rows], known)
+        embedded = np.zeros((len(facts.texts), 0), np.float32)
+        if answerer.shares_space:
+            embedded = answerer.embed_texts(facts.texts or [""])[: len(facts.texts)]
+        # tokens of captions are of no common length
+        numbers = {name for said in self.said for name in said.numbers if not name.endswith("/tokens")}
         return Evaluated(
             split="site",
             units=np.arange(len(rows)),
@@ -70,28 +84,16 @@ class Gathered:
             studies=[record.study for record, _ in rows],
             patients=[record.patient for record, _ in rows],
             films=np.concatenate([said.films for said in self.said]),
-            texts=texts,
+            texts=facts.texts,
             text_embeddings=embedded,
-            text_of_film=own,
-            labels={name: [each.get(name) for each in labels] for name in names},
-            prompts=self.answerer.questions.prompts,
+            text_of_film=facts.text_of_row,
+            labels=facts.labels,
+            prompts=answerer.questions.prompts,
             rows={name: np.concatenate([said.numbers[name] for said in self.said]) for name in numbers},
+            heads=told_heads(answerer.config),
+            fixed=answerer.calibration and answerer.calibration.heads,
             captions=[caption for said in self.said for caption in said.captions],
         )
-
-
-def _distinct(said: Sequence[str | None]) -> tuple[list[str], Int[np.ndarray, "row"]]:
-    """The texts, each once, and whose text each row has; -1 = none."""
-    places: dict[int, int] = {}
-    texts: list[str] = []
-    own = np.full(len(said), -1, np.int64)
-    for row, text in enumerate(said):
-        if text is None:
-            continue
-        own[row] = places.setdefault(text_id(text), len(texts))
-        if own[row] == len(texts):
-            texts.append(text)
-    return texts, own
 
 
 def measure_site(gathered: Gathered, key_check: str | None) -> dict[str, Any]:
@@ -104,73 +106,55 @@ def measure_site(gathered: Gathered, key_check: str | None) -> dict[str, Any]:
     whole = all(said.study.record.patient for said in gathered.said)
     met = Seen(digests, frozenset({key_check} - {None}), whole)
     patient_overlap = overlap(answerer.trained_on, met, "of this site")
-    numbers: dict[str, float] = {}
-    unmeasured: list[str] = []
-    for metric in answerer.metrics:
-        found, notes = metric.measure(evaluated)
-        numbers |= found
-        unmeasured += [note.split(":")[0] for note in notes]  # what follows may count
-    wanted = answerer.config.evaluate
-    groups, _ = measure_groups(answerer.metrics, evaluated, wanted.by, LEAST, wanted.by_bins)
-    numbers |= groups
-    kept, suppressed = without_small(numbers, LEAST)
+    disagreeing = conflicts(answerer.labels, gathered.rows, logger.warning)
+    kept, suppressed, unmeasured = _measured(answerer, evaluated)
     return {
         "notice": NOTICE,
         "model": answerer.who.model_dump(),
+        "thresholds": _thresholds(answerer),
         "patients": len(patients),
         "studies": len(set(evaluated.studies)),
-        "films": sum(len(row) for said in gathered.said for row in said.rows),
+        "films": sum(len(row) for _, row in gathered.rows),
         "skipped": {reason: _told(count) for reason, count in sorted(gathered.skipped.items())},
+        "conflicting_labels": {column: _told(count) for column, count in disagreeing.items()},
         "patient_overlap": patient_overlap,
         "metrics": kept,
         "suppressed": suppressed,
-        "not_measured": sorted(set(unmeasured)),
+        "not_measured": unmeasured,
         "least_count": LEAST,
     }
 
 
+def _measured(answerer: Answerer, evaluated: Evaluated) -> tuple[dict[str, float], list[str], list[str]]:
+    """Numbers that may leave, families that may not, and sentences for what could not be measured."""
+    numbers: dict[str, float] = {}
+    asked = {head.column for head in evaluated.heads.values()}
+    unmeasured = [f"no film has the label '{column}'" for column in asked if _is_absent(evaluated, column)]
+    metrics = [OfEnough(each, LEAST) if isinstance(each, OF_HEADS) else each for each in answerer.metrics]
+    for metric in metrics:
+        found, notes = metric.measure(evaluated)
+        numbers |= found
+        unmeasured += [note.split(":")[0] for note in notes]  # what follows may count
+    wanted = answerer.config.evaluate
+    groups, _ = measure_groups(metrics, evaluated, wanted.by, LEAST, wanted.by_bins)
+    kept, suppressed = without_small(numbers | groups, LEAST)
+    return kept, sorted({*suppressed, *heads_of_few(evaluated, LEAST)}), sorted(set(unmeasured))
+
+
+def _is_absent(evaluated: Evaluated, column: str) -> bool:
+    return all(value is None for value in evaluated.labels.get(column, ()))
+
+
+def _thresholds(answerer: Answerer) -> dict[str, str] | None:
+    """Where decisions come from: never from the site's own films. None where val has not been run with this checkpoint."""
+    if answerer.calibration is None:
+        return None
+    facts = answerer.calibration.model_dump(include={"split", "data_fingerprint", "created"})
+    return {key: str(value) for key, value in facts.items()}
+
+
 def _told(count: int) -> int | str:
     return count if count >= LEAST else f"<{LEAST}"
-
-
-def without_small(numbers: dict[str, float], least: int) -> tuple[dict[str, float], list[str]]:
-    """Without the numbers that rest on fewer than `least`: cases, positives, negatives; and the names of what was left out.
-
-    A family is what shares a prefix. Its counts are the names that begin with `num`; a class of the family that is small takes all of
-    it away, since the rest would tell it. Counts that are small by themselves (not assessed, say) are left out alone.
-    """
-    families = sorted({key.rpartition("/")[0] for key in numbers})
-    small = [family for family in families if _is_small(family, numbers, least)]
-    kept = {
-        key: value
-        for key, value in numbers.items()
-        if math.isfinite(value) and not _below(key, small) and not (_is_count(key) and 0 < value < least)
-    }
-    return kept, small
-
-
-def _is_small(family: str, numbers: dict[str, float], least: int) -> bool:
-    total = numbers.get(f"{family}/num")
-    if total == 0:  # there is nobody to tell of
-        return False
-    counts = [
-        numbers[name] for name in (f"{family}/num_patients", f"{family}/num_queries") if name in numbers
-    ]
-    if total is not None:
-        counts.append(total)
-        if (positive := numbers.get(f"{family}/num_positive")) is not None:
-            counts += [positive, total - positive]
-    return any(count < least for count in counts)
-
-
-def _below(key: str, families: Sequence[str]) -> bool:
-    """Whether it is of one of them, or the shuffled control of one (`zero_shot/control/cto/...`)."""
-    plain = key.replace("/control/", "/")
-    return any(plain.startswith(f"{family}/") for family in families)
-
-
-def _is_count(key: str) -> bool:
-    return key.rpartition("/")[2].startswith("num")
 
 
 def write_site(path: Path, record: dict[str, Any]) -> None:

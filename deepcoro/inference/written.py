@@ -40,6 +40,7 @@ def _study_row(answer: StudyAnswer) -> dict[str, object]:
             "skipped": len(answer.skipped),
         }
         | {name: cell for each in answer.findings for name, cell in _cells(each).items()}
+        | {f"nearest_reports_{each.label}": f"{each.value:.6f}" for each in answer.readings}
         | {
             "caption": answer.caption,
             "decode_s": f"{answer.seconds.decode:.3f}",
@@ -58,7 +59,7 @@ def _cells(finding: Finding) -> dict[str, object]:
 
 def _film_row(answer: StudyAnswer, number: int) -> dict[str, object]:
     film = answer.films[number]
-    facts = film.model_dump(exclude={"scores", "caption"})
+    facts = film.model_dump(exclude={"scores", "caption", "nearest_reports"})
     scores = {_column(name): f"{score:.6f}" for name, score in film.scores.items()}
     return {"study": answer.study} | facts | scores | {"caption": film.caption}
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from deepcoro.inference import site
-from deepcoro.inference.site import without_small
+from deepcoro.inference.suppression import without_small
 from tests.launch import main_on_this_rank
 from tests.tools.command import call_tool
 
