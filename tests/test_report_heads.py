@@ -215,7 +215,7 @@ def test_matrices_and_curves_are_seen_on_the_page(data, results, tmp_path):
 
 def test_a_drawing_keeps_every_shape_that_it_refers_to():
     """Matplotlib names shapes by a hash, which may look like the name of a part that nobody refers to."""
-    figure, (axes,) = new_figure(4, 3)
+    figure, (axes,) = new_figure(4.0, 3.0)
     for number in range(200):
         axes.plot([number], [0], "o", markersize=1 + number / 100)
     drawing = as_svg(figure, "points")
