@@ -16,6 +16,7 @@ from deepcoro.config import ConfigError
 from deepcoro.finite import GuardedSteps, step_if_finite
 from deepcoro.kernels.precision import cpu_has_bfloat16
 from deepcoro.run_config import RunConfig
+from deepcoro.shared_folder import require_shared
 from deepcoro.teachers import move_teachers
 
 logger = logging.getLogger(__name__)
@@ -26,7 +27,8 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 def start_accelerator(config: RunConfig) -> Any:
     """The process group and the accelerator of this rank.
 
-    Raises ConfigError when the launcher and torch disagree about the number of processes: every rank would believe to be alone.
+    Raises ConfigError when the launcher and torch disagree about the number of processes: every rank would believe to be alone;
+    and when machines do not share run_dir.
     """
     from accelerate import Accelerator
     from accelerate.utils import InitProcessGroupKwargs
@@ -56,6 +58,7 @@ def start_accelerator(config: RunConfig) -> Any:
         logger.warning("this CPU has no bf16 arithmetic: precision=fp32 is many times faster here")
     if uses_deepspeed:
         _fill_deepspeed_config(accelerator.state.deepspeed_plugin.deepspeed_config, config)
+    require_shared(config.run_dir)
     return accelerator
 
 

@@ -28,6 +28,7 @@ LAYERS = [
         "label_means",
         "angiography",
         "distributed",
+        "shared_folder",
         "draws",
         "preemption",
         "features",
