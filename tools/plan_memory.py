@@ -14,8 +14,8 @@ from rich.console import Console  # noqa: E402
 
 from deepcoro.config import ConfigError, find_config  # noqa: E402
 from deepcoro.planning.sheet import FILM_MB, Task, about, as_markdown, as_table, summary  # noqa: E402
-from deepcoro.planning.speed import Machine  # noqa: E402
 from deepcoro.planning.table import Plan, command, faster  # noqa: E402
+from deepcoro.planning.traffic import Machine  # noqa: E402
 from deepcoro.run_config import load_run_config  # noqa: E402
 from deepcoro.tool import exit_code  # noqa: E402
 

@@ -85,7 +85,11 @@ def about(plan: Plan, choice: Choice, task: Task) -> Iterator[str]:
     yield (
         f"  {sizes.all / 1e6:.0f} M parameters, {sizes.trained / 1e6:.0f} M of them trained; between steps {choice.peak.idle / GB:.2f} GB, in "
         f"forward and backward {choice.peak.backward / GB:.2f} GB ({work.kept / GB:.2f} GB kept for backward), in AdamW's step "
-        f"{choice.peak.step / GB:.2f} GB; counted on top: {100 * WASTE:.0f} % of waste and {RESERVED_GB:g} GB that no tensor gets"
+        f"{choice.peak.step / GB:.2f} GB"
+    )
+    yield (
+        f"  torch.cuda.max_memory_allocated() should tell {choice.allocated_gb:.1f} GB; of the card {choice.need_gb:.1f} GB are asked for: "
+        f"{100 * WASTE:.0f} % of waste and {RESERVED_GB:g} GB for CUDA, NCCL and workspaces come on top"
     )
     if choice.peak.host:
         yield f"  of each GPU's host {choice.peak.host / GB:.2f} GB"
@@ -116,18 +120,18 @@ def hours(plan: Plan, choice: Choice, task: Task) -> float:
 def summary(plans: Sequence[Plan], task: Task) -> str:
     """Of plans of one config the choice of each, a line a plan, as Markdown; where nothing fits, what the least would need."""
     lines = [
-        "| GPUs | GB of each | engine | activations | micro-batch x steps | needs, GB | speed | films/s | hours |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| GPUs | GB of each | engine | activations | micro-batch x steps | allocated, GB | needs, GB | speed | films/s | hours |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for plan in plans:
         start = f"| {plan.machine.gpus} | {plan.gpu_memory_gb:g} |"
         try:
             best = plan.best()
         except ConfigError as error:
-            lines.append(f"{start} {error} | | | | | | |")
+            lines.append(f"{start} {error} | | | | | | | |")
             continue
         lines.append(
-            f"{start} {best.engine} | {best.way} | {best.micro_batch} x {best.micro_steps} | {best.need_gb:.1f} | "
+            f"{start} {best.engine} | {best.way} | {best.micro_batch} x {best.micro_steps} | {best.allocated_gb:.1f} | {best.need_gb:.1f} | "
             f"{100 * speed(plan, best):.0f} % | {films_per_s(plan, best):.0f} | {hours(plan, best, task):.1f} |"
         )
     return "\n".join(lines)

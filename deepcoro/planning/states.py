@@ -25,6 +25,7 @@ class Buffers:
 
     reduce_bucket: int = 20_000_000
     max_live_parameters: int = 100_000_000
+    max_reuse_distance: int = 100_000_000
 
 
 @dataclass(frozen=True)

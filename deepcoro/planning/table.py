@@ -5,8 +5,9 @@ from dataclasses import dataclass, field, replace
 
 from deepcoro.config import ConfigError
 from deepcoro.planning.activations import Activations, Parameters, Subject
-from deepcoro.planning.speed import Machine, StepTime, step_time
+from deepcoro.planning.speed import StepTime, step_time
 from deepcoro.planning.states import EngineName, Peak, Rank, peak_of
+from deepcoro.planning.traffic import Machine
 from deepcoro.run_config import RunConfig
 
 GB = 1e9
@@ -33,9 +34,14 @@ class Choice:
     time: StepTime
 
     @property
+    def allocated_gb(self) -> float:
+        """Of tensors alive at once, what `torch.cuda.max_memory_allocated` tells of a run."""
+        return self.peak.bytes / GB
+
+    @property
     def need_gb(self) -> float:
         """Of a GPU: tensors, waste and what is reserved."""
-        return self.peak.bytes * (1 + WASTE) / GB + RESERVED_GB
+        return self.allocated_gb * (1 + WASTE) + RESERVED_GB
 
     def samples_per_s(self, gpus: int) -> float:
         return self.micro_batch * self.micro_steps * gpus / self.time.seconds

@@ -16,7 +16,7 @@ COUNTED = {
     "stage3_prefetch_bucket_size": Buffers.reduce_bucket,
     "stage3_param_persistence_threshold": KEPT_WHOLE,
     "stage3_max_live_parameters": Buffers.max_live_parameters,
-    "stage3_max_reuse_distance": Buffers.max_live_parameters,
+    "stage3_max_reuse_distance": Buffers.max_reuse_distance,
 }
 WRITTEN = {
     0: set(),

@@ -80,6 +80,7 @@ def measured() -> tuple[Parameters, Activations]:
     return subject.parameters, subject.measure(4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ENGINES)
 def test_the_peak_of_two_ranks_is_foretold_within_a_tenth(
     tiny_shards: Path, two_ranks: Ranks, tmp_path: Path, measured: tuple[Parameters, Activations], engine: str
@@ -97,6 +98,7 @@ def one_rank() -> Iterator[Ranks]:
     ranks.end()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["ddp", "zero2", "zero3_whole"])
 def test_the_peak_of_one_process_is_foretold_within_a_tenth(
     tiny_shards: Path, one_rank: Ranks, tmp_path: Path, measured: tuple[Parameters, Activations], engine: str
