@@ -1,12 +1,16 @@
 """What the ranks of the default process group tell each other. Without a process group there is one rank and every call is local.
 
-Every function that talks is collective: all ranks call it, in the same order, each with its own rows.
+Every function that talks is collective: all ranks call it, in the same order, each with its own rows. Tensors of the host (flags,
+counts, objects) travel from host to host and never wait for the device: where the default group is NCCL, which moves only what lies
+on a GPU, through a gloo group beside it.
 """
 
 import contextlib
+import datetime
 from collections.abc import Iterator
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from einops import rearrange
@@ -15,6 +19,18 @@ from torch import Tensor
 from torch.nn import functional
 
 Object = TypeVar("Object")
+TIMEOUT = datetime.timedelta(minutes=30)
+
+_host_groups: dict[dist.ProcessGroup, dist.ProcessGroup | None] = {}
+"""Default group -> the group of its hosts; None = it takes host tensors itself."""
+
+
+def open_host_group() -> None:
+    """Makes, once a default group, the group that host tensors travel in. Collective; what talks before it, makes it."""
+    if _is_distributed() and dist.group.WORLD not in _host_groups:
+        takes_host_tensors = dist.get_backend() != "nccl"
+        beside = None if takes_host_tensors else dist.new_group(backend="gloo", timeout=TIMEOUT)
+        _host_groups[dist.group.WORLD] = beside
 
 
 @contextlib.contextmanager
@@ -26,6 +42,7 @@ def own_group() -> Iterator[None]:
     finally:
         if not was_there and _is_distributed():
             dist.destroy_process_group()
+            _host_groups.clear()
 
 
 def rank() -> int:
@@ -39,7 +56,7 @@ def world_size() -> int:
 def barrier() -> None:
     """Returns once every rank has come here."""
     if world_size() > 1:
-        dist.barrier()
+        dist.barrier(_host_group())
 
 
 def broadcast_object(obj: Object, source: int = 0) -> Object:
@@ -47,7 +64,7 @@ def broadcast_object(obj: Object, source: int = 0) -> Object:
     if world_size() == 1:
         return obj
     box = [obj]
-    dist.broadcast_object_list(box, src=source)
+    dist.broadcast_object_list(box, src=source, group=_host_group())
     return box[0]
 
 
@@ -56,22 +73,31 @@ def gather_objects(obj: Object) -> list[Object]:
     if world_size() == 1:
         return [obj]
     box: list[Any] = [None] * world_size()
-    dist.all_gather_object(box, obj)
+    dist.all_gather_object(box, obj, group=_host_group())
     return box
 
 
 def any_rank(flag: bool) -> bool:
-    """True on every rank if it is true on one. Waits for the device."""
+    """True on every rank if it is true on one."""
+    return bool(_of_hosts(np.array([flag], dtype=np.int64), dist.ReduceOp.MAX)[0])
+
+
+def sum_over_hosts(numbers: np.ndarray) -> np.ndarray:
+    """Sum of equally long vectors of the ranks; the device is not asked."""
+    return _of_hosts(numbers, dist.ReduceOp.SUM)
+
+
+def _of_hosts(numbers: np.ndarray, operation: dist.ReduceOp) -> np.ndarray:
     if world_size() == 1:
-        return flag
-    raised = torch.tensor([int(flag)], device=_talking_device())
-    dist.all_reduce(raised, op=dist.ReduceOp.MAX)
-    return bool(raised.item())
+        return numbers
+    total = torch.from_numpy(numbers.copy())
+    dist.all_reduce(total, op=operation, group=_host_group())
+    return total.numpy()
 
 
 @torch.no_grad()
 def sum_over_ranks(values: Shaped[Tensor, "*shape"]) -> Shaped[Tensor, "*shape"]:
-    """Sum of equally shaped tensors; a new tensor, without gradient."""
+    """Sum of equally shaped tensors of the engine's device; a new tensor, without gradient."""
     total = values.detach().clone()
     if world_size() > 1:
         dist.all_reduce(total)
@@ -79,13 +105,13 @@ def sum_over_ranks(values: Shaped[Tensor, "*shape"]) -> Shaped[Tensor, "*shape"]
 
 
 def counts_of_ranks(*counts: int) -> list[list[int]]:
-    """`[rank][i]`: the i-th count of every rank. Waits for the device: gathers of one step share one call."""
+    """`[rank][i]`: the i-th count of every rank. Hosts wait for each other, for no device: gathers of one step share one call."""
     if world_size() == 1:
         return [list(counts)]
-    mine = torch.tensor(counts, dtype=torch.int64, device=_talking_device())
+    mine = torch.from_numpy(np.array(counts, dtype=np.int64))
     everyones = mine.new_empty(world_size() * len(counts))
-    dist.all_gather_into_tensor(everyones, mine)
-    return rearrange(everyones, "(rank count) -> rank count", count=len(counts)).tolist()
+    dist.all_gather_into_tensor(everyones, mine, group=_host_group())
+    return rearrange(everyones.numpy(), "(rank count) -> rank count", count=len(counts)).tolist()
 
 
 @torch.no_grad()
@@ -151,8 +177,6 @@ def _is_distributed() -> bool:
     return dist.is_available() and dist.is_initialized()
 
 
-def _talking_device() -> torch.device:
-    """NCCL moves only what lies on the GPU; a group with a gloo half takes host tensors."""
-    if dist.get_backend() == "nccl":
-        return torch.device("cuda", torch.cuda.current_device())
-    return torch.device("cpu")
+def _host_group() -> dist.ProcessGroup | None:
+    open_host_group()
+    return _host_groups[dist.group.WORLD]

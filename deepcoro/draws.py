@@ -1,5 +1,7 @@
 """Random numbers that are a hash of what they are for, computed on the device: they hang on no generator, rank, worker or neighbour."""
 
+import functools
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -32,6 +34,7 @@ def mix(x: Int[Tensor, "..."]) -> Int[Tensor, "..."]:
     return x ^ ((x >> 16) & 0xFFFF)
 
 
+@functools.cache
 def mixed(number: int) -> int:
     """`mix` of one number, as a signed 32-bit integer."""
     return int(mix(torch.tensor([number & 0xFFFFFFFF]).int()))

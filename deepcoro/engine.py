@@ -1,7 +1,6 @@
 """The one engine of a run: accelerate and DeepSpeed set up so that they agree with the run config, and nothing is left to "auto"."""
 
 import contextlib
-import datetime
 import gc
 import logging
 import os
@@ -41,7 +40,7 @@ def start_accelerator(config: RunConfig) -> Any:
     backend = "gloo" if "LOCAL_RANK" in os.environ and not has_gpu else None
     accelerator = Accelerator(
         gradient_accumulation_steps=config.gradient_accumulation_steps,
-        kwargs_handlers=[InitProcessGroupKwargs(backend=backend, timeout=datetime.timedelta(minutes=30))],
+        kwargs_handlers=[InitProcessGroupKwargs(backend=backend, timeout=distributed.TIMEOUT)],
         # Under DeepSpeed `cpu=True` would silently mean plain DDP.
         cpu=not uses_deepspeed and not has_gpu,
     )
@@ -50,6 +49,7 @@ def start_accelerator(config: RunConfig) -> Any:
             f"accelerate sees {accelerator.num_processes} processes, torch.distributed {distributed.world_size()}; "
             "launch with one of accelerate_configs/*.yaml"
         )
+    distributed.open_host_group()
     if uses_deepspeed and accelerator.state.deepspeed_plugin is None:
         raise ConfigError(
             f"DeepSpeed was asked for and accelerate chose {accelerator.state.distributed_type.value}: unset ACCELERATE_USE_CPU"
@@ -262,7 +262,9 @@ class Engine:
         """AdamW makes its moments on the first step; made here, a checkpoint can be read into them before it."""
         for tensor, _ in self._optimized():
             zeros = {key: torch.zeros_like(tensor, memory_format=torch.preserve_format) for key in MOMENTS}
-            self._adamw.state[tensor] = {"step": torch.zeros((), dtype=torch.float32)} | zeros
+            # a fused step counts where the parameter lies
+            count = torch.zeros((), dtype=torch.float32, device=tensor.device)
+            self._adamw.state[tensor] = {"step": count} | zeros
         if self.zero_stage in (1, 2):
             self._link_moments()
 

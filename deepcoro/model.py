@@ -222,6 +222,11 @@ def to_device(batch: Any, device: torch.device) -> Any:
     return batch
 
 
+def soon_on(small: Tensor, device: torch.device) -> Tensor:
+    """A tensor made on the host, on the device; the host does not wait for the copy, which pageable memory would make it do."""
+    return small.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else small.to(device)
+
+
 def num_parameters(model: nn.Module) -> dict[str, int]:
     """Parameters by tower and head, and how many of all train."""
     counts = {

@@ -12,7 +12,7 @@ from deepcoro import distributed
 from deepcoro.engine import Engine
 from deepcoro.finite import RunningStatistics, with_its_gradient
 from deepcoro.gradient_cache import Embedded, window_gradients
-from deepcoro.model import Batch, to_device
+from deepcoro.model import Batch, soon_on, to_device
 
 
 @dataclass
@@ -88,12 +88,12 @@ def _part_of_loss(record: Record, name: str, result: dict[str, Tensor]) -> Tenso
 
 
 def _counts(engine: Engine, window: list[Batch], loss_weights: Mapping[str, float]) -> dict[str, Tensor]:
-    """Targets of each objective in the window, on all ranks."""
-    counts = {}
-    for name in loss_weights:
-        count = sum(engine.model.objectives[name].count(batch) for batch in window)
-        counts[name] = distributed.sum_over_ranks(count.to(engine.device))
-    return counts
+    """Targets of each objective in the window, on all ranks. Counted and summed on the hosts: no rank waits for its device."""
+    objectives = engine.model.objectives
+    mine = {name: sum(objectives[name].count(batch) for batch in window) for name in loss_weights}
+    total = distributed.sum_over_hosts(torch.cat(list(mine.values())).numpy())
+    packed = soon_on(torch.from_numpy(total), engine.device)
+    return dict(zip(mine, packed.split([len(count) for count in mine.values()]), strict=True))
 
 
 def _cache(engine: Engine, window: list[Batch], step: int, record: Record) -> list[dict[str, Embedded]]:

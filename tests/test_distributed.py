@@ -1,3 +1,6 @@
+from unittest import mock
+
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
@@ -30,6 +33,7 @@ def talk(rank: int) -> dict:
         "nothing": distributed.gather_rows(torch.zeros(0, 4)),
         "counts": distributed.counts_of_ranks(ROWS_OF_RANK[rank], rank),
         "sum": distributed.sum_over_ranks(torch.tensor([rank + 1, 1])),
+        "sum_of_hosts": distributed.sum_over_hosts(np.array([rank + 1, 1])),
         "any": [distributed.any_rank(rank == 2), distributed.any_rank(False)],
         "object": distributed.broadcast_object({"from": rank}),
         "object_of_last": distributed.broadcast_object({"from": rank}, source=2),
@@ -46,6 +50,7 @@ def everything(rank: int) -> dict:
         "talk": talk(rank),
         "descent": gather_and_descend(rank),
         "refusal": gather_with_wrong_counts(rank),
+        "beside": talk_beside_nccl(rank),
     }
 
 
@@ -60,9 +65,46 @@ def test_three_ranks_with_uneven_rows_hear_the_same(of_ranks):
         assert heard["nothing"].shape == (0, 4)
         assert heard["counts"] == [[3, 0], [0, 1], [2, 2]]
         assert heard["sum"].tolist() == [6, 3]
+        assert heard["sum_of_hosts"].tolist() == [6, 3]
         assert heard["any"] == [True, False]
         assert heard["object"] == {"from": 0}
         assert heard["object_of_last"] == {"from": 2}
+
+
+def talk_beside_nccl(rank: int) -> tuple[dict, set[str]]:
+    """With a default group that says it is NCCL: what is heard, and in which kind of group host tensors went."""
+    kinds = set()
+
+    def seen(collective):
+        def called(tensor, *arguments, group=None, **named):
+            if tensor.dtype == torch.int64 and tensor.ndim == 1 and group is not None:
+                kinds.add("default" if group is dist.group.WORLD else "beside")
+            return collective(tensor, *arguments, group=group, **named)
+
+        return called
+
+    with (
+        mock.patch.object(dist, "get_backend", lambda: "nccl"),
+        mock.patch.object(distributed, "_host_groups", {}),
+        mock.patch.object(dist, "all_reduce", seen(dist.all_reduce)),
+        mock.patch.object(dist, "all_gather_into_tensor", seen(dist.all_gather_into_tensor)),
+    ):
+        distributed.open_host_group()
+        beside = distributed._host_groups[dist.group.WORLD]
+        assert beside is not None
+        heard = talk(rank)
+        distributed.barrier()
+        assert distributed._host_groups == {dist.group.WORLD: beside}, "made once"
+    return heard, kinds
+
+
+def test_beside_nccl_host_tensors_travel_in_a_group_of_their_own_and_say_the_same(of_ranks):
+    for result in of_ranks:
+        heard, kinds = result["beside"]
+        assert kinds == {"beside"}
+        for name in ("counts", "any", "object", "object_of_last"):
+            assert heard[name] == result["talk"][name]
+        assert heard["sum_of_hosts"].tolist() == result["talk"]["sum_of_hosts"].tolist()
 
 
 def loss_of(everyone: torch.Tensor, rank: int) -> torch.Tensor:
@@ -113,6 +155,7 @@ def test_without_a_process_group_every_call_is_local():
     assert not distributed.gather_rows(rows).requires_grad
     assert (distributed.rank(), distributed.world_size()) == (0, 1)
     assert distributed.counts_of_ranks(3, 4) == [[3, 4]]
+    assert distributed.sum_over_hosts(np.array([2])).tolist() == [2]
     assert distributed.any_rank(True)
     assert not distributed.any_rank(False)
     assert distributed.broadcast_object("me") == "me"

@@ -201,3 +201,23 @@ def test_the_video_encoder_decays_its_matrices_and_filters_and_no_table_norm_bia
     assert {"blocks.0.attn.pool_q.pool.weight", "blocks.0.mlp.0.weight", "blocks.0.mlp.3.weight"} <= groups[
         "default"
     ]
+
+
+def test_the_fused_step_is_the_plain_one() -> None:
+    optim = Optim(lr=1e-2, text_lr=1e-3, weight_decay=0.1)
+    torch.manual_seed(0)
+    models = Towers(), Towers()
+    models[1].load_state_dict(models[0].state_dict())
+    fused = build_optimizer(models[0], optim)
+    plain = torch.optim.AdamW(
+        parameter_groups(models[1], optim), betas=optim.betas, eps=optim.eps, foreach=False, fused=False
+    )
+    for step in range(30):
+        for optimizer in (fused, plain):
+            torch.manual_seed(step)
+            for group in optimizer.param_groups:
+                group["lr"] = group["peak_lr"] / (step + 1)
+                for parameter in group["params"]:
+                    parameter.grad = torch.randn_like(parameter)
+            optimizer.step()
+    torch.testing.assert_close(models[0].state_dict(), models[1].state_dict(), rtol=1e-6, atol=1e-7)

@@ -68,7 +68,8 @@ def _terms_of_grid_backward(
 
 def _add_rows(by_pair: Tensor, index: Tensor, num_rows: int) -> Tensor:
     """The sum of the gradients of all pairs that share a row, as a product: index_add is not deterministic on CUDA."""
-    hots = torch.nn.functional.one_hot(index, num_rows).to(by_pair.dtype)
+    # torch's one_hot looks for the largest index, wherever it may
+    hots = (index[..., None] == torch.arange(num_rows, device=index.device)).to(by_pair.dtype)
     return einsum(hots, by_pair, "q k row, q k c -> row c")
 
 

@@ -21,6 +21,7 @@ from deepcoro.features import Features, Surroundings
 from deepcoro.fields.labels import with_words
 from deepcoro.heads import LinearHead, OrdinalHead, Task
 from deepcoro.losses import HeadLoss, bce, ce, focal, huber, mae, mse, ordinal
+from deepcoro.pretended import is_pretended
 
 Level = Literal["clip", "study"]
 AboveZero = Annotated[float, Field(gt=0)]
@@ -54,6 +55,7 @@ class LinearProbing(nn.Module):
         self.groups = config.alike()
         names = [name for group in self.groups for name in group.names]
         self.parts = {f"{name}_loss": config.head_weights.get(name, 1.0) for name in names}
+        self._weights: Tensor | None = None
         self.reads = frozenset({"clip": "clips", "study": "study"}[group.level] for group in self.groups)
         dims = {"clip": beside.video_dim, "study": beside.study_dim}
         self.heads = nn.ModuleDict(
@@ -74,7 +76,15 @@ class LinearProbing(nn.Module):
         """`sum`: this rank's share of each head's loss, times its weight."""
         with torch.autocast(batch["valid"].device.type, enabled=False):
             sums = torch.cat([self._sums(group, features, batch) for group in self.groups])
-            return {"sum": sums * sums.new_tensor(list(self.parts.values()))}
+            return {"sum": sums * self._weights_like(sums)}
+
+    def _weights_like(self, sums: Float[Tensor, "head"]) -> Float[Tensor, "head"]:
+        """Copied to the device once, since it waits for a copy. No buffer: DeepSpeed would round it to bf16."""
+        if is_pretended():
+            return sums.new_tensor(list(self.parts.values()))
+        if self._weights is None or (self._weights.device, self._weights.dtype) != (sums.device, sums.dtype):
+            self._weights = sums.new_tensor(list(self.parts.values()))
+        return self._weights
 
     def count(self, batch: Mapping[str, Any]) -> Int[Tensor, "head"]:
         """Labels of each head in this rank's valid rows, from the batch alone."""

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float, Int
+from einops import repeat
+from jaxtyping import Bool, Float, Int
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
@@ -20,6 +21,9 @@ log = logging.getLogger(__name__)
 PAD, UNKNOWN, CLASS, SEPARATOR, MASK = SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 CONTINUING = "##"
 PRINTABLE = [chr(code) for code in range(ord("!"), ord("~") + 1)]
+
+_WITH_MASK_OF_PAIRS = {("bert", "sdpa"), ("roberta", "sdpa")}
+"""Encoders and kernels that transformers hides the same pairs of tokens from in every layer, and whose mask it takes made."""
 
 
 class TextTower(nn.Module):
@@ -35,6 +39,8 @@ class TextTower(nn.Module):
         self.encoder = encoder
         self.tokenizer = tokenizer
         self.pooling = pooling
+        kind = (encoder.config.model_type, encoder.config._attn_implementation)
+        self._takes_mask_of_pairs = kind in _WITH_MASK_OF_PAIRS
         self.dim: int = encoder.config.hidden_size
         self.max_tokens: int = min(tokenizer.model_max_length, encoder.config.max_position_embeddings)
         self.freeze(freeze_ratio)
@@ -49,11 +55,17 @@ class TextTower(nn.Module):
                 f"a text has {input_ids.shape[1]} tokens, the text tower takes {self.max_tokens}; "
                 f"set data.fields.report.max_tokens to {self.max_tokens} or less"
             )
-        tokens = self.encoder(input_ids=input_ids, attention_mask=attention_mask).last_hidden_state
+        mask = self._mask_of_pairs(attention_mask) if self._takes_mask_of_pairs else attention_mask
+        tokens = self.encoder(input_ids=input_ids, attention_mask=mask).last_hidden_state
         if self.pooling == "cls":
             return tokens[:, 0]
         attended = attention_mask[..., None].to(tokens.dtype)
         return (tokens * attended).sum(dim=1) / attended.sum(dim=1).clamp(min=1)
+
+    def _mask_of_pairs(self, attention_mask: Int[Tensor, "text token"]) -> Bool[Tensor, "text 1 query token"]:
+        """What transformers makes of the mask, which asks the device on the way whether any token is hidden, and waits for it."""
+        shown = attention_mask.bool()
+        return repeat(shown, "text token -> text 1 query token", query=shown.shape[1])
 
     def freeze(self, ratio: float) -> None:
         """From now on the lowest parts, and only these, have no gradient and stay in evaluation; `ratio` as text_freeze_ratio."""

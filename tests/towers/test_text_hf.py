@@ -100,6 +100,21 @@ def test_mean_pooling_is_the_mean_of_attended_tokens(tokenizer):
         torch.testing.assert_close(feature[row], hidden[row, :length].mean(dim=0))
 
 
+@pytest.mark.parametrize("family", ["bert", "roberta"])
+@pytest.mark.parametrize("texts", [REPORTS, REPORTS[:1]])  # the second hides nothing
+def test_a_mask_made_beforehand_gives_what_transformers_makes_of_it(family, texts, tokenizer):
+    from transformers import AutoConfig, AutoModel
+
+    sizes = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    config = AutoConfig.for_model(family, vocab_size=len(tokenizer), pad_token_id=0, **sizes)
+    encoder = AutoModel.from_config(config, attn_implementation="sdpa")
+    tower = TextTower(encoder, tokenizer, "cls", freeze_ratio=0.0).eval()
+    assert tower._takes_mask_of_pairs
+    tokens = tokenizer(texts, padding=True, return_tensors="pt")
+    theirs = tower.encoder(input_ids=tokens["input_ids"], attention_mask=tokens["attention_mask"])
+    torch.testing.assert_close(encode(tower, texts), theirs.last_hidden_state[:, 0], atol=1e-6, rtol=1e-5)
+
+
 @pytest.mark.parametrize("pooling", ["cls", "mean"])
 def test_every_parameter_that_trains_gets_a_gradient(tokenizer, pooling):
     tower = Config(from_scratch=SMALL, pooling=pooling).build(tokenizer)
