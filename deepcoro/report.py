@@ -30,7 +30,7 @@ from deepcoro.report_figures import Curve, Scored
 from deepcoro.report_head_figures import head_figures
 from deepcoro.report_reconstructions import Picture, read_pictures, reconstruction_rows
 from deepcoro.report_shortcuts import Shortcuts, read_shortcuts, shortcut_table
-from deepcoro.report_sites import site_table
+from deepcoro.report_sites import read_sites, site_table
 from deepcoro.report_survival import survival_figures
 from deepcoro.scored import Answer, ScoredRows, read_scored, scored_path
 
@@ -82,6 +82,8 @@ class ReportInputs:
     """Times to events, for the curves."""
     documents: Sequence[Mapping] = ()
     """Results of all evaluations of the run, the newest last."""
+    sites: Sequence[Mapping] = ()
+    """What other hospitals measured of the run."""
     data_summary: Mapping[str, object] = field(default_factory=dict)
     has_positives_page: bool = False
     """positives.html lies beside the report."""
@@ -154,6 +156,7 @@ def read_inputs(run_dir: Path) -> ReportInputs:
         answers=rows.answers,
         followed=rows.followed,
         documents=documents,
+        sites=read_sites(run_dir),
         data_summary=document.get("data_summary") or {},
         has_positives_page=(run_dir / "positives.html").is_file(),
         times_computed=document.get("times_computed"),
@@ -243,7 +246,7 @@ def render_report(inputs: ReportInputs) -> str:
             *confusion_figures(inputs.answers),
             *survival_figures(inputs.followed),
         ],
-        site_table=site_table(inputs.documents),
+        site_table=site_table(inputs.documents, inputs.sites),
         interval_figure=report_figures.interval_figure(measures) if measures else "",
         score_figures=_score_figures(inputs.scored, inputs.aggregates_only),
         training_figures=training_figures(inputs.history),

@@ -1,11 +1,16 @@
 """One checkpoint on several data sets: the same thresholds everywhere, a column a data set."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
+from deepcoro.config import DataError
 from deepcoro.report_groups import OF_HEADS, Cell, CellRow
 from deepcoro.report_tables import fraction, interval, number, percent
 
+SITES = "sites"
+"""Folder of a run for what other sites measured."""
 _SHOWN = OF_HEADS | {"macro_auroc": ("AUROC, mean of classes", fraction), "R@5": ("R@5", percent)}
 
 
@@ -20,11 +25,12 @@ class SiteTable:
     rows: list[CellRow]
 
 
-def site_table(documents: Sequence[Mapping]) -> SiteTable | None:
-    """Of the results of the checkpoint evaluated last; None where it was evaluated once."""
+def site_table(documents: Sequence[Mapping], sites: Sequence[Mapping] = ()) -> SiteTable | None:
+    """Of the results of the checkpoint evaluated last, here and at `sites` (of `read_sites`); None where it was evaluated once."""
     if not documents:
         return None
-    same = [each for each in documents if each.get("checkpoint") == documents[-1].get("checkpoint")]
+    last = documents[-1].get("checkpoint")
+    same = [each for each in (*documents, *sites) if each.get("checkpoint") == last]
     if len(same) < 2:
         return None
     keys = dict.fromkeys(key for each in same for key in each.get("metrics", {}) if _is_shown(key))
@@ -32,6 +38,28 @@ def site_table(documents: Sequence[Mapping]) -> SiteTable | None:
     return SiteTable(
         [f"{each.get('data')}, {each.get('split')}" for each in same], [_size(each) for each in same], rows
     )
+
+
+def read_sites(run_dir: Path) -> list[dict]:
+    """What other sites measured (`tools/validate_site.py`) and `RUN/sites/NAME.json` holds, as results by the name of the file. DataError
+    for a file that is none of these."""
+    return [_document(path) for path in sorted((run_dir / SITES).glob("*.json"))]
+
+
+def _document(path: Path) -> dict:
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        model, sizes = record["model"], {name: record[name] for name in ("films", "patients")}
+        checkpoint = f"step {model['step']} ({model['digest']})"
+        return {
+            "data": path.stem,
+            "split": "site",
+            "checkpoint": checkpoint,
+            "metrics": record["metrics"],
+            "data_summary": sizes,
+        }
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise DataError(f"{path} is no file of tools/validate_site.py; take it out of the folder") from error
 
 
 def _is_shown(key: str) -> bool:

@@ -1,5 +1,6 @@
 """Heads on the page of a run: tables with what every number rests on, curves, and the same checkpoint elsewhere."""
 
+import json
 import re
 from dataclasses import replace
 
@@ -8,6 +9,7 @@ import pytest
 from sklearn.metrics import confusion_matrix
 
 from deepcoro.calibrated import Fixed
+from deepcoro.config import DataError
 from deepcoro.evaluated import Followed, Head
 from deepcoro.metrics import calibration, classification, regression, survival
 from deepcoro.report import ReportInputs, render_report
@@ -16,7 +18,7 @@ from deepcoro.report_confusions import confusion, confusion_figures
 from deepcoro.report_figures import as_svg, new_figure
 from deepcoro.report_head_figures import head_figures
 from deepcoro.report_heads import head_tables
-from deepcoro.report_sites import site_table
+from deepcoro.report_sites import read_sites, site_table
 from deepcoro.report_survival import risk_groups, survival_figures
 from deepcoro.report_tables import tables
 from deepcoro.scored import Answer, score_rows
@@ -144,6 +146,27 @@ def test_a_checkpoint_on_two_data_sets_has_a_column_for_each(results):
     assert site_table([]) is None
     page = render_report(ReportInputs("run", results=results, documents=[earlier, here, there]))
     assert "site_b, test" in page
+
+
+def test_what_another_hospital_measured_of_the_checkpoint_is_a_column(results, tmp_path):
+    here = {"checkpoint": "step 9 (a)", "metrics": results, "data": "mine", "split": "test"}
+    record = {
+        "model": {"step": 9, "digest": "a"},
+        "films": 300,
+        "patients": 40,
+        "metrics": {"probe/om1_cto/auroc": 0.625},
+    }
+    (tmp_path / "sites").mkdir()
+    (tmp_path / "sites" / "lyon.json").write_text(json.dumps(record))
+    other = record | {"model": {"step": 3, "digest": "b"}}
+    (tmp_path / "sites" / "earlier.json").write_text(json.dumps(other))
+    table = site_table([here], read_sites(tmp_path))
+    assert (table.sites, table.sizes[1]) == (["mine, test", "lyon, site"], "300 films, 40 patients")
+    row = next(row for row in table.rows if row.label == "probe: om1 cto: AUROC")
+    assert row.cells[1].value == "0.62"
+    (tmp_path / "sites" / "notes.json").write_text("[]")
+    with pytest.raises(DataError, match=r"notes\.json is no file of tools/validate_site\.py"):
+        read_sites(tmp_path)
 
 
 def test_a_confusion_counts_what_was_called_against_what_is_true(data):

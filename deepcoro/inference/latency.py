@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from deepcoro.angiography.cohort import films_of, patient_of, studies_of
+from deepcoro.angiography.cohort import FilmPlan, films_of, patient_of, studies_of
 from deepcoro.angiography.folder import make_film
 from deepcoro.angiography.presets import FULL
 from deepcoro.checkpoint import DIGESTS, WEIGHTS
@@ -60,17 +60,12 @@ class Seconds:
 
 def write_study(folder: Path, study: Study) -> int:
     """Films of a generated patient, both trees; returns their bytes. ConfigError for more than the trees have views."""
-    a_side = (study.films + 1) // 2
-    changes = {
-        "films_per_side": (a_side, a_side),
-        "frames": (study.frames, study.frames),
-        "size_px": study.size_px,
-    }
-    changes |= {"one_sided": 0.0, "repeats": 0.0, "other_films": (0, 0), "interventions": 0.0}
-    preset = FULL.model_copy(update=changes)
-    (whole,) = studies_of(preset, 0, patient_of(preset, 0, 0))
-    plans = films_of(preset, 0, whole, "dicom")
-    if len(plans) < study.films:
+    plans: list[FilmPlan] = []
+    for a_side in range((study.films + 1) // 2, study.films + 1):  # a tree may have fewer views than half
+        plans = _plans(study, a_side)
+        if len(plans) >= study.films:
+            break
+    else:
         raise ConfigError(f"{study.films} films: a generated study has {len(plans)} views; ask for fewer")
     size = 0
     for plan in plans[: study.films]:
@@ -80,6 +75,22 @@ def write_study(folder: Path, study: Study) -> int:
         make_film(folder, plan)
         size += path.stat().st_size
     return size
+
+
+def _plans(study: Study, a_side: int) -> list[FilmPlan]:
+    """The films of a patient's one study, up to so many of each tree."""
+    changes = {
+        "films_per_side": (a_side, a_side),
+        "frames": (study.frames, study.frames),
+        "size_px": study.size_px,
+        "one_sided": 0.0,
+        "repeats": 0.0,
+        "other_films": (0, 0),
+        "interventions": 0.0,
+    }
+    preset = FULL.model_copy(update=changes)
+    (whole,) = studies_of(preset, 0, patient_of(preset, 0, 0))
+    return films_of(preset, 0, whole, "dicom")
 
 
 def write_untrained(run_dir: Path, variant: str, num_films: int) -> Path:
