@@ -22,10 +22,14 @@ def write_bytes(path: Path, payload: bytes, private: bool = False) -> None:
     if private:
         temporary.unlink(missing_ok=True)
     opened = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600 if private else 0o666)
-    with os.fdopen(opened, "wb") as file:
-        file.write(payload)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with os.fdopen(opened, "wb") as file:
+            file.write(payload)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:  # a full disk has no room for half a file either
+        temporary.unlink()
+        raise
     publish(temporary, path)
 
 

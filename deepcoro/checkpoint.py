@@ -1,8 +1,8 @@
 """Checkpoints that do not depend on ZeRO stage or number of ranks: named fp32 weights, AdamW's moments, the run's state.
 
 A folder `step_N` exists only when it is whole: it is written as `step_N.tmp`, synced, digested, verified and renamed; then
-`latest` is replaced; only then are old ones removed. DeepSpeed's own files are not used (it names the newest checkpoint
-before the other ranks have finished theirs).
+`latest` and `best` are replaced; only then are old ones removed. A disk that refuses leaves the earlier ones as they were.
+DeepSpeed's own files are not used (it names the newest checkpoint before the other ranks have finished theirs).
 """
 
 import hashlib
@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from deepcoro import distributed
@@ -26,6 +28,12 @@ from deepcoro.weights import STATE
 logger = logging.getLogger(__name__)
 
 MOMENTS, DIGESTS = "moments.safetensors", "digests.json"
+NAMES_BYTES = 2**20
+"""Room for the names of tensors, digests and pointers, which `Snapshot.bytes` leaves out."""
+
+
+class CheckpointError(DataError):
+    """A checkpoint could not be written. Exit code 2."""
 
 
 @dataclass(frozen=True)
@@ -42,13 +50,9 @@ class Checkpoint:
         return json.loads((self.folder / STATE).read_text())
 
     def weights(self) -> dict[str, Tensor]:
-        from safetensors.torch import load_file
-
         return load_file(self.folder / WEIGHTS)
 
     def moments(self) -> dict[str, Tensor]:
-        from safetensors.torch import load_file
-
         return load_file(self.folder / MOMENTS)
 
     def is_whole(self) -> bool:
@@ -64,29 +68,88 @@ class Checkpoint:
         return json.loads((self.folder / DIGESTS).read_text())[WEIGHTS][:16]
 
 
-def save(folder: Path, step: int, engine: Engine, state: dict[str, Any], keep: int) -> Checkpoint:
-    """Writes `folder/step_N` for all ranks; keeps the newest `keep` and the one named `best`. Collective.
+@dataclass(frozen=True)
+class Snapshot:
+    """What a checkpoint will hold, apart from the training that goes on: copies in the memory of rank 0's host; the other ranks' are empty."""
 
-    Raises OSError when the disk refuses; earlier checkpoints are then untouched.
-    """
-    from safetensors.torch import save_file
+    step: int
+    weights: dict[str, Tensor]
+    moments: dict[str, Tensor]
+    state: bytes
+    """JSON."""
+    is_best: bool
 
+    @property
+    def bytes(self) -> int:
+        """What its folder takes on disk, but for names and digests."""
+        tensors = [*self.weights.values(), *self.moments.values()]
+        return len(self.state) + sum(each.numel() * each.element_size() for each in tensors)
+
+
+def take(step: int, engine: Engine, state: dict[str, Any], is_best: bool = False) -> Snapshot:
+    """Collective."""
     weights, moments = engine.full_weights(), engine.full_moments()
-    final = folder / f"step_{step}"
-    if distributed.rank() == 0:
-        temporary = folder / f"step_{step}.tmp"
+    return Snapshot(step, weights, moments, json.dumps(state).encode(), is_best)
+
+
+@dataclass(frozen=True)
+class Retention:
+    """Which checkpoints stay: the newest, the best, and those of every `every_steps`-th step (None: not because of their step)."""
+
+    newest: int
+    every_steps: int | None = None
+
+    def keeps(self, step: int) -> bool:
+        return self.every_steps is not None and step % self.every_steps == 0
+
+
+def write(folder: Path, snapshot: Snapshot, retention: Retention) -> None:
+    """Rank 0: `folder/step_N`, and its name in `latest`; then removes those that retention lets go.
+
+    CheckpointError when the disk refuses: nothing of this one stays, the earlier ones are untouched.
+    """
+    temporary = folder / f"step_{snapshot.step}.tmp"
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        for leftover in folder.glob("step_*.tmp"):  # of a writer that was killed
+            shutil.rmtree(leftover)
+        _refuse_full_disk(folder, snapshot)
+        _write_files(temporary, snapshot)
+        publish(temporary, folder / f"step_{snapshot.step}")
+        write_bytes(folder / "latest", f"step_{snapshot.step}".encode())
+        if snapshot.is_best:
+            mark_best(folder, snapshot.step)
+    except (OSError, SafetensorError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir(parents=True)
-        save_file(weights, temporary / WEIGHTS)
-        save_file(moments, temporary / MOMENTS)
-        (temporary / STATE).write_text(json.dumps(state))
-        digests = {name: _synced_digest(temporary / name) for name in (WEIGHTS, MOMENTS, STATE)}
-        write_bytes(temporary / DIGESTS, json.dumps(digests).encode())
-        publish(temporary, final)
-        write_bytes(folder / "latest", final.name.encode())
-        _prune(folder, keep)
-    distributed.barrier()
-    return Checkpoint(final)
+        raise CheckpointError(_refused(folder, snapshot, f"the disk refused it ({error})")) from error
+    _prune(folder, retention)
+
+
+def _write_files(temporary: Path, snapshot: Snapshot) -> None:
+    temporary.mkdir()
+    save_file(snapshot.weights, temporary / WEIGHTS)
+    save_file(snapshot.moments, temporary / MOMENTS)
+    (temporary / STATE).write_bytes(snapshot.state)
+    digests = {name: _synced_digest(temporary / name) for name in (WEIGHTS, MOMENTS, STATE)}
+    write_bytes(temporary / DIGESTS, json.dumps(digests).encode())
+
+
+def _refuse_full_disk(folder: Path, snapshot: Snapshot) -> None:
+    disk = shutil.disk_usage(folder)
+    is_known = disk.total > 0  # some network file systems tell nothing
+    if is_known and disk.free < snapshot.bytes + NAMES_BYTES:
+        raise CheckpointError(_refused(folder, snapshot, "it was not begun"))
+
+
+def _refused(folder: Path, snapshot: Snapshot, what: str) -> str:
+    earlier = _committed(folder)
+    newest = f"{earlier[0].folder.name} and those before it are" if earlier else "no earlier one is"
+    free = shutil.disk_usage(folder).free
+    return (
+        f"checkpoint step_{snapshot.step} needs {snapshot.bytes / 1e9:.3f} GB in {folder}, {free / 1e9:.3f} GB are free: {what}; "
+        f"{newest} there, untouched. Make room (other runs, a smaller checkpoint.keep) or move run_dir to another disk, "
+        "then give the same command: it goes on from there"
+    )
 
 
 def mark_best(folder: Path, step: int) -> None:
@@ -186,12 +249,17 @@ def _committed(folder: Path) -> list[Checkpoint]:
     return sorted((Checkpoint(path) for path in folders), key=lambda each: -each.step)
 
 
-def _prune(folder: Path, keep: int) -> None:
+def _prune(folder: Path, retention: Retention) -> None:
+    """One that cannot be removed is no reason to stop."""
     best = folder / "best"
     kept = best.read_text() if best.is_file() else None
-    for checkpoint in _committed(folder)[keep:]:
-        if checkpoint.folder.name != kept:
+    for checkpoint in _committed(folder)[retention.newest :]:
+        if checkpoint.folder.name == kept or retention.keeps(checkpoint.step):
+            continue
+        try:
             shutil.rmtree(checkpoint.folder)
+        except OSError as error:
+            logger.warning("old checkpoint %s stays: %s", checkpoint.folder.name, error)
 
 
 def _synced_digest(path: Path) -> str:

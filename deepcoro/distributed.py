@@ -77,9 +77,9 @@ def gather_objects(obj: Object) -> list[Object]:
     return box
 
 
-def any_rank(flag: bool) -> bool:
-    """True on every rank if it is true on one."""
-    return bool(_of_hosts(np.array([flag], dtype=np.int64), dist.ReduceOp.MAX)[0])
+def any_rank(*flags: bool) -> list[bool]:
+    """Each flag is true on every rank if it is true on one; one call for all of them."""
+    return [bool(each) for each in _of_hosts(np.array(flags, dtype=np.int64), dist.ReduceOp.MAX)]
 
 
 def sum_over_hosts(numbers: np.ndarray) -> np.ndarray:

@@ -6,8 +6,6 @@ import signal
 import sys
 from types import FrameType
 
-from deepcoro import distributed
-
 EXIT_CODE = 75  # EX_TEMPFAIL: start me again
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 """SIGUSR1 is what SLURM's `--signal=B:USR1@120` sends ahead of the end of the time that was asked for (tools/train.sbatch)."""
@@ -25,10 +23,13 @@ def end_with_launcher() -> None:
 
 
 class Preemption:
-    """Notes SIGNALS while it is open; `requested()` is true on every rank once one of them got one."""
+    """Notes SIGNALS while it is open."""
+
+    noted = False
+    """Whether this rank got one; schedulers reach ranks one after another, so the loop asks all of them once a step."""
 
     def __enter__(self) -> "Preemption":
-        self._noted = False
+        self.noted = False
         self._previous = {each: signal.signal(each, self._note) for each in SIGNALS}
         return self
 
@@ -37,8 +38,4 @@ class Preemption:
             signal.signal(each, handler)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self._noted = True
-
-    def requested(self) -> bool:
-        """Collective; asked once a step."""
-        return distributed.any_rank(self._noted)
+        self.noted = True

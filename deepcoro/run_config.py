@@ -95,9 +95,16 @@ class Checkpoint(Block):
     """When weights are written and which are read."""
 
     every_steps: int = pydantic.Field(default=500, ge=1)
-    """Optimiser steps between checkpoints; the last step is always saved."""
+    """A checkpoint at every step that this divides; the last step is always saved."""
+    every_minutes: float | None = pydantic.Field(default=None, gt=0)
+    """Also when the last one is this old; unset = steps alone decide."""
     keep: int = pydantic.Field(default=2, ge=2)
     """Newest checkpoints kept; the best is kept as well. At least two, so that a broken newest one loses nothing."""
+    keep_every_steps: int | None = pydantic.Field(default=None, ge=1)
+    """Checkpoints of steps that this divides are never removed; unset = they go as the others do."""
+    in_background: bool = True
+    """Training goes on while a checkpoint is written: the loop waits for a copy into rank 0's host memory (12 bytes a parameter), not for
+    the disk. false: it waits for both, and the copy is gone before the next step."""
     load: str = "best"
     """Checkpoint that val, test and inference read: best, last or step_N. `checkpoint=last` is short for this key."""
 

@@ -57,4 +57,5 @@ class Due:
     """The epoch (0, 1, ...) that the step finished."""
     evaluation: bool
     checkpoint: bool
+    """Whatever the saver says of steps and minutes."""
     next_phase: bool

@@ -28,6 +28,7 @@ from deepcoro.run_config import RunConfig, keys_changed_since
 from deepcoro.run_pages import write_pages
 from deepcoro.run_record import note_start
 from deepcoro.run_state import Due, Progress, Run
+from deepcoro.saving import Saver
 from deepcoro.skipped import Skipped
 from deepcoro.speed import Stopwatch, peak_tflops, training_flops_per_clip
 from deepcoro.step import train_step
@@ -46,8 +47,9 @@ def run(config: RunConfig) -> int:
     tracker = Tracker(config, is_main, training.progress.step, training.max_steps)
     watchdog = Watchdog(config.run_dir, config.stall_timeout_s, distributed.rank())
     try:
-        with Preemption() as preemption, watchdog:
-            code = _loop(training, tracker, preemption, watchdog)
+        with Preemption() as preemption, watchdog, Saver(config) as saver:
+            code = _loop(training, tracker, preemption, watchdog, saver)
+            saver.finish()
             training.stream.damage.end_run()
     finally:
         tracker.close()
@@ -133,8 +135,10 @@ def _build_engine(training: Run, accelerator: Any, saved: checkpoint.Checkpoint 
         training.engine.set_moments(saved.moments(), step, since, training.skipped.steps)
 
 
-def _enter_next_phase(training: Run, saved: checkpoint.Checkpoint) -> None:
-    """Another engine in place of this one, as a resumed run would build it. The old one's memory is free before the new one is made."""
+def _enter_next_phase(training: Run) -> None:
+    """Another engine in place of this one, as a run resumed at this step would build it. The old one's memory is free before the new one is
+    made."""
+    saved = checkpoint.Checkpoint(training.config.checkpoint_folder / f"step_{training.progress.step}")
     accelerator = training.engine.accelerator
     training.engine.release()
     _build_engine(training, accelerator, saved)
@@ -194,7 +198,7 @@ def _resume(training: Run, saved: checkpoint.Checkpoint | None) -> None:
     logger.info("continuing from %s", saved.folder.name)
 
 
-def _loop(training: Run, tracker: Tracker, preemption: Preemption, watchdog: Watchdog) -> int:
+def _loop(training: Run, tracker: Tracker, preemption: Preemption, watchdog: Watchdog, saver: Saver) -> int:
     accumulation = training.config.gradient_accumulation_steps
     batches, stopwatch = _begin(training)
     while (step := training.progress.step) < training.max_steps:
@@ -211,7 +215,7 @@ def _loop(training: Run, tracker: Tracker, preemption: Preemption, watchdog: Wat
         if due.log or due.evaluation:
             numbers = read_numbers(training, record, window)
             if training.skipped.too_many:
-                batches, stopwatch = _roll_back(training, tracker, watchdog, batches)
+                batches, stopwatch = _roll_back(training, tracker, watchdog, saver, batches)
                 continue
         if due.log:
             tracker.log(step, numbers | stopwatch.read())
@@ -221,21 +225,27 @@ def _loop(training: Run, tracker: Tracker, preemption: Preemption, watchdog: Wat
         watchdog.enter(None, step)
         is_better, must_stop = _evaluate(training, tracker) if due.evaluation else (False, False)
         watchdog.enter("save", step)
-        preempted = preemption.requested()
-        if due.checkpoint or preempted or must_stop or is_better:
+        preempted, is_due, save_failed = distributed.any_rank(
+            preemption.noted, saver.is_due(step), saver.has_failed
+        )
+        if save_failed:
+            saver.finish()
+        if due.checkpoint or is_due or preempted or must_stop or is_better:
             read_numbers(training, record, window)  # a checkpoint knows of every skipped step
             if training.skipped.too_many:
-                batches, stopwatch = _roll_back(training, tracker, watchdog, batches)
+                batches, stopwatch = _roll_back(training, tracker, watchdog, saver, batches)
                 continue
-            saved = _save(training, is_better)
+            _save(training, saver, is_better)
         if preempted and not (must_stop or step == training.max_steps):
+            saver.finish()
             logger.warning("SIGTERM: saved step %d, leaving with exit code %d", step, EXIT_CODE)
             return EXIT_CODE
         if must_stop:
             break
         if due.next_phase:
+            saver.finish()
             watchdog.enter(None, step)
-            _enter_next_phase(training, saved)
+            _enter_next_phase(training)
     return 0
 
 
@@ -252,17 +262,18 @@ def _due(training: Run) -> Due:
         log=is_last or ended_epoch is not None or step % logs == 0,
         ended_epoch=ended_epoch,
         evaluation=is_last or (evaluates is not None and step % evaluates == 0),
-        checkpoint=is_last or next_phase or step % config.checkpoint.every_steps == 0,
+        checkpoint=is_last or next_phase,
         next_phase=next_phase,
     )
 
 
 def _roll_back(
-    training: Run, tracker: Tracker, watchdog: Watchdog, batches: Iterator[Batch]
+    training: Run, tracker: Tracker, watchdog: Watchdog, saver: Saver, batches: Iterator[Batch]
 ) -> tuple[Iterator[Batch], Stopwatch]:
     """Back to the last checkpoint from before the skipped steps, and on with other batches: what has been read since is not read again."""
     watchdog.enter(None, training.progress.step)
     batches.close()
+    saver.finish()
     folder, here, end = training.config.checkpoint_folder, training.progress.step, training.position
     training.skipped.stop_if_often()
     saved = checkpoint.newest_before(folder, training.skipped.too_many[0])
@@ -318,7 +329,7 @@ def _evaluate(training: Run, tracker: Tracker) -> tuple[bool, bool]:
     return is_better, patience is not None and progress.evaluations_since_best >= patience
 
 
-def _save(training: Run, is_better: bool) -> checkpoint.Checkpoint:
+def _save(training: Run, saver: Saver, is_better: bool) -> None:
     config, progress = training.config, training.progress
     training.stream.damage.merge()
     state = {
@@ -330,9 +341,4 @@ def _save(training: Run, is_better: bool) -> checkpoint.Checkpoint:
         "non_finite": training.skipped.state(),
         "data": training.parts.provenance(),
     }
-    saved = checkpoint.save(
-        config.checkpoint_folder, progress.step, training.engine, state, config.checkpoint.keep
-    )
-    if is_better:
-        checkpoint.mark_best(config.checkpoint_folder, progress.step)
-    return saved
+    saver.save(progress.step, training.engine, state, is_better)

@@ -91,6 +91,7 @@ LAYERS = [
         "run_pages",
         "strips",
         "checkpoint",
+        "saving",
         "embed",
         "frozen_texts",
         "frozen_films",

@@ -1,13 +1,18 @@
 import json
 import logging
+import shutil
+from collections import namedtuple
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from deepcoro import checkpoint
 from deepcoro.config import ConfigError, DataError
 from deepcoro.engine import Engine
+
+Disk = namedtuple("Disk", "total used free")
 
 
 class FakeEngine(Engine):
@@ -25,10 +30,14 @@ class FakeEngine(Engine):
         }
 
 
-def saved(folder: Path, *steps: int, keep: int = 2) -> checkpoint.Checkpoint:
+def snapshot(step: int, is_best: bool = False) -> checkpoint.Snapshot:
+    return checkpoint.take(step, FakeEngine(step), {"progress": {"step": step}}, is_best)
+
+
+def saved(folder: Path, *steps: int, keep: int = 2, keep_every: int | None = None) -> checkpoint.Checkpoint:
     for step in steps:
-        last = checkpoint.save(folder, step, FakeEngine(step), {"progress": {"step": step}}, keep)
-    return last
+        checkpoint.write(folder, snapshot(step), checkpoint.Retention(keep, keep_every))
+    return checkpoint.find(folder, "last")
 
 
 def names(folder: Path) -> set[str]:
@@ -58,7 +67,36 @@ def test_old_checkpoints_are_pruned_and_the_best_is_kept(tmp_path: Path) -> None
     assert names(tmp_path) == {"step_1", "step_9", "step_10", "step_30"}
 
 
-@pytest.mark.parametrize("failing", ["publish", "_synced_digest", "write_bytes"])
+def test_a_new_best_replaces_the_one_before(tmp_path: Path) -> None:
+    for step in (1, 2, 3, 4):
+        checkpoint.write(tmp_path, snapshot(step, is_best=step in (1, 2)), checkpoint.Retention(2))
+    assert checkpoint.find(tmp_path, "best").step == 2
+    assert names(tmp_path) == {"step_2", "step_3", "step_4"}
+
+
+def test_checkpoints_of_round_steps_stay(tmp_path: Path) -> None:
+    saved(tmp_path, 5, 10, 15, 20, 25, 30, 35, keep_every=10)
+    assert names(tmp_path) == {"step_10", "step_20", "step_30", "step_35"}
+
+
+def test_one_that_cannot_be_removed_does_not_end_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    saved(tmp_path, 1, 2)
+
+    def busy(*_: object) -> None:
+        raise OSError(16, "Device or resource busy")
+
+    monkeypatch.setattr(checkpoint.shutil, "rmtree", busy)
+    with caplog.at_level(logging.WARNING):
+        assert saved(tmp_path, 3).step == 3
+    assert "old checkpoint step_1 stays: [Errno 16]" in caplog.text
+
+
+WRITING = ["publish", "_synced_digest", "write_bytes", "save_file"]
+
+
+@pytest.mark.parametrize("failing", WRITING)
 def test_a_crash_before_the_rename_leaves_the_previous_one_as_the_newest(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str
 ) -> None:
@@ -66,18 +104,53 @@ def test_a_crash_before_the_rename_leaves_the_previous_one_as_the_newest(
     checkpoint.mark_best(tmp_path, 3)
 
     def crash(*_: object) -> None:
-        raise OSError("no space left on device")
+        raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, failing, crash)
-        with pytest.raises(OSError, match="no space"):
+        with pytest.raises(KeyboardInterrupt):
             saved(tmp_path, 6)
     assert names(tmp_path) == {"step_3", "step_6.tmp"}
     assert checkpoint.newest_whole(tmp_path).step == 3
     assert checkpoint.find(tmp_path, "last").step == 3
     assert (tmp_path / "latest").read_text() == "step_3"
-    assert saved(tmp_path, 6).is_whole(), "the leftover stands in the way"
-    assert names(tmp_path) == {"step_3", "step_6"}
+    assert saved(tmp_path, 7).is_whole()
+    assert names(tmp_path) == {"step_3", "step_7"}, "what the crash left is gone"
+
+
+@pytest.mark.parametrize("failing", WRITING)
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), SafetensorError("os error 28")])
+def test_a_disk_that_refuses_leaves_nothing_of_the_new_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: str, error: Exception
+) -> None:
+    saved(tmp_path, 3)
+
+    def refuse(*_: object) -> None:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, failing, refuse)
+        with pytest.raises(checkpoint.CheckpointError, match="step_6 needs .* step_3 and those before it"):
+            saved(tmp_path, 6)
+    assert {path.name for path in tmp_path.iterdir()} == {"step_3", "latest"}
+    assert (tmp_path / "latest").read_text() == "step_3"
+    assert saved(tmp_path, 6).step == 6
+
+
+def test_a_disk_known_to_be_too_full_is_not_written_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free = snapshot(3).bytes + checkpoint.NAMES_BYTES
+    for total, left in ((10**9, free), (0, 0)):  # just enough; a file system that tells nothing
+        monkeypatch.setattr(
+            checkpoint.shutil, "disk_usage", lambda _, at=(total, left): Disk(at[0], 0, at[1])
+        )
+        saved(tmp_path, 3)
+        shutil.rmtree(tmp_path / "step_3")
+    monkeypatch.setattr(checkpoint.shutil, "disk_usage", lambda _: Disk(10**9, 0, free - 1))
+    monkeypatch.setattr(checkpoint, "save_file", None)
+    with pytest.raises(checkpoint.CheckpointError, match="it was not begun; no earlier one is there"):
+        saved(tmp_path, 3)
 
 
 def test_a_crash_after_the_rename_loses_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

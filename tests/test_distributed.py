@@ -34,7 +34,7 @@ def talk(rank: int) -> dict:
         "counts": distributed.counts_of_ranks(ROWS_OF_RANK[rank], rank),
         "sum": distributed.sum_over_ranks(torch.tensor([rank + 1, 1])),
         "sum_of_hosts": distributed.sum_over_hosts(np.array([rank + 1, 1])),
-        "any": [distributed.any_rank(rank == 2), distributed.any_rank(False)],
+        "any": distributed.any_rank(rank == 2, False, rank < 2),
         "object": distributed.broadcast_object({"from": rank}),
         "object_of_last": distributed.broadcast_object({"from": rank}, source=2),
     }
@@ -66,7 +66,7 @@ def test_three_ranks_with_uneven_rows_hear_the_same(of_ranks):
         assert heard["counts"] == [[3, 0], [0, 1], [2, 2]]
         assert heard["sum"].tolist() == [6, 3]
         assert heard["sum_of_hosts"].tolist() == [6, 3]
-        assert heard["any"] == [True, False]
+        assert heard["any"] == [True, False, True]
         assert heard["object"] == {"from": 0}
         assert heard["object_of_last"] == {"from": 2}
 
@@ -156,8 +156,7 @@ def test_without_a_process_group_every_call_is_local():
     assert (distributed.rank(), distributed.world_size()) == (0, 1)
     assert distributed.counts_of_ranks(3, 4) == [[3, 4]]
     assert distributed.sum_over_hosts(np.array([2])).tolist() == [2]
-    assert distributed.any_rank(True)
-    assert not distributed.any_rank(False)
+    assert distributed.any_rank(True, False) == [True, False]
     assert distributed.broadcast_object("me") == "me"
     total = distributed.sum_over_ranks(rows)
     assert torch.equal(total, rows.detach())

@@ -52,9 +52,9 @@ def test_sigterm_at_the_last_step_is_a_finished_run(
 def test_a_signal_is_noted_only_while_open(number: signal.Signals) -> None:
     before = signal.getsignal(number)
     with Preemption() as preemption:
-        assert not preemption.requested()
+        assert not preemption.noted
         os.kill(os.getpid(), number)
-        assert preemption.requested()
+        assert preemption.noted
     assert signal.getsignal(number) is before
 
 
