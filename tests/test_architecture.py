@@ -102,7 +102,7 @@ LAYERS = [
     {"evaluate", "step", "planning", "run_state"},
     {"readings"},
     {"train", "predict", "explain", "search", "inference"},
-    {"search_page", "launching"},
+    {"search_page", "launching", "doctor"},
     {"command_line"},
 ]
 # The model never reads shards: data and ingest stand beside it.
