@@ -100,13 +100,12 @@ def assert_the_step_never_happened(run_dir: Path, oracle: Path) -> None:
 
 
 CASES = [
-    ("ddp", "pixels"),
     ("zero2", "loss"),
-    ("zero3_whole", "loss"),
     *(
         pytest.param(engine, kind, marks=pytest.mark.slow)
         for engine in ("ddp", "zero0", "zero1", "zero2", "zero2_offload", "zero3", "zero3_whole")
         for kind in ("pixels", "loss")
+        if (engine, kind) != ("zero2", "loss")
     ),
 ]
 
@@ -196,6 +195,7 @@ def test_a_run_continues_exactly_after_a_step_that_did_not_count(tiny_shards: Pa
     torch.testing.assert_close(saved(run_dir, 5), saved(whole, 5), rtol=0, atol=0)
 
 
+@pytest.mark.slow
 def test_after_the_last_rollback_two_ranks_stop_with_the_same_words(
     tiny_shards: Path, two_ranks: Ranks, tmp_path: Path
 ) -> None:
@@ -210,3 +210,19 @@ def test_after_the_last_rollback_two_ranks_stop_with_the_same_words(
     assert len(names) == 16 and all(
         name in names for name in reason.split("samples: ")[1].split(" and ")[0].split(", ")
     )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["ddp", "zero2", "zero2_offload", "zero3_whole"])
+def test_one_micro_step_of_a_window_is_enough_to_skip_it(
+    tiny_shards: Path, two_ranks: Ranks, tmp_path: Path, engine: str
+) -> None:
+    """With the gradient cache, whose losses are those of the whole window."""
+    run_dir, oracle = tmp_path / "run", tmp_path / "oracle"
+    words = (*WORDS, TEACHER, "batch_size=2", "gradient_accumulation_steps=2")
+    answers = two_ranks.run(
+        poisoned_on_rank, engine, [BAD_ROW], "pixels", *tiny(tiny_shards, run_dir, *words)
+    )
+    assert [code for code, _ in answers] == [0, 0]
+    assert two_ranks.run(without_the_step, engine, *tiny(tiny_shards, oracle, *words)) == [0, 0]
+    assert_the_step_never_happened(run_dir, oracle)
