@@ -61,7 +61,7 @@ def findings(found: Films, ranks: int, cores: int) -> Iterator[Finding]:
             f"{found.bad} samples could not be read",
             "tools/shard_dataset.py --output FOLDER --verify names them",
         )
-    a_worker = found.clips_per_s / max(found.workers, 1)
+    a_worker = found.clips_per_s / max(min(found.workers, cores), 1)  # those past the cores only shared them
     what = f"one rank reads {found.clips_per_s:.0f} clips/s with {found.workers} workers"
     if found.wanted_clips_per_s is None:
         yield Finding("shard speed", "ok", what)

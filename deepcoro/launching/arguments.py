@@ -26,7 +26,7 @@ The config file is read and never changed. A config that is wrong is refused her
 training save first; a second Ctrl-C ends it at once. Run from the project's root. Several machines: docs/multi_node.md.
 
 exit codes (of the run itself, from run_dir/exit.json): 0 done, 2 config or data are at fault (one line says what to change), 75 stopped
-after saving: start it again, 130 ended by a second Ctrl-C, anything else a bug or a killed rank.
+after saving: start it again, 76 a rank hung, 130 ended by a second Ctrl-C, anything else a bug or a killed rank.
 """
 
 

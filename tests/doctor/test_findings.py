@@ -190,6 +190,7 @@ READINGS = {
     "fast enough": (replace(READ, wanted_clips_per_s=90.0), "shard speed", "ok", ""),
     "too few workers": (READ, "shard speed", "slow", "data.num_workers=8"),
     "more workers than cores": (replace(READ, clips_per_s=10.0), "shard speed", "slow", "shards of 256 px"),
+    "workers that shared cores": (replace(READ, workers=80), "shard speed", "slow", "160 workers a rank"),
     "nobody knows what is wanted": (replace(READ, wanted_clips_per_s=None), "shard speed", "ok", ""),
     "no shards": (Films(None, 2, "nowhere holds no manifest.json"), "shards", "broken", "--verify"),
     "damaged samples": (replace(READ, bad=3), "shards", "broken", "--verify"),
