@@ -17,6 +17,7 @@ from deepcoro.build import build_fields
 from deepcoro.calibrated import read_calibration
 from deepcoro.config import ConfigError, DataError
 from deepcoro.data.plan import chosen_clips
+from deepcoro.data.stream import BuiltField
 from deepcoro.embed import captions_of, embed_texts
 from deepcoro.fields.labels import LabelsField
 from deepcoro.implied import TEXT_FIELDS
@@ -32,9 +33,6 @@ from deepcoro.sample import patient_digest
 from deepcoro.seen import seen_of_state
 
 logger = logging.getLogger(__name__)
-
-_ABOUT_TEXTS = (*TEXT_FIELDS, "labels")
-"""Types of fields that a study without report and labels cannot fill, and that no answer reads."""
 
 Rows = Sequence[tuple[int, ...]]
 """The clips of a study that each row of the model's batch shows."""
@@ -81,14 +79,9 @@ class Answerer:
         text = self.config.towers.text
         self._tokenizer = None if text is None else text.load_tokenizer(run_dir / "tokenizer")
         self._model = loaded_model(self.config, saved, self._tokenizer).to(self._device).eval()
-        built = build_fields(self.config, self._tokenizer)
-        self.labels: LabelsField | None = built.get("labels")
+        self._fields = fields_to_read(self.config, self._tokenizer)
+        self.labels: LabelsField | None = self._fields.pop("labels", None)
         """What labels of a row mean to the run; None where it reads none."""
-        self._fields = {
-            name: field
-            for name, field in built.items()
-            if self.config.data.fields[name].type not in _ABOUT_TEXTS
-        }
         # an objective that hides parts of films has nothing to say of a study
         objectives = self._model.objectives.items()
         self._asked = [name for name, each in objectives if "visible" not in each.reads]
@@ -248,6 +241,13 @@ def config_of_checkpoint(state: dict[str, Any], run_dir: Path) -> RunConfig:
     video = config.towers.video.model_copy(update={"weights": None})
     towers = config.towers.model_copy(update={"video": video})
     return config.model_copy(update={"run_dir": run_dir, "towers": towers})
+
+
+def fields_to_read(config: RunConfig, tokenizer: Any) -> dict[str, BuiltField]:
+    """Fields of films, and the labels. Texts are not read, nor the tables that training had them from, which are elsewhere."""
+    fields = {name: each for name, each in config.data.fields.items() if each.type not in TEXT_FIELDS}
+    data = config.data.model_copy(update={"fields": fields})
+    return build_fields(config.model_copy(update={"data": data}), tokenizer)
 
 
 def _device_named(name: str) -> torch.device:

@@ -1,11 +1,14 @@
 """Findings of heads: probabilities after val's recalibration, calls at val's thresholds, and silence where the model is not sure."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from scipy.special import expit, logit
 
 from deepcoro.calibrated import Calibration, Fixed
 from deepcoro.inference.findings import HeadFindings, recalibrated, zero_shot_findings
+from deepcoro.inference.model import fields_to_read
 from deepcoro.inference.study_page import findings_bars
 from deepcoro.run_config import RunConfig, run_config_from_dump
 
@@ -101,3 +104,14 @@ def test_bars_of_probabilities_numbers_and_scores_do_not_share_a_scale() -> None
     assert (lvef["low"], lvef["at"]) == (pytest.approx(33.33), 50)
     assert dominance["at"] == pytest.approx(70)
     assert zero_shot["at"] == 50 and zero_shot["width"] < 5  # a thousandth is not much
+
+
+def test_tables_of_texts_that_training_read_are_not_asked_for(tmp_path: Path) -> None:
+    """They hold training data and stay where it is."""
+    report = {"type": "texts", "texts": str(tmp_path / "texts.csv"), "edges": str(tmp_path / "edges.csv")}
+    dumped = {
+        "objectives": {"probe": PROBE},
+        "data": {"fields": {"video": {"type": "video"}, "report": report}},
+    }
+    fields = fields_to_read(run_config_from_dump(dumped, "test"), tokenizer=None)
+    assert sorted(fields) == ["labels", "video"]
