@@ -178,7 +178,7 @@ def _newest_whole_name(folder: Path) -> str | None:
     damaged = []
     for checkpoint in committed:
         if checkpoint.is_whole():
-            _set_aside(damaged)
+            _set_aside(damaged, checkpoint)
             return checkpoint.folder.name
         logger.warning("checkpoint %s is damaged; looking for an older one", checkpoint.folder.name)
         damaged.append(checkpoint)
@@ -214,12 +214,19 @@ def give_up_after(folder: Path, step: int, best_step: int) -> None:
     distributed.barrier()
 
 
-def _set_aside(damaged: list[Checkpoint]) -> None:
-    """Else they would count as the newest ones to keep, and stand where the resumed run writes."""
+def _set_aside(damaged: list[Checkpoint], whole: Checkpoint) -> None:
+    """Else they would count as the newest ones to keep, and stand where the resumed run writes. `latest` and `best` name none of them."""
+    folder, names = whole.folder.parent, {checkpoint.folder.name for checkpoint in damaged}
     for checkpoint in damaged:
         aside = checkpoint.folder.with_suffix(".damaged")
         shutil.rmtree(aside, ignore_errors=True)
         checkpoint.folder.replace(aside)
+    if damaged:
+        write_bytes(folder / "latest", whole.folder.name.encode())
+    best = folder / "best"
+    if best.is_file() and best.read_text() in names:
+        logger.warning("the best checkpoint was damaged: until a better one comes, the newest is the best")
+        best.unlink()
 
 
 def find(folder: Path, name: str) -> Checkpoint:

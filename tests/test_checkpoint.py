@@ -211,6 +211,20 @@ def test_a_run_that_goes_on_before_a_damaged_one_keeps_what_it_saves(tmp_path: P
     assert checkpoint.find(tmp_path, "step_4").is_whole()
 
 
+def test_latest_and_best_name_nothing_that_was_set_aside(tmp_path: Path) -> None:
+    saved(tmp_path, 3, 6)
+    checkpoint.mark_best(tmp_path, 6)
+    damage(tmp_path / "step_6")
+    assert checkpoint.newest_whole(tmp_path).step == 3
+    assert (tmp_path / "latest").read_text() == "step_3"
+    assert checkpoint.find(tmp_path, "best").step == 3
+    checkpoint.mark_best(tmp_path, 3)
+    saved(tmp_path, 6)
+    damage(tmp_path / "step_6")
+    assert checkpoint.newest_whole(tmp_path).step == 3
+    assert (tmp_path / "best").read_text() == "step_3", "the best is another one"
+
+
 def test_none_whole_stops_instead_of_starting_over(tmp_path: Path) -> None:
     saved(tmp_path, 3, 6)
     damage(tmp_path / "step_3")

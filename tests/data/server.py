@@ -18,6 +18,8 @@ class Server:
         self.faults: dict[str, list[str]] = {}
         """File -> what happens to its next requests, one each: a status, `cut`, `short`, `wrong`, or for ever `stall`, `drip`."""
         self.ignores_ranges = False
+        self.delay_s = 0.0
+        """Before each answer."""
         self.url = ""
         self.closing = threading.Event()
 
@@ -53,6 +55,7 @@ class _Handler(BaseHTTPRequestHandler):
         name = self.path.removeprefix("/shards/")
         span = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
         self.state.asked.append((name, int(span[1]) if span else None))
+        self.state.closing.wait(self.state.delay_s)
         faults = self.state.faults.get(name, [])
         fault = faults.pop(0) if faults else ""
         if fault.isdigit():

@@ -1,0 +1,94 @@
+"""One run killed again and again, at random and in every moment of saving, its newest checkpoint damaged in between: it ends as if nothing had been."""
+
+import random
+from pathlib import Path
+
+import pytest
+
+from deepcoro import checkpoint
+from tests.faults.killable import FAULTS, Attempt, rows_of
+from tests.faults.test_kill import last_step
+from tests.launch import CONSTANT_LR, SILENT, losses, metrics, tiny
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
+
+# Dropout stays on. Odd steps are saved by the clock of rank 0 or not at all.
+WORDS = (*SILENT, *CONSTANT_LR, "checkpoint.every_steps=2", "checkpoint.every_minutes=0.002")
+EVERY_MOMENT = tuple(FAULTS)
+
+
+def acknowledged(run_dir: Path) -> int:
+    """The step that `latest` names: promised to be there."""
+    latest = run_dir / "checkpoints" / "latest"
+    return int(latest.read_text().removeprefix("step_")) if latest.is_file() else 0
+
+
+def newest_whole(run_dir: Path) -> int:
+    found = checkpoint.newest_whole(run_dir / "checkpoints")
+    return 0 if found is None else found.step
+
+
+def damage_newest(run_dir: Path, chance: random.Random) -> int:
+    """A bit, a missing end or a missing file of the newest; the step of the one before it."""
+    newest, before, *_ = checkpoint._committed(run_dir / "checkpoints")
+    path = newest.folder / chance.choice([checkpoint.WEIGHTS, checkpoint.MOMENTS, checkpoint.STATE])
+    content = bytearray(path.read_bytes())
+    how = chance.randrange(3)
+    if how == 0:
+        content[chance.randrange(len(content))] ^= 1
+        path.write_bytes(content)
+    elif how == 1:
+        path.write_bytes(content[: chance.randrange(len(content))])
+    else:
+        path.unlink()
+    return before.step
+
+
+def killed_once(
+    engine: str, world_size: int, words: list[str], run_dir: Path, fault: str | None, chance: random.Random
+) -> None:
+    """At the fault, or a few steps after it went on, anywhere within a step."""
+    attempt = Attempt(engine, world_size, words, fault)
+    began = newest_whole(run_dir)
+    if fault is None:
+        target = began + chance.randint(1, 4)
+        attempt.wait_until(lambda: last_step(run_dir) >= target)
+        attempt.wait_until(lambda: chance.random() < 0.1)
+        attempt.kill()
+    codes = attempt.wait()
+    assert codes[0] == -9, f"{fault}: {codes}\n{attempt.log()}"
+    assert acknowledged(run_dir) <= newest_whole(run_dir) <= last_step(run_dir), attempt.log()
+
+
+def finished(engine: str, world_size: int, words: list[str]) -> None:
+    attempt = Attempt(engine, world_size, words)
+    assert attempt.wait() == [0] * world_size, attempt.log()
+
+
+@pytest.mark.parametrize(
+    ("engine", "world_size", "kills", "background"),
+    [("ddp", 1, 20, "true"), ("ddp", 1, 7, "false")],
+)
+def test_a_run_that_is_killed_again_and_again_is_the_run_that_never_was(
+    tiny_shards: Path, tmp_path: Path, engine: str, world_size: int, kills: int, background: str
+) -> None:
+    chance, run_dir = random.Random(kills), tmp_path / "killed"
+    words = tiny(tiny_shards, run_dir, *WORDS, f"checkpoint.in_background={background}", "max_steps=100000")
+    faults: list[str | None] = [*EVERY_MOMENT, *[None] * kills][:kills]
+    chance.shuffle(faults)
+    fallbacks = 0
+    for number, fault in enumerate(faults):
+        killed_once(engine, world_size, words, run_dir, fault, chance)
+        if number % 3 == 2 and len(checkpoint._committed(run_dir / "checkpoints")) > 1:
+            assert newest_whole(run_dir) >= acknowledged(run_dir)
+            before = damage_newest(run_dir, chance)
+            assert newest_whole(run_dir) == before
+            fallbacks += 1
+    assert fallbacks > 1
+    end = last_step(run_dir) + 2
+    finished(engine, world_size, [*words, f"max_steps={end}"])
+    assert sorted({line["step"] for line in metrics(run_dir)}) == list(range(1, end + 1))
+    whole = tmp_path / "whole"
+    finished(engine, world_size, tiny(tiny_shards, whole, *WORDS, f"max_steps={end}"))
+    assert losses(run_dir) == pytest.approx(losses(whole), rel=1e-6)
+    assert rows_of(run_dir) == rows_of(whole)
