@@ -22,6 +22,7 @@ from deepcoro.engine import start_accelerator
 from deepcoro.evaluated import Evaluated, Measurement
 from deepcoro.groups import LEAKS, measure_groups
 from deepcoro.head_columns import head_columns
+from deepcoro.logged_films import LoggedFilm, films_to_log
 from deepcoro.predictions import Predictions, write_predictions
 from deepcoro.reconstructions import reconstruction_pictures
 from deepcoro.report_captions import CaptionExample, choose_captions, show_captions
@@ -184,13 +185,16 @@ def wanted_by(metrics: Sequence[Measurement]) -> Wanted:
 
 def evaluate_in_training(
     model: nn.Module, config: RunConfig, parts: Parts, active: Sequence[str]
-) -> dict[str, float]:
-    """Metrics of the val split, without what objectives say that do not take part yet or any more. Collective; the caller's next
-    step puts the model back into training mode.
+) -> tuple[dict[str, float], list[LoggedFilm]]:
+    """Metrics of the val split, without what objectives say that do not take part yet or any more; with tracking.log_films also, on
+    rank 0, some of its films. Collective; the caller's next step puts the model back into training mode.
     """
     by = [column for column in config.evaluate.by if column in LEAKS]
-    _, numbers, _ = evaluate_split(model, config, parts, "val", active, by=by)
-    return numbers
+    evaluated, numbers, _ = evaluate_split(model, config, parts, "val", active, by=by)
+    if not config.tracking.log_films or distributed.rank():
+        return numbers, []
+    searches = retrieval_examples(config, parts, evaluated)
+    return numbers, films_to_log(searches, caption_examples(config, parts, evaluated))
 
 
 def _data_summary(evaluated: Evaluated) -> dict[str, int | str]:

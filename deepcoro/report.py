@@ -24,6 +24,7 @@ from deepcoro.metrics import zero_shot
 from deepcoro.page import render_page
 from deepcoro.report_captions import CaptionExample
 from deepcoro.report_confusions import confusion_figures
+from deepcoro.report_costs import costs
 from deepcoro.report_examples import Example
 from deepcoro.report_explanations import Explanation, drawn, read_explanations
 from deepcoro.report_figures import Curve, Scored
@@ -250,6 +251,7 @@ def render_report(inputs: ReportInputs) -> str:
         interval_figure=report_figures.interval_figure(measures) if measures else "",
         score_figures=_score_figures(inputs.scored, inputs.aggregates_only),
         training_figures=training_figures(inputs.history),
+        costs=costs(inputs.history),
         reconstructions=inputs.reconstructions,
         reconstruction_rows=reconstruction_rows(inputs.results),
         explanations=drawn(inputs.explanations),

@@ -41,6 +41,7 @@ MAY_CHANGE_ON_RESUME = frozenset(
         "evaluate",
         "inference",
         "tracking",
+        "profile",
     }
 )
 

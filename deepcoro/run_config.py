@@ -26,6 +26,7 @@ from deepcoro.metrics import (
 from deepcoro.normalisation import Config as Normalisation
 from deepcoro.objectives import Objective, contrastive
 from deepcoro.poolers import Pooler, mean
+from deepcoro.profiling import Profile
 from deepcoro.resumable import changed_keys
 from deepcoro.schedules import FreezePhase, Schedule
 from deepcoro.skipped import Config as NonFinite
@@ -183,6 +184,12 @@ class Tracking(Block):
     """W&B team or user; unset = the account's default."""
     use_tensorboard: bool = True
     """Write TensorBoard event files into run_dir/tensorboard."""
+    use_trackio: bool = False
+    """Log to trackio (`pip install deepcoro[trackio]`), into TRACKIO_DIR or the Hugging Face cache of this machine; a space that
+    TRACKIO_SPACE_ID names is made private. Show it with `trackio show --project deepcoro`."""
+    log_films: bool = False
+    """Send frames of a few films with their reports to W&B and TensorBoard at each evaluation in training. Off: patients' frames and
+    reports never leave the run folder."""
     log_every_steps: int = pydantic.Field(default=10, ge=1)
     """Optimiser steps between log lines; between them nothing waits for the device."""
 
@@ -247,6 +254,8 @@ class RunConfig(Block):
     """What run_mode=inference embeds."""
     tracking: Tracking = Tracking()
     """Where the numbers go."""
+    profile: Profile = Profile()
+    """Steps that torch.profiler watches."""
 
     @pydantic.model_validator(mode="before")
     @classmethod

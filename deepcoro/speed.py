@@ -1,10 +1,12 @@
 """How fast a run is and what it uses, read only when a line is logged."""
 
 import contextlib
+import json
 import resource
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -46,6 +48,7 @@ class Stopwatch:
         numbers = {
             "speed/step_s": elapsed / self._steps,
             "speed/data_wait_s": self._wait_s / self._steps,
+            "speed/data_wait_share": self._wait_s / elapsed,
             "speed/samples_per_s": self._samples / elapsed,
             "memory/peak_gb": peak_memory_gb(self._device),
         }
@@ -55,6 +58,35 @@ class Stopwatch:
             )
         self._reset()
         return numbers
+
+
+class DeviceHours:
+    """GPU-hours that a run has held, over all its starts; on a CPU hours of its processes, under a name that says so.
+
+    Counted from the moment it is made: start-up, evaluation and saving hold the devices too. Of a start that was killed counts what
+    its last line of metrics.jsonl says.
+    """
+
+    def __init__(self, device: torch.device, history: Path) -> None:
+        """`history`: metrics.jsonl as earlier starts left it, before it is cut back."""
+        self._key = "speed/gpu_hours" if device.type == "cuda" else "speed/cpu_process_hours"
+        self._since = time.perf_counter()
+        self._before = _last_of(self._key, history)
+
+    def read(self) -> dict[str, float]:
+        held_s = (time.perf_counter() - self._since) * distributed.world_size()
+        return {self._key: self._before + held_s / 3600}
+
+
+def _last_of(key: str, history: Path) -> float:
+    """Of the last whole line that has it; 0 where none does."""
+    last = 0.0
+    for line in history.read_text().splitlines() if history.is_file() else ():
+        try:
+            last = json.loads(line).get(key, last)
+        except json.JSONDecodeError:  # cut off by a crash
+            continue
+    return last
 
 
 @torch.no_grad()

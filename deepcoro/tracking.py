@@ -1,12 +1,21 @@
-"""Where numbers go: metrics.jsonl always, TensorBoard and W&B on request, a progress bar on rank 0. The same keys everywhere."""
+"""Where numbers go: metrics.jsonl always, TensorBoard, W&B and trackio on request, a progress bar on rank 0. The same keys everywhere.
 
+Films go nowhere unless `tracking.log_films` says so.
+"""
+
+import importlib.util
+import io
 import json
 import logging
 import os
 import secrets
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
+import numpy as np
+from PIL import Image
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -16,25 +25,35 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from deepcoro.config import dump
+from deepcoro.config import ConfigError, dump
+from deepcoro.logged_films import LoggedFilm
 from deepcoro.run_config import RunConfig
 
 logger = logging.getLogger(__name__)
 
 Numbers = dict[str, float]
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 class Tracker:
     """Writes on rank 0; on other ranks every call does nothing."""
 
-    def __init__(self, config: RunConfig, is_main: bool, start_step: int, max_steps: int):
+    def __init__(
+        self,
+        config: RunConfig,
+        is_main: bool,
+        start_step: int,
+        max_steps: int,
+        start: Mapping[str, Any] = NOTHING,
+    ):
+        """`start`: what this start is remembered by (deepcoro.run_record), told with the config to who keeps configs."""
         self._is_main = is_main
         if not is_main:
             return
         self.path = config.run_dir / "metrics.jsonl"
         cut_back(self.path, start_step)
         self._lines = self.path.open("a")
-        self._sinks = _sinks(config)
+        self._sinks = _sinks(config, dict(start))
         self._bar = Progress(
             TextColumn("train"),
             BarColumn(),
@@ -52,11 +71,12 @@ class Tracker:
             self._bar.update(self._task, completed=step)
 
     def log(self, step: int, numbers: Numbers) -> None:
-        """One line of metrics.jsonl, flushed, so that a crash loses nothing that was logged."""
+        """One line of metrics.jsonl, on the disk before this returns: neither a killed process nor a node that dies loses it."""
         if not self._is_main:
             return
         self._lines.write(json.dumps({"step": step} | numbers) + "\n")
         self._lines.flush()
+        os.fsync(self._lines.fileno())
         for sink in self._sinks:
             sink.log(step, numbers)
         if "train/loss" in numbers:
@@ -70,6 +90,14 @@ class Tracker:
         cut_back(self.path, step)
         self._lines = self.path.open("a")
         self.advance(step)
+
+    def log_films(self, step: int, films: Sequence[LoggedFilm]) -> None:
+        """To the sinks that show pictures: W&B and TensorBoard."""
+        if not (self._is_main and films):
+            return
+        for sink in self._sinks:
+            if hasattr(sink, "log_films"):
+                sink.log_films(step, films)
 
     def close(self) -> None:
         if not self._is_main:
@@ -106,14 +134,21 @@ class _TensorBoard:
         for key, value in numbers.items():
             self._writer.add_scalar(key, value, step)
 
+    def log_films(self, step: int, films: Sequence[LoggedFilm]) -> None:
+        for number, film in enumerate(films):
+            picture = np.asarray(Image.open(io.BytesIO(film.jpeg)).convert("RGB"))
+            self._writer.add_image(f"films/{number}", picture, step, dataformats="HWC")
+            # TensorBoard's pictures have no captions
+            self._writer.add_text(f"films/{number}", film.caption.replace("\n", "  \n"), step)
+
     def close(self) -> None:
         self._writer.close()
 
 
 class _WandB:
-    """Resumes the run whose id the run folder holds; films and reports are never sent."""
+    """Resumes the run whose id the run folder holds."""
 
-    def __init__(self, config: RunConfig):
+    def __init__(self, config: RunConfig, start: dict[str, Any]):
         import wandb
 
         id_file = config.run_dir / "wandb_id"
@@ -126,8 +161,46 @@ class _WandB:
             entity=config.tracking.wandb_entity,
             name=config.run_dir.name,
             dir=str(config.run_dir),
-            config=dump(config),
+            config=dump(config) | {"start": start},
             mode=wandb_mode(),
+            save_code=False,
+        )
+
+    def log(self, step: int, numbers: Numbers) -> None:
+        self._run.log(numbers, step=step)
+
+    def log_films(self, step: int, films: Sequence[LoggedFilm]) -> None:
+        import wandb
+
+        pictures = [
+            wandb.Image(Image.open(io.BytesIO(film.jpeg)), caption=film.caption, file_type="jpg")
+            for film in films
+        ]
+        self._run.log({"films": pictures}, step=step)
+
+    def close(self) -> None:
+        self._run.finish()
+
+
+class _Trackio:
+    """Numbers of one run of that name, gone on with when the run is resumed."""
+
+    def __init__(self, config: RunConfig, start: dict[str, Any]):
+        if importlib.util.find_spec("trackio") is None:
+            raise ConfigError(
+                "tracking.use_trackio=true needs the package trackio: pip install trackio, or set it to false"
+            )
+        import trackio
+
+        self._run = trackio.init(
+            project=config.tracking.wandb_project,
+            name=config.run_dir.name,
+            config=dump(config) | {"start": start},
+            resume="allow",
+            private=True,
+            embed=False,
+            auto_log_gpu=False,
+            auto_log_cpu=False,
         )
 
     def log(self, step: int, numbers: Numbers) -> None:
@@ -152,10 +225,12 @@ def _netrc_names_wandb() -> bool:
     return netrc.is_file() and "wandb" in netrc.read_text()
 
 
-def _sinks(config: RunConfig) -> list[Any]:
+def _sinks(config: RunConfig, start: dict[str, Any]) -> list[Any]:
     sinks: list[Any] = []
     if config.tracking.use_tensorboard:
         sinks.append(_TensorBoard(config))
     if config.tracking.use_wandb:
-        sinks.append(_WandB(config))
+        sinks.append(_WandB(config, start))
+    if config.tracking.use_trackio:
+        sinks.append(_Trackio(config, start))
     return sinks

@@ -23,14 +23,15 @@ from deepcoro.model import Batch, num_parameters
 from deepcoro.optim import build_optimizer, lr_of_groups
 from deepcoro.positives_page import write_positives
 from deepcoro.preemption import EXIT_CODE, Preemption
+from deepcoro.profiling import Profiling
 from deepcoro.readings import read_numbers
 from deepcoro.run_config import RunConfig, keys_changed_since
 from deepcoro.run_pages import write_pages
-from deepcoro.run_record import note_start
+from deepcoro.run_record import last_start, note_start
 from deepcoro.run_state import Due, Progress, Run
 from deepcoro.saving import Saver
 from deepcoro.skipped import Skipped
-from deepcoro.speed import Stopwatch, peak_tflops, training_flops_per_clip
+from deepcoro.speed import DeviceHours, Stopwatch, peak_tflops, training_flops_per_clip
 from deepcoro.step import train_step
 from deepcoro.timetable import Timetable, enter_phase
 from deepcoro.tracking import Tracker
@@ -42,16 +43,20 @@ logger = logging.getLogger(__name__)
 def run(config: RunConfig) -> int:
     """Trains to max_steps, or until early stopping or SIGTERM. Returns the exit code: 0 done, 75 preempted after saving."""
     accelerator = start_accelerator(config)
+    hours = DeviceHours(accelerator.device, config.run_dir / "metrics.jsonl")
     training = _prepare(config, accelerator)
     is_main = distributed.rank() == 0
-    tracker = Tracker(config, is_main, training.progress.step, training.max_steps)
+    profiling = Profiling(config.profile, config.run_dir, training.max_steps)
+    start = last_start(config.run_dir) if is_main else {}
+    tracker = Tracker(config, is_main, training.progress.step, training.max_steps, start)
     watchdog = Watchdog(config.run_dir, config.stall_timeout_s, distributed.rank())
     try:
         with Preemption() as preemption, watchdog, Saver(config) as saver:
-            code = _loop(training, tracker, preemption, watchdog, saver)
+            code = _loop(training, tracker, preemption, watchdog, saver, hours, profiling)
             saver.finish()
             training.stream.damage.end_run()
     finally:
+        profiling.close()
         tracker.close()
     if code == 0 and is_main:
         logger.info("report: %s", write_pages(config.run_dir))
@@ -198,10 +203,19 @@ def _resume(training: Run, saved: checkpoint.Checkpoint | None) -> None:
     logger.info("continuing from %s", saved.folder.name)
 
 
-def _loop(training: Run, tracker: Tracker, preemption: Preemption, watchdog: Watchdog, saver: Saver) -> int:
+def _loop(
+    training: Run,
+    tracker: Tracker,
+    preemption: Preemption,
+    watchdog: Watchdog,
+    saver: Saver,
+    hours: DeviceHours,
+    profiling: Profiling,
+) -> int:
     accumulation = training.config.gradient_accumulation_steps
     batches, stopwatch = _begin(training)
     while (step := training.progress.step) < training.max_steps:
+        profiling.before(step + 1)
         watchdog.enter("data", step + 1)
         with stopwatch.waiting_for_data():
             window = [next(batches) for _ in range(accumulation)]
@@ -218,7 +232,7 @@ def _loop(training: Run, tracker: Tracker, preemption: Preemption, watchdog: Wat
                 batches, stopwatch = _roll_back(training, tracker, watchdog, saver, batches)
                 continue
         if due.log:
-            tracker.log(step, numbers | stopwatch.read())
+            tracker.log(step, numbers | stopwatch.read() | hours.read())
         if due.ended_epoch is not None:
             training.stream.damage.end_epoch(due.ended_epoch)
         tracker.advance(step)
@@ -311,8 +325,9 @@ def _evaluate(training: Run, tracker: Tracker) -> tuple[bool, bool]:
         return False, False
     model = training.engine.plain_model(lambda: build_model(config, training.parts))
     active = training.timetable.at(progress.step - 1).active
-    numbers = evaluate.evaluate_in_training(model, config, training.parts, active)
+    numbers, films = evaluate.evaluate_in_training(model, config, training.parts, active)
     tracker.log(progress.step, {f"val/{key}": value for key, value in numbers.items()})
+    tracker.log_films(progress.step, films)
     value = numbers.get(config.evaluate.best_metric)
     if value is None:
         logger.warning(

@@ -293,3 +293,21 @@ def test_a_long_run_makes_a_light_page():
 def test_a_browser_draws_the_page(tmp_path):
     path = write_report(run_folder(tmp_path), two_examples())
     assert 0.005 < (drawn(path, tmp_path) < 128).mean() < 0.3
+
+
+def test_what_training_took_is_told_with_the_curves():
+    history = [
+        {"step": step, "train/loss": 1.0, "speed/gpu_hours": step, "speed/samples_per_s": 10.0 * step}
+        | {"speed/data_wait_share": 0.125, "speed/mfu": 0.25, "memory/peak_gb": step / 2}
+        for step in (1, 2, 3)
+    ]
+    page = render_report(ReportInputs("run", history=history))
+    for name, value in {
+        "GPU-hours, all starts": "3",
+        "Samples a second, median": "20",
+        "Time spent waiting for data, median": "12.5 %",
+        "Of the device&#39;s peak, median": "25.0 %",
+        "Peak memory of a process, GB": "1.50",
+    }.items():
+        assert f"<dt>{name}</dt><dd>{value}</dd>" in page
+    assert "What it took" not in render_report(ReportInputs("run", history=[{"step": 1, "train/loss": 1.0}]))

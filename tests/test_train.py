@@ -228,7 +228,7 @@ def scores() -> Iterator[list[float]]:
     given: list[float] = []
     values = iter(given)
     with mock.patch.object(
-        train.evaluate, "evaluate_in_training", lambda *_: {"retrieval/score": next(values)}
+        train.evaluate, "evaluate_in_training", lambda *_: ({"retrieval/score": next(values)}, [])
     ):
         yield given
 
