@@ -122,7 +122,11 @@ def test_zero_3_measures_on_the_way_what_ddp_does(
         lines[engine] = metrics(tmp_path / engine)[-1]
     assert "val/retrieval/text_to_video/R@5" in lines["ddp"]
     # ranks of near-ties turn on the last digit of the weights; embeddings are compared in test_engine
-    assert lines["zero3_whole"] == pytest.approx(lines["ddp"], abs=0.05, nan_ok=True)
+    expected = {
+        name: pytest.approx(value, abs=1.0 if name.endswith("_rank") else 0.05, nan_ok=True)
+        for name, value in lines["ddp"].items()
+    }
+    assert lines["zero3_whole"] == expected
 
 
 def test_a_ledger_counts_how_often_a_split_was_looked_at(

@@ -21,6 +21,7 @@ from deepcoro.engine import start_accelerator
 from deepcoro.model import VideoTextModel
 from deepcoro.optim import lr_factor, parameter_groups
 from deepcoro.run_config import RunConfig, load_run_config
+from deepcoro.saving import Saver
 from deepcoro.step import train_step
 from tests.launch import SILENT, STEADY, as_launched, losses, main_on_rank, main_on_this_rank, metrics, tiny
 from tests.ranks import Ranks
@@ -201,7 +202,9 @@ def old_model_is_gone(rank: int, engine: str, shards: Path, run_dir: Path) -> bo
             train_step(training.engine, [next(batches)], step, train._lr(training), weights)
             training.progress.step += 1
         old = weakref.ref(training.engine.model)
-        train._enter_next_phase(training, train._save(training, is_better=False))
+        with Saver(config) as saver:
+            train._save(training, saver, is_better=False)
+        train._enter_next_phase(training)
         return old() is None and training.engine.model is not None
 
 

@@ -256,7 +256,7 @@ def test_a_best_that_a_crash_left_unnamed_is_named_on_resume(
 ) -> None:
     scores += [0.1, 0.5, 0.4]
     words = tiny(tiny_shards, tmp_path, "max_steps=3", "evaluate.every_steps=1", "checkpoint.every_steps=1")
-    words.append("evaluate.best_metric=retrieval/score")
+    words += ["evaluate.best_metric=retrieval/score", "checkpoint.in_background=false"]
     marked = train.checkpoint.mark_best
 
     def crashing(folder: Path, step: int) -> None:

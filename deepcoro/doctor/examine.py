@@ -1,12 +1,12 @@
 """All that the doctor looks at, in order."""
 
-import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from deepcoro.doctor import films, kernels, machine, ranks, software
 from deepcoro.doctor.finding import Finding
+from deepcoro.doctor.quiet import errors_only
 from deepcoro.run_config import RunConfig
 
 BATCHES_AHEAD = 3
@@ -28,7 +28,11 @@ class Examination:
 
 def examine(asked: Examination, say: Callable[[str], None]) -> Iterator[Finding]:
     """`say` is told what is looked at next: some of it takes seconds."""
-    logging.getLogger("deepcoro").setLevel(logging.ERROR)  # the findings say it
+    with errors_only("deepcoro"):
+        yield from _examine(asked, say)
+
+
+def _examine(asked: Examination, say: Callable[[str], None]) -> Iterator[Finding]:
     config = asked.config
     say("machine and software")
     found = machine.machine(config.run_dir)

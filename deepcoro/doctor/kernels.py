@@ -1,11 +1,11 @@
 """Which attention kernel each block of the config's video encoder will take here, and why not another."""
 
-import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from deepcoro.doctor.finding import Finding, join
+from deepcoro.doctor.quiet import errors_only
 
 ELSEWHERE = "it runs on CUDA only"
 """Why most kernels are refused on a CPU; told only of one that was asked for."""
@@ -52,7 +52,10 @@ def kernels(config: Any) -> Kernels:
         for each in VARIANTS[tower.variant].block_shapes(grid, tower.kv_grid)
     }
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    with torch.autocast(device, torch.bfloat16, enabled=config.precision == "bf16"), _quiet():
+    with (
+        torch.autocast(device, torch.bfloat16, enabled=config.precision == "bf16"),
+        errors_only("deepcoro.kernels"),
+    ):
         choices = tuple(_choice(shape, tower, device) for shape in shapes.values())
     named = tuple(kernel.name for kernel in NAMED.get(tower.attention, ()))
     return Kernels(tower.type, tower.attention, choices, named)
@@ -73,16 +76,6 @@ def _choice(shape: Any, tower: Any, device: str) -> Choice:
     queries, keys = ("x".join(map(str, each)) for each in (shape.query_grid, shape.key_grid))
     name = "plain" if plan.kernel is None else plan.kernel.name
     return Choice(f"{queries} queries, {keys} keys", name, plan.width, tuple(refused))
-
-
-class _quiet:
-    """The findings say what the plan would log."""
-
-    def __enter__(self) -> None:
-        logging.getLogger("deepcoro.kernels").setLevel(logging.ERROR)
-
-    def __exit__(self, *exception: object) -> None:
-        logging.getLogger("deepcoro.kernels").setLevel(logging.NOTSET)
 
 
 def findings(found: Kernels) -> Iterator[Finding]:

@@ -39,6 +39,9 @@ time.sleep(60)
 @pytest.fixture
 def supervised(tmp_path: Path):
     """Runs a supervisor over a rank of the given source; its exit code and how often it was started."""
+    before = signal.signal(
+        signal.SIGINT, signal.default_int_handler
+    )  # a shell's background job has it ignored
 
     def run(source: str, *, max_restarts: int = 0, saves: bool = True) -> tuple[int, int]:
         (tmp_path / "rank.py").write_text(WRITES + source)
@@ -47,7 +50,8 @@ def supervised(tmp_path: Path):
         code = supervisor.run(max_restarts)
         return code, len((tmp_path / "starts").read_text())
 
-    return run
+    yield run
+    signal.signal(signal.SIGINT, before)
 
 
 def when_ready(folder: Path, *numbers: signal.Signals) -> threading.Thread:
