@@ -87,6 +87,9 @@ class _Heard:
     def log(self, step: int, numbers: dict[str, float]) -> None:
         self.numbers = numbers
 
+    def log_films(self, step: int, films: list) -> None:
+        """None are asked for."""
+
 
 @pytest.fixture(scope="module")
 def groups(two_ranks: Ranks) -> Iterator[dict[int, Ranks]]:

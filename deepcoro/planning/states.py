@@ -15,8 +15,6 @@ VALUE = 4
 EngineName = Literal["ddp", "zero0", "zero1", "zero2", "zero2_offload", "zero3", "zero3_offload"]
 ALL_REDUCE_NUMBERS = 500_000_000
 """Of gradients that DeepSpeed joins to one tensor under ZeRO-0."""
-ROOTS = {"cuda": 1, "cpu": 2}
-"""Copies of what AdamW steps at once that it makes on a device: of a whole group on CUDA, of one tensor on CPU."""
 
 
 @dataclass(frozen=True)
@@ -72,12 +70,11 @@ def _undivided(engine: str, rank: Rank, sizes: Parameters, work: Activations) ->
     """Weights, gradients and both moments whole on every rank."""
     trained = VALUE * sizes.trained
     idle = VALUE * sizes.all + sizes.buffer_bytes + 2 * trained
-    at_once = max(sizes.groups) if rank.device == "cuda" else sizes.largest_tensor
-    beside = ROOTS[rank.device] * VALUE * at_once
+    beside = 0  # fused AdamW makes no copies
     if engine == "ddp":
         idle += trained  # the buckets in which gradients travel, on a single rank too
     elif rank.world_size > 1:
-        beside = max(beside, VALUE * min(sizes.trained, ALL_REDUCE_NUMBERS))
+        beside = VALUE * min(sizes.trained, ALL_REDUCE_NUMBERS)
     return Peak(idle, idle + work.batch + work.with_gradients, idle + work.batch + trained + beside)
 
 
@@ -98,7 +95,7 @@ def _zero_1_and_2(engine: str, rank: Rank, sizes: Parameters, work: Activations)
         idle, host = weights + largest, 5 * own + largest
         return Peak(idle, idle + reduced, idle + work.batch, host)
     idle = weights + 3 * own
-    step = idle + work.batch + own + (1 + ROOTS[rank.device]) * group
+    step = idle + work.batch + own + group
     if engine == "zero1":
         return Peak(idle, idle + work.batch + work.with_gradients + bucket, step)
     return Peak(idle, idle + reduced + own, step)
@@ -114,4 +111,4 @@ def _zero_3(engine: str, rank: Rank, sizes: Parameters, work: Activations) -> Pe
         idle, host = whole + bucket, rank.share(sizes.all) + 5 * own
         return Peak(idle, idle + running, idle + work.batch, host)
     idle = whole + rank.share(sizes.all) + 4 * own + bucket
-    return Peak(idle, idle + running, idle + work.batch + (1 + ROOTS[rank.device]) * group)
+    return Peak(idle, idle + running, idle + work.batch + group)
