@@ -4,7 +4,9 @@ import os
 import socket
 import time
 import uuid
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from deepcoro import distributed
 from deepcoro.config import ConfigError
@@ -25,7 +27,7 @@ def require_shared(run_dir: Path, patience_s: float = PATIENCE_S) -> None:
         run_dir.mkdir(parents=True, exist_ok=True)
         (run_dir / name).touch()
     asks = os.environ.get("LOCAL_RANK", "0") == "0"  # one of each machine
-    seen = _appears(run_dir / name, patience_s) if asks else True
+    seen = wait_until((run_dir / name).exists, patience_s) if asks else True
     answers = distributed.gather_objects((socket.gethostname(), seen))
     if distributed.rank() == 0:
         (run_dir / name).unlink()
@@ -37,9 +39,10 @@ def require_shared(run_dir: Path, patience_s: float = PATIENCE_S) -> None:
         )
 
 
-def _appears(path: Path, patience_s: float) -> bool:
+def wait_until(holds: Callable[[], Any], patience_s: float = PATIENCE_S) -> bool:
+    """Returns as soon as it holds, or when `patience_s` are over and it does not."""
     deadline = time.monotonic() + patience_s
-    while not path.exists():
+    while not holds():
         if time.monotonic() > deadline:
             return False
         time.sleep(0.2)

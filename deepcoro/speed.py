@@ -80,13 +80,12 @@ class DeviceHours:
 
 def _last_of(key: str, history: Path) -> float:
     """Of the last whole line that has it; 0 where none does."""
-    last = 0.0
-    for line in history.read_text().splitlines() if history.is_file() else ():
-        try:
-            last = json.loads(line).get(key, last)
-        except json.JSONDecodeError:  # cut off by a crash
-            continue
-    return last
+    for line in reversed(history.read_text().splitlines()) if history.is_file() else ():
+        with contextlib.suppress(json.JSONDecodeError):  # cut off by a crash
+            numbers = json.loads(line)
+            if key in numbers:
+                return numbers[key]
+    return 0.0
 
 
 @torch.no_grad()

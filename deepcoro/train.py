@@ -226,7 +226,8 @@ def _loop(
         training.skipped.note(step, record.took_step)
         stopwatch.step_done(training.plan.rows_per_step)
         due = _due(training)
-        if due.log or due.evaluation:
+        reads = due.log or due.evaluation
+        if reads:
             numbers = read_numbers(training, record, window)
             if training.skipped.too_many:
                 batches, stopwatch = _roll_back(training, tracker, watchdog, saver, batches)
@@ -245,7 +246,8 @@ def _loop(
         if save_failed:
             saver.finish()
         if due.checkpoint or is_due or preempted or must_stop or is_better:
-            read_numbers(training, record, window)  # a checkpoint knows of every skipped step
+            if not reads:  # a checkpoint knows of every skipped step
+                read_numbers(training, record, window)
             if training.skipped.too_many:
                 batches, stopwatch = _roll_back(training, tracker, watchdog, saver, batches)
                 continue

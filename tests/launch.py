@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,7 @@ from deepcoro.run_config import Evaluate
 
 ROOT = Path(__file__).parent.parent
 TIMEOUT_S = 900
+STEP_TIMEOUT_S = 600
 
 # No dropout, so that the same samples give the same loss however they are spread over ranks; no evaluation unless asked for.
 STEADY = ("towers.text.from_scratch.dropout=0.0",)
@@ -42,19 +44,27 @@ def launch(accelerate_config: str, *words: str, **environment: str) -> Finished:
     return Finished(process.returncode, stdout, stderr)
 
 
-@contextlib.contextmanager
-def launched(accelerate_config: str, *words: str, **environment: str) -> Iterator[subprocess.Popen]:
+def launched(
+    accelerate_config: str, *words: str, **environment: str
+) -> contextlib.AbstractContextManager[subprocess.Popen]:
     """The launcher, running; it and all its ranks are killed on leaving."""
+    command = (
+        *(sys.executable, "-m", "accelerate.commands.launch"),
+        *("--config_file", f"accelerate_configs/{accelerate_config}.yaml"),
+        *("--main_process_port", "0"),  # the launcher finds a free one, a moment before it takes it
+        *("train.py", *words),
+    )
+    return running(*command, stdout=subprocess.PIPE, **environment)
+
+
+@contextlib.contextmanager
+def running(*command: str | Path, stdout: int, **environment: str) -> Iterator[subprocess.Popen]:
+    """A command in the project's folder; it and all that it started are killed on leaving."""
     process = subprocess.Popen(
-        [
-            *(sys.executable, "-m", "accelerate.commands.launch"),
-            *("--config_file", f"accelerate_configs/{accelerate_config}.yaml"),
-            *("--main_process_port", "0"),  # the launcher finds a free one, a moment before it takes it
-            *("train.py", *words),
-        ],
+        command,
         cwd=ROOT,
         env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
-        stdout=subprocess.PIPE,
+        stdout=stdout,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
@@ -63,6 +73,22 @@ def launched(accelerate_config: str, *words: str, **environment: str) -> Iterato
         yield process
     finally:
         kill(process)
+
+
+def wait_for_step(process: subprocess.Popen, run_dir: Path, step: int) -> None:
+    deadline = time.monotonic() + STEP_TIMEOUT_S
+    while last_step(run_dir) < step:
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < deadline, f"step {step} was not reached"
+        time.sleep(0.05)
+
+
+def last_step(run_dir: Path) -> int:
+    path = run_dir / "metrics.jsonl"
+    whole = (
+        [line for line in path.read_text().splitlines(True) if line.endswith("\n")] if path.is_file() else []
+    )
+    return json.loads(whole[-1])["step"] if whole else 0
 
 
 def kill(process: subprocess.Popen) -> None:

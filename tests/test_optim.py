@@ -203,6 +203,15 @@ def test_the_video_encoder_decays_its_matrices_and_filters_and_no_table_norm_bia
     ]
 
 
+def step_of_random_gradients(optimizer: torch.optim.Optimizer, step: int) -> None:
+    torch.manual_seed(step)
+    for group in optimizer.param_groups:
+        group["lr"] = group["peak_lr"] / (step + 1)
+        for parameter in group["params"]:
+            parameter.grad = torch.randn_like(parameter)
+    optimizer.step()
+
+
 def test_the_fused_step_is_the_plain_one() -> None:
     optim = Optim(lr=1e-2, text_lr=1e-3, weight_decay=0.1)
     torch.manual_seed(0)
@@ -214,10 +223,5 @@ def test_the_fused_step_is_the_plain_one() -> None:
     )
     for step in range(30):
         for optimizer in (fused, plain):
-            torch.manual_seed(step)
-            for group in optimizer.param_groups:
-                group["lr"] = group["peak_lr"] / (step + 1)
-                for parameter in group["params"]:
-                    parameter.grad = torch.randn_like(parameter)
-            optimizer.step()
+            step_of_random_gradients(optimizer, step)
     torch.testing.assert_close(models[0].state_dict(), models[1].state_dict(), rtol=1e-6, atol=1e-7)

@@ -1,12 +1,13 @@
 """All that the doctor looks at, in order."""
 
+import contextlib
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from deepcoro.doctor import films, kernels, machine, ranks, software
 from deepcoro.doctor.finding import Finding
-from deepcoro.doctor.quiet import errors_only
 from deepcoro.run_config import RunConfig
 
 BATCHES_AHEAD = 3
@@ -28,8 +29,20 @@ class Examination:
 
 def examine(asked: Examination, say: Callable[[str], None]) -> Iterator[Finding]:
     """`say` is told what is looked at next: some of it takes seconds."""
-    with errors_only("deepcoro"):
+    with _errors_only():
         yield from _examine(asked, say)
+
+
+@contextlib.contextmanager
+def _errors_only() -> Iterator[None]:
+    """The findings say what would be logged."""
+    ours = logging.getLogger("deepcoro")
+    level = ours.level
+    ours.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        ours.setLevel(level)
 
 
 def _examine(asked: Examination, say: Callable[[str], None]) -> Iterator[Finding]:
@@ -69,8 +82,7 @@ def need_of(config: RunConfig, num_ranks: int, counts_model: bool = True) -> mac
 
 
 def _checkpoints_gb(config: RunConfig) -> float:
-    """Weights and AdamW's two moments in fp32; the newest, the best, and the one being written."""
+    """The newest, the best, and the one being written."""
     from deepcoro.planning.activations import Subject
 
-    sizes = Subject(config, "cpu").parameters
-    return (config.checkpoint.keep + 2) * (4 * sizes.all + 8 * sizes.trained) / 1e9
+    return (config.checkpoint.keep + 2) * Subject(config, "cpu").parameters.checkpoint_bytes / 1e9

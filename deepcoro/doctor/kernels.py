@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from deepcoro.doctor.finding import Finding, join
-from deepcoro.doctor.quiet import errors_only
 
 ELSEWHERE = "it runs on CUDA only"
 """Why most kernels are refused on a CPU; told only of one that was asked for."""
@@ -52,10 +51,7 @@ def kernels(config: Any) -> Kernels:
         for each in VARIANTS[tower.variant].block_shapes(grid, tower.kv_grid)
     }
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    with (
-        torch.autocast(device, torch.bfloat16, enabled=config.precision == "bf16"),
-        errors_only("deepcoro.kernels"),
-    ):
+    with torch.autocast(device, torch.bfloat16, enabled=config.precision == "bf16"):
         choices = tuple(_choice(shape, tower, device) for shape in shapes.values())
     named = tuple(kernel.name for kernel in NAMED.get(tower.attention, ()))
     return Kernels(tower.type, tower.attention, choices, named)

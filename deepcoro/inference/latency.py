@@ -3,7 +3,6 @@ long as trained ones.
 """
 
 import dataclasses
-import hashlib
 import json
 import os
 import statistics
@@ -16,7 +15,7 @@ from typing import Literal
 from deepcoro.angiography.cohort import FilmPlan, films_of, patient_of, studies_of
 from deepcoro.angiography.folder import make_film
 from deepcoro.angiography.presets import FULL
-from deepcoro.checkpoint import DIGESTS, WEIGHTS
+from deepcoro.checkpoint import Retention, Snapshot, write
 from deepcoro.config import ConfigError, dump, find_config
 from deepcoro.inference.model import Answerer
 from deepcoro.inference.opened import FilmOpener
@@ -25,7 +24,6 @@ from deepcoro.inference.sources import films_source
 from deepcoro.ingest.identity import Identity
 from deepcoro.model import VideoTextModel
 from deepcoro.run_config import load_run_config
-from deepcoro.weights import STATE
 
 Syntax = Literal["explicit", "rle", "j2k"]
 CONFIGS = {"tiny": "demo/tiny_probe", "mvit_v2_s": "linear_probing/base_config"}
@@ -95,16 +93,12 @@ def _plans(study: Study, a_side: int) -> list[FilmPlan]:
 
 def write_untrained(run_dir: Path, variant: str, num_films: int) -> Path:
     """A run folder whose checkpoint `step_0` has the weights that a run of heads starts from."""
-    from safetensors.torch import save_file
-
     overrides = [f"run_dir={run_dir}", f"data.num_videos={num_films}", "data.shards=none"]
     config = load_run_config(find_config(CONFIGS[variant]), overrides)
-    folder = run_dir / "checkpoints" / "step_0"
-    folder.mkdir(parents=True)
-    save_file(VideoTextModel(config, None, 0.45, 0.22).state_dict(), folder / WEIGHTS)
-    (folder / STATE).write_text(json.dumps({"config": dump(config), "data": {"training_patients": []}}))
-    digests = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in (WEIGHTS, STATE)}
-    (folder / DIGESTS).write_text(json.dumps(digests))
+    state = {"config": dump(config), "data": {"training_patients": []}}
+    weights = VideoTextModel(config, None, 0.45, 0.22).state_dict()
+    snapshot = Snapshot(0, weights, {}, json.dumps(state).encode(), is_best=False)
+    write(config.checkpoint_folder, snapshot, Retention(newest=1))
     return run_dir
 
 

@@ -12,15 +12,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 import psutil
 
 from deepcoro.launching.command import ROOT, Command
 from deepcoro.preemption import EXIT_CODE
+from deepcoro.shared_folder import PATIENCE_S, wait_until
 
 logger = logging.getLogger(__name__)
 
@@ -29,8 +28,6 @@ FINAL = (0, 2, EXIT_CODE)
 """Exit codes after which starting again at once is of no use."""
 AGAIN_S = 5.0
 """Seconds between two signals to ranks that have not ended: one that is still starting has not heard the first."""
-SHARED_FOLDER_S = 90.0
-"""Seconds in which a file written on another machine becomes visible: network file systems cache folders for up to a minute."""
 
 _libc = ctypes.CDLL(None) if sys.platform == "linux" else None
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
@@ -44,7 +41,7 @@ class Supervisor:
         self._command = command
         self._exit_file = run_dir / "exit.json"
         self._signal = signal.SIGUSR1 if saves else signal.SIGTERM
-        self._patience_s = SHARED_FOLDER_S if waits_for_others else 0.0
+        self._patience_s = PATIENCE_S if waits_for_others else 0.0
         self._asked = 0
         """How often this process was asked to stop."""
 
@@ -129,13 +126,6 @@ def tell_ranks(launcher: int, number: signal.Signals) -> None:
             rank.send_signal(number)
     except psutil.NoSuchProcess:  # it ended in the meantime
         return
-
-
-def wait_until(holds: Callable[[], Any], patience_s: float) -> None:
-    """Returns when it holds, or when `patience_s` are over."""
-    deadline = time.monotonic() + patience_s
-    while not holds() and time.monotonic() < deadline:
-        time.sleep(0.5)
 
 
 def _content(path: Path) -> str:

@@ -68,6 +68,11 @@ class Parameters:
     small: int
     """In tensors that ZeRO-3 keeps whole as shipped."""
 
+    @property
+    def checkpoint_bytes(self) -> int:
+        """Weights and both moments, fp32, on any number of GPUs."""
+        return 4 * (self.all + 2 * self.trained)
+
 
 class Subject:
     """A model of a config on a pretended device, in the phase of the run in which most trains; batches of any size go through it."""
@@ -77,11 +82,11 @@ class Subject:
         self._tokenizer = make_tokenizer(self._config)
         self._kind = Kind()
         with pretended(device, self._kind):
-            self._kindl = make_model(self._config, self._tokenizer)
+            self._model = make_model(self._config, self._tokenizer)
             self._timetable = Timetable(self._config, config.max_steps or STEPS)
-            self.phase = _heaviest_phase(self._timetable, self._kindl)
-            optimizer = build_optimizer(self._kindl, config.optim, config.own_lr, {}, config.own_groups)
-        self.parameters = _parameters(self._kindl, optimizer)
+            self.phase = _heaviest_phase(self._timetable, self._model)
+            optimizer = build_optimizer(self._model, config.optim, config.own_lr, {}, config.own_groups)
+        self.parameters = _parameters(self._model, optimizer)
 
     def enter(self, model: VideoTextModel) -> None:
         """Puts another model of the config into the same phase."""
@@ -91,7 +96,7 @@ class Subject:
         """One micro-step of `rows` samples."""
         batch = make_batch(self._config, self._tokenizer, rows, self._text_tokens)
         with pretended(self._device, self._kind) as counted:
-            found = measured(self._kindl, like(batch), self.phase.active)
+            found = measured(self._model, like(batch), self.phase.active)
             return replace(found, flops=counted.flops)
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from deepcoro.planning.activations import Activations, Parameters
 from deepcoro.planning.sheet import Task
 from deepcoro.planning.speed import StepTime, step_time
-from deepcoro.planning.states import VALUE, Rank, peak_of
+from deepcoro.planning.states import Rank, peak_of
 from deepcoro.planning.table import GB
 from deepcoro.planning.traffic import (
     Exchanging,
@@ -125,7 +125,7 @@ def _dense_mb(curve: Curve, gpus: int, width: int) -> float:
 
 
 def checkpoint_line(curve: Curve, disk_gb_per_s: float) -> str:
-    size = VALUE * (curve.sizes.all + 2 * curve.sizes.trained) / GB
+    size = curve.sizes.checkpoint_bytes / GB
     return (
         f"A checkpoint is {size:.2f} GB on any number of GPUs (weights and both moments, fp32): {size / disk_gb_per_s:.1f} s "
         f"at {disk_gb_per_s:g} GB/s, beside the training unless the next one comes sooner."

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from rich.table import Table
 
 from deepcoro.config import ConfigError
-from deepcoro.planning.states import VALUE
 from deepcoro.planning.table import GB, RESERVED_GB, WASTE, Choice, Plan, micro_batches
 
 FILM_MB = 1.31
@@ -94,9 +93,8 @@ def about(plan: Plan, choice: Choice, task: Task) -> Iterator[str]:
     if choice.peak.host:
         yield f"  of each GPU's host {choice.peak.host / GB:.2f} GB"
     yield from _durations(plan, choice, task)
-    weights, moments = VALUE * sizes.all, 2 * VALUE * sizes.trained
-    kept = plan.config.checkpoint.keep + 1
-    yield f"  a checkpoint is {(weights + moments) / GB:.2f} GB, {kept} of them are kept: {kept * (weights + moments) / GB:.1f} GB of disk"
+    size, kept = sizes.checkpoint_bytes / GB, plan.config.checkpoint.keep + 1
+    yield f"  a checkpoint is {size:.2f} GB, {kept} of them are kept: {kept * size:.1f} GB of disk"
 
 
 def _durations(plan: Plan, choice: Choice, task: Task) -> Iterator[str]:

@@ -5,6 +5,7 @@ sum whole gradients on every rank, half as much again as the 2N of Rajbhandari e
 ZeRO++ follow Wang et al. 2023 (arXiv:2306.10209) and have not been run.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -110,20 +111,22 @@ def traffic_bytes(
     engine: Exchanging, world_size: int, sizes: Parameters, micro_steps: int = 1
 ) -> tuple[float, float]:
     """Bytes that each GPU sends in a step: beside the computation, and before or after it."""
-    sent = {True: 0.0, False: 0.0}
-    for each in exchanges(engine, sizes, micro_steps):
-        sent[each.is_hidden] += each.sent_bytes(world_size)
-    return sent[True], sent[False]
+    return _hidden_and_open(exchanges(engine, sizes, micro_steps), lambda each: each.sent_bytes(world_size))
 
 
 def traffic_seconds(
     engine: Exchanging, machine: Machine, sizes: Parameters, micro_steps: int = 1
 ) -> tuple[float, float]:
     """Seconds on links at the machine's rates, likewise. A call's own delay is not counted."""
-    taken = {True: 0.0, False: 0.0}
-    for each in exchanges(engine, sizes, micro_steps):
-        taken[each.is_hidden] += each.seconds(machine)
-    return taken[True], taken[False]
+    return _hidden_and_open(exchanges(engine, sizes, micro_steps), lambda each: each.seconds(machine))
+
+
+def _hidden_and_open(found: list[Exchange], amount: Callable[[Exchange], float]) -> tuple[float, float]:
+    """Sums over those beside the computation, and over the others."""
+    of_kind = {True: 0.0, False: 0.0}
+    for each in found:
+        of_kind[each.is_hidden] += amount(each)
+    return of_kind[True], of_kind[False]
 
 
 def contrastive_exchanges(

@@ -1,6 +1,5 @@
 """Real launches, really killed: nodes that die and schedulers that take them back."""
 
-import json
 import random
 import signal
 import subprocess
@@ -15,12 +14,14 @@ from tests.launch import (
     SILENT,
     exit_code,
     kill,
+    last_step,
     launch,
     launched,
     losses,
     main_on_rank,
     metrics,
     tiny,
+    wait_for_step,
 )
 from tests.ranks import Ranks
 
@@ -29,22 +30,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
 WORDS = (*SILENT, *CONSTANT_LR, "checkpoint.every_steps=4")
 ENDLESS = (*WORDS, "max_steps=100000")
 TIMEOUT_S = 600
-
-
-def wait_for_step(process: subprocess.Popen, run_dir: Path, step: int) -> None:
-    deadline = time.monotonic() + TIMEOUT_S
-    while last_step(run_dir) < step:
-        assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < deadline, f"step {step} was not reached"
-        time.sleep(0.05)
-
-
-def last_step(run_dir: Path) -> int:
-    path = run_dir / "metrics.jsonl"
-    whole = (
-        [line for line in path.read_text().splitlines(True) if line.endswith("\n")] if path.is_file() else []
-    )
-    return json.loads(whole[-1])["step"] if whole else 0
 
 
 def uninterrupted(ranks: Ranks, shards: Path, run_dir: Path, engine: str, steps: int) -> dict[int, float]:

@@ -7,8 +7,7 @@ import pytest
 
 from deepcoro import checkpoint
 from tests.faults.killable import FAULTS, Attempt, rows_of
-from tests.faults.test_kill import last_step
-from tests.launch import CONSTANT_LR, SILENT, losses, metrics, tiny
+from tests.launch import CONSTANT_LR, SILENT, last_step, losses, metrics, tiny
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.test_kill import ENDLESS, wait_for_step
-from tests.launch import TIMEOUT_S, launched, tiny
+from tests.faults.test_kill import ENDLESS
+from tests.launch import TIMEOUT_S, launched, tiny, wait_for_step
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
 

@@ -1,11 +1,8 @@
 """tools/runner.sh as people call it: real launches, killed and warned."""
 
 import contextlib
-import os
 import signal
 import subprocess
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -13,7 +10,7 @@ import pytest
 
 from deepcoro.checkpoint import newest_whole
 from deepcoro.launching.__main__ import main
-from tests.launch import CONSTANT_LR, ROOT, SILENT, kill, metrics, tiny
+from tests.launch import CONSTANT_LR, ROOT, SILENT, metrics, running, tiny, wait_for_step
 
 WORDS = (*SILENT, *CONSTANT_LR, "checkpoint.every_steps=2", "data.num_workers=1")
 TIMEOUT_S = 600
@@ -78,34 +75,10 @@ def test_the_script_finds_python_and_the_package_from_anywhere(tmp_path: Path) -
     assert finished.stderr.startswith("runner: unknown flag '--lr'")
 
 
-@contextlib.contextmanager
-def runner(*words: str) -> Iterator[subprocess.Popen]:
+def runner(*words: str) -> contextlib.AbstractContextManager[subprocess.Popen]:
     """tools/runner.sh on two CPU processes; it and all that it started are killed on leaving."""
-    process = subprocess.Popen(
-        [
-            *(ROOT / "tools" / "runner.sh", "--selected_gpus", "none", "--launch", "cpu_2_ddp"),
-            *("--base_config", *words),
-        ],
-        cwd=ROOT,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        yield process
-    finally:
-        kill(process)
-
-
-def wait_for_step(process: subprocess.Popen, run_dir: Path, step: int) -> None:
-    deadline = time.monotonic() + TIMEOUT_S
-    path = run_dir / "metrics.jsonl"
-    while not path.is_file() or path.read_text().count("\n") < step:
-        assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < deadline, f"step {step} was not reached"
-        time.sleep(0.05)
+    fixed = (ROOT / "tools" / "runner.sh", "--selected_gpus", "none", "--launch", "cpu_2_ddp")
+    return running(*fixed, "--base_config", *words, stdout=subprocess.DEVNULL)
 
 
 def ranks(process: subprocess.Popen) -> list[psutil.Process]:
