@@ -363,7 +363,12 @@ class RunConfig(Block):
 
 def load_run_config(path: Path, overrides: list[str]) -> RunConfig:
     """The run config of a YAML file with overrides laid over it; a ConfigError names what is wrong."""
-    return parse(RunConfig, read_tree(path, overrides, SHORTHANDS), str(path))
+    tree = read_tree(path, overrides, SHORTHANDS)
+    if "pipeline_project" in tree:
+        raise ConfigError(
+            f"{path} is a config of DeepCORO_CLIP (pipeline_project); `python tools/import_config.py {path} --output NEW.yaml` makes ours"
+        )
+    return parse(RunConfig, tree, str(path))
 
 
 def config_of_run(run_dir: Path, overrides: list[str]) -> RunConfig:

@@ -105,7 +105,7 @@ LAYERS = [
     {"evaluate", "step", "planning", "run_state"},
     {"readings"},
     {"train", "predict", "explain", "search", "inference"},
-    {"search_page", "launching", "doctor"},
+    {"search_page", "launching", "doctor", "migration"},
     {"command_line"},
 ]
 # The model never reads shards: data and ingest stand beside it.

@@ -1,0 +1,1 @@
+"""From DeepCORO_CLIP to here: its configs (`keys`, `conversions`, `old_config`) and its checkpoints."""
