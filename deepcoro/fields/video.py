@@ -15,6 +15,8 @@ from deepcoro.config import Block, DataError
 from deepcoro.sample import ClipRecord, StudyRecord
 from deepcoro.stored_features import StoredFeatures
 
+PRESETS = {"predecessor": {"sampling": "first_to_last", "fit": "stretch"}}
+
 
 class Config(Block):
     """Films, as frames."""
@@ -25,24 +27,41 @@ class Config(Block):
     """Frames per clip. A shorter film shows frames more than once."""
     size_px: int = pydantic.Field(224, ge=1)
     """Height and width of a frame."""
-    sampling: Literal["uniform", "window", "multi_window"] = "uniform"
+    preset: Literal["predecessor"] | None = None
+    """`predecessor`: films as DeepCORO_CLIP showed them, for its weights: sampling first_to_last, fit stretch. Its mean and deviation
+    are of one channel, and those of its checkpoint (normalisation.pixel_mean, pixel_std)."""
+    sampling: Literal["uniform", "window", "multi_window", "first_to_last"] = "uniform"
     """`uniform`: one frame from each of `frames` equal parts of the film (its centre; in training anywhere in it), so that filling
     and washout are seen; `window`: frames `stride_s` apart (around the film's centre; in training anywhere); `multi_window`:
-    `windows` of them from the film's beginning to its end (in training each anywhere in its share), each a clip of its own."""
+    `windows` of them from the film's beginning to its end (in training each anywhere in its share), each a clip of its own;
+    `first_to_last`: frames evenly from the first to the last, always the same; a shorter film ends in copies of its last frame."""
     stride_s: float | None = pydantic.Field(None, gt=0)
-    """Seconds between frames for `window` and `multi_window`, whatever the film's frame rate. None for `uniform`."""
+    """Seconds between frames for `window` and `multi_window`, whatever the film's frame rate. None for the others."""
     windows: int | None = pydantic.Field(None, ge=2)
     """Clips that `multi_window` takes of a film; the pooler joins them. A film no longer than one window gives one."""
     default_frame_rate_fps: float | None = pydantic.Field(None, gt=0)
     """Frame rate of films that name none, for windows. null: such a film is a bad sample, since a rate is never guessed."""
     jitter: bool = True
     """Training shows other frames of a film each time, as `sampling` says; false: those of evaluation, always."""
-    fit: Literal["letterbox", "crop"] = "letterbox"
-    """How a film that is not square keeps its aspect: black bars, or its central square."""
+    fit: Literal["letterbox", "crop", "stretch"] = "letterbox"
+    """How a film that is not square keeps its aspect: black bars, or its central square. `stretch`: it does not, and is decoded whole."""
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _preset_fills_in(cls, value: Any) -> Any:
+        if not isinstance(value, dict) or str(value.get("preset")) not in PRESETS:
+            return value
+        meant = PRESETS[value["preset"]]
+        others = {key: value[key] for key, ours in meant.items() if value.get(key, ours) != ours}
+        if others:
+            raise ValueError(
+                f"preset '{value['preset']}' means {meant}, and {others} is given; leave one out"
+            )
+        return value | meant
 
     @pydantic.model_validator(mode="after")
     def _strides_and_windows_have_their_sampling(self) -> "Config":
-        if (self.sampling == "uniform") != (self.stride_s is None):
+        if (self.sampling in ("uniform", "first_to_last")) != (self.stride_s is None):
             raise ValueError(
                 f"sampling '{self.sampling}' with stride_s {self.stride_s}: set it for 'window' and 'multi_window' and only there"
             )
@@ -156,6 +175,10 @@ def frame_indices(
         inside = 0.5 if draw is None else draw.random(wanted)
         place = (np.arange(wanted) + inside) * num_frames / wanted
         return _whole(place[None], num_frames)
+    if config.sampling == "first_to_last":
+        if num_frames <= wanted:
+            return np.minimum(np.arange(wanted), num_frames - 1)[None]
+        return _evenly(num_frames, wanted)[None]
     rate_fps = clip.frame_rate_fps or config.default_frame_rate_fps
     if not rate_fps:
         raise ValueError(
@@ -165,6 +188,11 @@ def frame_indices(
     step = config.stride_s * rate_fps
     starts = _window_starts(num_frames - step * (wanted - 1), config.clips_per_film, draw)
     return _whole(starts[:, None] + step * np.arange(wanted), num_frames)
+
+
+def _evenly(num_frames: int, wanted: int) -> Int[np.ndarray, "frame"]:
+    """From the first to the last, rounded down in float32 as the predecessor's: in another format some frames are the neighbours."""
+    return torch.linspace(0, num_frames - 1, wanted).long().numpy()
 
 
 def _window_starts(
@@ -202,6 +230,8 @@ def shown_box(height: int, width: int, config: Config) -> Box:
 
 def scale_factor(clip: ClipRecord, box: Box, config: Config) -> int:
     """How much smaller (1, 2, 4 or 8 times) frames may be decoded with the box's longer side still at `size_px` or more."""
+    if config.fit == "stretch":  # as exact as the films allow
+        return 1
     longer = max(box.height * clip.height, box.width * clip.width)
     return max(factor for factor in (1, 2, 4, 8) if factor == 1 or longer >= factor * config.size_px)
 
@@ -253,7 +283,7 @@ def _decode_zstd(clip: ClipRecord, parts: list[memoryview]) -> np.ndarray:
 def fitted(
     frames: UInt8[Tensor, "frame channel height width"], clip: ClipRecord, box: Box, config: Config
 ) -> UInt8[Tensor, "frame channel size_px size_px"]:
-    """The box of each frame, resized with antialiasing so that its longer side is `size_px`, black around it."""
+    """The box of each frame, resized with antialiasing so that its longer side is `size_px`, black around it; `stretch`: to the square."""
     rows, columns = frames.shape[2:]
     top, left = round(box.top * rows), round(box.left * columns)
     shown = frames[
@@ -262,6 +292,8 @@ def fitted(
     longer = max(box.height * clip.height, box.width * clip.width)
     height = max(1, round(box.height * clip.height / longer * config.size_px))
     width = max(1, round(box.width * clip.width / longer * config.size_px))
+    if config.fit == "stretch":
+        height = width = config.size_px
     if shown.shape[2:] != (height, width):
         shown = _resized(shown, height, width)
     above, before = (config.size_px - height) // 2, (config.size_px - width) // 2

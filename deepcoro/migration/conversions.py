@@ -113,6 +113,17 @@ def run_dir(old: Old) -> New:
     return {"run_dir": str(Path(str(old["base_checkpoint_path"] or "runs")) / str(name))}
 
 
+def weights(key: str) -> Conversion:
+    """A checkpoint to start from or to apply, as `tools/import_checkpoint.py` will write it; its films look as they did."""
+
+    def convert(old: Old) -> New:
+        if not old[key]:
+            return {}
+        return {"towers.video.weights": f"imported/{key}", "data.fields.video.preset": "predecessor"}
+
+    return convert
+
+
 def shards(old: Old) -> New:
     return {"data.shards": f"shards/{Path(str(old['data_filename'])).stem}"}
 

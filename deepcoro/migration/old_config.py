@@ -10,7 +10,7 @@ import pydantic
 import yaml
 
 from deepcoro.config import ConfigError, nearest, parse, read_tree
-from deepcoro.migration.conversions import KINDS, New, kind_of
+from deepcoro.migration.conversions import KINDS, New, constants, kind_of
 from deepcoro.migration.keys import STRAY_KEYS, TABLES, Fate, Key, key_of
 from deepcoro.run_config import RunConfig
 
@@ -85,6 +85,21 @@ def import_config(path: Path) -> Imported:
     tree = _tree(lines)
     config = parse(RunConfig, tree, f"{path} as a config of deepcoro")
     return Imported(path.name, lines, _pruned(tree, config), config, list(_steps(old, config)))
+
+
+def pixel_constants_of(path: Path) -> tuple[float, float] | None:
+    """Mean and deviation of the grey levels that an old config names. ConfigError where its encoder was not MViT as here.
+
+    With `use_rope` the predecessor's patch of attention left out residual pooling (W19): the same weights, another function.
+    """
+    old = read_old(path)
+    if old.get("use_rope") or str(old.get("model_name", "mvit")) != "mvit":
+        raise ConfigError(
+            f"{path}: model_name '{old.get('model_name')}' with use_rope {bool(old.get('use_rope'))} is another function than mvit (W19), "
+            "which its weights do not give here; only model_name mvit without use_rope is imported"
+        )
+    found = constants(old)
+    return (found["normalisation.pixel_mean"], found["normalisation.pixel_std"]) if found else None
 
 
 def _lines(old: Mapping[str, Any]) -> Iterator[Line]:
@@ -205,10 +220,10 @@ def _steps(old: Mapping[str, Any], config: RunConfig) -> Iterator[str]:
             f" --{role}_column {shlex.quote(str(name))}" for role, name in _columns(old).items() if name
         )
         yield f"python tools/shard_dataset.py --csv {table} --output {config.data.shards}{columns}"
-    for key in ("video_encoder_checkpoint_path", "encoder_path", "inference_model_path", "checkpoint"):
-        if old.get(key):
+    for key in ("encoder_path", "video_encoder_checkpoint_path", "inference_model_path"):
+        if config.towers.video.weights == f"imported/{key}":
             file, folder = Path(str(old[key])), f"imported/{key}"
-            yield f"python tools/import_checkpoint.py {shlex.quote(str(file))} --config OLD.yaml --output {folder}  # {key}"
+            yield f"python tools/import_checkpoint.py {shlex.quote(str(file))} --config OLD.yaml --output {folder}"
 
 
 def _columns(old: Mapping[str, Any]) -> dict[str, str | None]:
