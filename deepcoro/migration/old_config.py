@@ -84,7 +84,7 @@ def import_config(path: Path) -> Imported:
     lines = list(_lines(old))
     tree = _tree(lines)
     config = parse(RunConfig, tree, f"{path} as a config of deepcoro")
-    return Imported(path.name, lines, _pruned(tree, config), config, list(_steps(old, config)))
+    return Imported(path.name, lines, _pruned(tree, config), config, list(_steps(old, config, path)))
 
 
 def pixel_constants_of(path: Path) -> tuple[float, float] | None:
@@ -212,7 +212,7 @@ def _branches(tree: dict, above: tuple[str, ...] = ()) -> list[tuple[str, ...]]:
     return sorted(found, key=len, reverse=True)
 
 
-def _steps(old: Mapping[str, Any], config: RunConfig) -> Iterator[str]:
+def _steps(old: Mapping[str, Any], config: RunConfig, path: Path) -> Iterator[str]:
     """Commands that make the shards and the weights."""
     if old.get("data_filename"):
         table = shlex.quote(str(Path(str(old.get("root") or ".")) / str(old["data_filename"])))
@@ -223,7 +223,7 @@ def _steps(old: Mapping[str, Any], config: RunConfig) -> Iterator[str]:
     for key in ("encoder_path", "video_encoder_checkpoint_path", "inference_model_path"):
         if config.towers.video.weights == f"imported/{key}":
             file, folder = Path(str(old[key])), f"imported/{key}"
-            yield f"python tools/import_checkpoint.py {shlex.quote(str(file))} --config OLD.yaml --output {folder}"
+            yield f"python tools/import_checkpoint.py {shlex.quote(str(file))} --config {shlex.quote(str(path))} --output {folder}"
 
 
 def _columns(old: Mapping[str, Any]) -> dict[str, str | None]:
