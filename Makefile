@@ -61,6 +61,8 @@ test-slow: install-test
 lint: install-test
 	$(BIN)/ruff check .
 	$(BIN)/black --check .
+	$(BIN)/hadolint Dockerfile
+	$(BIN)/shellcheck container/*.sh .ci/run tools/runner.sh tools/train.sbatch
 
 format: install-test
 	$(BIN)/ruff check --fix .
