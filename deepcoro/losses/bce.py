@@ -1,6 +1,6 @@
 """Binary cross-entropy of a yes-or-no finding, of which labels may be missing."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from jaxtyping import Float
 from torch import Tensor
@@ -8,6 +8,7 @@ from torch.nn import functional
 
 from deepcoro.assessed import LabelLoss, assessed
 from deepcoro.config import Block
+from deepcoro.heads import Task
 
 
 def bce_loss(
@@ -28,6 +29,7 @@ class Config(Block):
 
     type: Literal["bce"] = "bce"
     """Which loss this is."""
+    tasks: ClassVar[tuple[Task, ...]] = ("binary_classification",)
 
     def build(self) -> LabelLoss:
         return bce_loss

@@ -1,12 +1,13 @@
 """Cross-entropy of one class among several, of which labels may be missing."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from jaxtyping import Float
 from torch import Tensor
 
 from deepcoro.assessed import LabelLoss, assessed, weight_of_label
 from deepcoro.config import Block
+from deepcoro.heads import Task
 
 
 def ce_loss(
@@ -25,6 +26,7 @@ class Config(Block):
 
     type: Literal["ce"] = "ce"
     """Which loss this is."""
+    tasks: ClassVar[tuple[Task, ...]] = ("multiclass_classification",)
 
     def build(self) -> LabelLoss:
         return ce_loss

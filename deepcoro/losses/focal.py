@@ -4,7 +4,7 @@ Its alpha is the class weights here. The binary form has one output, that of sev
 """
 
 import functools
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from deepcoro.assessed import LabelLoss, assessed, weight_of_label
 from deepcoro.config import Block
+from deepcoro.heads import Task
 
 
 def focal_loss(
@@ -39,6 +40,7 @@ class Config(Block):
 
     type: Literal["focal"] = "focal"
     """Which loss this is."""
+    tasks: ClassVar[tuple[Task, ...]] = ("binary_classification", "multiclass_classification")
     gamma: float = Field(2.0, ge=0)
     """How much less easy cases count; 0 is cross-entropy."""
 

@@ -1,7 +1,7 @@
 """The Huber loss of a measured number, of which labels may be missing: squares near the truth, distances far from it."""
 
 import functools
-from typing import Literal
+from typing import ClassVar, Literal
 
 from jaxtyping import Float
 from pydantic import Field
@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from deepcoro.assessed import LabelLoss, assessed
 from deepcoro.config import Block
+from deepcoro.heads import Task
 
 
 def huber_loss(
@@ -29,6 +30,7 @@ class Config(Block):
 
     type: Literal["huber"] = "huber"
     """Which loss this is."""
+    tasks: ClassVar[tuple[Task, ...]] = ("regression",)
     delta: float = Field(1.0, gt=0)
     """Error at which squares turn into distances, in the label's unit: of percent 5 is sensible, 0.1 is nearly `mae`."""
 

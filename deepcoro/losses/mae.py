@@ -1,12 +1,13 @@
 """The absolute error of a measured number, of which labels may be missing."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from jaxtyping import Float
 from torch import Tensor
 
 from deepcoro.assessed import LabelLoss, assessed
 from deepcoro.config import Block
+from deepcoro.heads import Task
 
 
 def mae_loss(
@@ -22,6 +23,7 @@ class Config(Block):
 
     type: Literal["mae"] = "mae"
     """Which loss this is."""
+    tasks: ClassVar[tuple[Task, ...]] = ("regression",)
 
     def build(self) -> LabelLoss:
         return mae_loss

@@ -3,7 +3,7 @@
 McCullagh 1980, "Regression models for ordinal data": output k is the logit that the class is above k, so the outputs of a row fall.
 """
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from deepcoro.assessed import LabelLoss, assessed, weight_of_label
 from deepcoro.config import Block
+from deepcoro.heads import Task
 
 
 def ordinal_loss(
@@ -46,6 +47,7 @@ class Config(Block):
 
     type: Literal["ordinal"] = "ordinal"
     """Which loss this is."""
+    tasks: ClassVar[tuple[Task, ...]] = ("ordinal_classification",)
 
     def build(self) -> LabelLoss:
         return ordinal_loss

@@ -7,7 +7,7 @@ accumulation window on all ranks, and the objective's loss the sum of these time
 import fnmatch
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import torch
 from einops import rearrange, repeat
@@ -20,18 +20,13 @@ from deepcoro.config import Block, ConfigError, nearest
 from deepcoro.features import Features, Surroundings
 from deepcoro.fields.labels import with_words
 from deepcoro.heads import LinearHead, OrdinalHead, Task
-from deepcoro.losses import HeadLoss, bce, ce, focal, huber, mae, mse, ordinal
+from deepcoro.losses import HEAD_LOSSES, HeadLoss, bce, ordinal
 from deepcoro.pretended import is_pretended
 
 Level = Literal["clip", "study"]
 AboveZero = Annotated[float, Field(gt=0)]
 
-_LOSSES = {
-    "binary_classification": (bce.Config, focal.Config),
-    "multiclass_classification": (ce.Config, focal.Config),
-    "ordinal_classification": (ordinal.Config,),
-    "regression": (huber.Config, mse.Config, mae.Config),
-}
+_LOSSES = {task: tuple(each for each in HEAD_LOSSES if task in each.tasks) for task in get_args(Task)}
 """What each task can be trained with; the first one is taken where none is named."""
 _EARLIER_NAMES = {"bce_logit": "bce", "binary_focal": "focal", "multiclass_focal": "focal"}
 
@@ -228,7 +223,7 @@ class Config(Block):
             allowed = [each.model_fields["type"].default for each in _LOSSES[task]]
             raise ValueError(f"loss_structure.{head} is '{loss.type}', and {task} takes one of {allowed}")
         least, most = _SIZES[task]
-        if not least <= size <= most:
+        if not _fits(task, size):
             raise ValueError(
                 f"head_structure.{head} is {size}, and {task} has "
                 + ("1 output" if most == 1 else f"{least} classes or more")
@@ -250,9 +245,8 @@ class Config(Block):
             raise ValueError(
                 f"head '{head}' has neither a task nor a loss; name one in head_task or loss_structure"
             )
-        if isinstance(loss, focal.Config) and self.head_structure[head] > 1:
-            return "multiclass_classification"
-        return next(task for task, losses in _LOSSES.items() if isinstance(loss, losses))
+        fitting = [task for task in loss.tasks if _fits(task, self.head_structure[head])]
+        return (*fitting, *loss.tasks)[0]
 
     def loss_of(self, head: str) -> HeadLoss:
         """The loss of a head, named or not."""
@@ -355,6 +349,11 @@ _SIZES = {
     "regression": (1, 1),
 }
 """Least and most that a head of a task says."""
+
+
+def _fits(task: Task, size: int) -> bool:
+    least, most = _SIZES[task]
+    return least <= size <= most
 
 
 def _by_head(key: str, given: dict[str, Any], heads: list[str]) -> dict[str, Any]:
