@@ -8,5 +8,13 @@ from deepcoro.config import choice
 from deepcoro.losses import bce, ce, clip, focal, huber, mae, mse, ordinal, siglip
 
 Loss = choice(clip.Config, siglip.Config)
-HEAD_LOSSES = (bce.Config, ce.Config, focal.Config, huber.Config, mse.Config, mae.Config, ordinal.Config)
+HEAD_LOSSES = (
+    bce.Config,
+    ce.Config,
+    focal.Config,
+    huber.Config,
+    mse.Config,
+    mae.Config,
+    ordinal.Config,
+)
 HeadLoss = choice(*HEAD_LOSSES)
