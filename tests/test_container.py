@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import sysconfig
@@ -13,12 +12,20 @@ from pathlib import Path
 
 import pytest
 
+from tests.copied import copy_tree
 from tests.launch import ROOT
 
 INSTALL = ROOT / "container" / "install.sh"
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 DEFINITION = (ROOT / "container" / "deepcoro.def").read_text()
 AS_NOBODY = ("unshare", "--map-user=65534", "--map-group=65534")
+
+
+def packed() -> list[str]:
+    """Files and folders that .dockerignore lets through."""
+    lines = (ROOT / ".dockerignore").read_text().splitlines()
+    assert [line for line in lines if line and line[0] != "#"][0] == "*"
+    return [line[1:] for line in lines if line.startswith("!")]
 
 
 def steps(recipe: str) -> list[str]:
@@ -46,11 +53,7 @@ def test_the_image_starts_validate_site_as_a_user_without_rights() -> None:
 
 
 def test_what_enters_an_image_is_named_and_is_the_same_for_both_engines() -> None:
-    first, *lines = [
-        line for line in (ROOT / ".dockerignore").read_text().splitlines() if line and line[0] != "#"
-    ]
-    assert first == "*"
-    named = {line[1:] for line in lines if line.startswith("!")}
+    named = set(packed())
     files = DEFINITION.split("%files\n")[1].split("\n\n")[0]
     copied = [line.split() for line in files.splitlines() if not line.lstrip().startswith("#")]
     assert {source for source, _ in copied} == named
@@ -87,14 +90,7 @@ def test_a_mistyped_step_extra_or_option_is_named(words: tuple[str, ...], told: 
 def image(tmp_path: Path) -> Iterator[Path]:
     """What the recipes would copy, with a virtual environment of its own that finds this one's packages; nobody may write to it."""
     root = tmp_path / "image"
-    listed = subprocess.run(
-        ["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT, check=True, capture_output=True, text=True
-    )
-    named = [line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")]
-    for path in map(Path, listed.stdout.splitlines()):
-        if path.parts[0] in named:
-            (root / path).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(ROOT / path, root / path)
+    copy_tree(root, packed())
     subprocess.run([sys.executable, "-m", "venv", root / ".venv"], check=True)
     [packages] = (root / ".venv" / "lib").glob("python*/site-packages")
     (packages / "base.pth").write_text(sysconfig.get_path("purelib") + "\n")
