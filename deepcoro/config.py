@@ -75,7 +75,20 @@ def find_config(name: str) -> Path:
 
 
 def shipped_names() -> list[str]:
-    return sorted(str(path.relative_to(SHIPPED).with_suffix("")) for path in SHIPPED.rglob("*.yaml"))
+    return sorted(name for name in _shipped() if not _is_sweep(name))
+
+
+def shipped_sweeps() -> dict[str, Path]:
+    """Files that say what a sweep varies (`tools/sweep.py`), by name. They are no configs."""
+    return {name: path for name, path in _shipped().items() if _is_sweep(name)}
+
+
+def _shipped() -> dict[str, Path]:
+    return {str(path.relative_to(SHIPPED).with_suffix("")): path for path in sorted(SHIPPED.rglob("*.yaml"))}
+
+
+def _is_sweep(name: str) -> bool:
+    return name.rpartition("/")[2].startswith("sweep_config")
 
 
 def read_tree(path: Path, overrides: Sequence[str] = (), shorthands: dict[str, str] | None = None) -> dict:
@@ -159,7 +172,8 @@ def _walk(block: Any, tree: Any, location: tuple) -> tuple[list[str], list[type[
 
 def _tag(block: type[Block]) -> str | None:
     field = block.model_fields.get("type")
-    return field.default if field else None
+    # a `type` that has to be given has no default, and tells no choices apart
+    return field.default if field and not field.is_required() else None
 
 
 def _blocks_of(annotation: Any) -> list[type[Block]]:

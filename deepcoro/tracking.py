@@ -152,7 +152,9 @@ class _WandB:
         import wandb
 
         id_file = config.run_dir / "wandb_id"
-        run_id = id_file.read_text() if id_file.is_file() else secrets.token_hex(4)
+        # the agent of a W&B sweep has named the run already
+        fresh = os.environ.get("WANDB_RUN_ID") or secrets.token_hex(4)
+        run_id = id_file.read_text() if id_file.is_file() else fresh
         id_file.write_text(run_id)
         self._run = wandb.init(
             id=run_id,

@@ -106,6 +106,7 @@ LAYERS = [
     {"readings"},
     {"train", "predict", "explain", "search", "inference"},
     {"search_page", "launching", "doctor", "migration"},
+    {"sweeping"},
     {"command_line"},
 ]
 # The model never reads shards: data and ingest stand beside it.

@@ -68,7 +68,8 @@ class Supervisor:
             cwd=ROOT,
             env=os.environ | dict(self._command.environment),
             start_new_session=True,  # Ctrl-C reaches this process alone, which lets the ranks save
-            preexec_fn=_end_with_parent,
+            close_fds=False,  # a sweep's lock on its trial is held until the last rank is gone, also when this process is killed
+            preexec_fn=end_with_parent,
         )
         for each in _heard():
             signal.signal(each, self._note)
@@ -132,6 +133,7 @@ def _content(path: Path) -> str:
     return path.read_text() if path.is_file() else ""
 
 
-def _end_with_parent() -> None:
+def end_with_parent() -> None:
+    """For a child between fork and exec: it hears SIGTERM when its parent dies, however it dies. Linux only."""
     if _libc is not None:
         _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -139,3 +139,13 @@ def test_word_from_another_machine_may_come_late(tmp_path: Path) -> None:
     writer.start()
     assert Supervisor(command, tmp_path, saves=True, waits_for_others=True).run(0) == 75
     writer.join()
+
+
+def test_a_lock_that_was_handed_down_is_held_by_the_launcher_too(tmp_path: Path) -> None:
+    lock = os.open(tmp_path / "lock", os.O_RDWR | os.O_CREAT)
+    os.set_inheritable(lock, True)
+    command = Command((sys.executable, "-c", f"import os; os.fstat({lock})"), {})
+    try:
+        assert Supervisor(command, tmp_path, saves=True, waits_for_others=False).run(0) == 0
+    finally:
+        os.close(lock)
