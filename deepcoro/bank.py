@@ -177,7 +177,7 @@ class Bank:
 def read_reports(folder: Path) -> tuple[pyarrow.Table, str]:
     """The reports of a bank and which checkpoint wrote them. ConfigError where it holds none, or of several checkpoints."""
     tables = [pyarrow.parquet.read_table(path) for path in sorted(folder.glob("*_reports.parquet"))]
-    checkpoints = {_about(table)["checkpoint"] for table in tables}
+    checkpoints = {told_of(table.schema)["checkpoint"] for table in tables}
     if len(checkpoints) != 1:
         found = f"of several checkpoints ({sorted(checkpoints)})" if tables else "not there"
         raise ConfigError(f"the reports of the bank '{folder}' are {found}; {_HOW}")
@@ -191,7 +191,7 @@ def read_bank(folder: Path, splits: Sequence[str] | None = None) -> Bank:
         raise ConfigError(f"'{folder}' holds no *_clips.parquet; {_HOW}")
     tables = [pyarrow.parquet.read_table(path) for path in paths]
     reports = [pyarrow.parquet.read_table(path) for path in sorted(folder.glob("*_reports.parquet"))]
-    abouts = [_about(table) for table in [*tables, *reports]]
+    abouts = [told_of(table.schema) for table in [*tables, *reports]]
     checkpoints = {about["checkpoint"] for about in abouts}
     if len(checkpoints) > 1:
         raise ConfigError(
@@ -214,8 +214,9 @@ def read_bank(folder: Path, splits: Sequence[str] | None = None) -> Bank:
     )
 
 
-def _about(table: pyarrow.Table) -> dict[str, Any]:
-    metadata = table.schema.metadata or {}
+def told_of(schema: pyarrow.Schema) -> dict[str, Any]:
+    """What a table of a bank says of itself, such as the `checkpoint` that wrote it. DataError where it says nothing."""
+    metadata = schema.metadata or {}
     if METADATA not in metadata:
         raise DataError(f"a table of the bank does not say which checkpoint wrote it; {_HOW}")
     return json.loads(metadata[METADATA])

@@ -18,8 +18,10 @@ from deepcoro.config import ConfigError
 
 logger = logging.getLogger(__name__)
 
-WEIGHTS, CARD = "model.safetensors", "config.json"
+WEIGHTS, CARD, README = "model.safetensors", "config.json", "README.md"
 FORMAT = "deepcoro-video-encoder/1"
+MODEL_FORMAT = "deepcoro-model/1"
+"""Of a whole model's folder (deepcoro.sharing), whose encoder a run can start from too."""
 HUB = "hf://"
 
 
@@ -69,6 +71,8 @@ def read_card(folder: Path) -> dict[str, Any] | None:
     if not (file.is_file() and (folder / WEIGHTS).is_file()):
         return None
     card = json.loads(file.read_text())
+    if card.get("format") == MODEL_FORMAT:
+        return None  # its tensors name the tower they belong to
     if card.get("format") != FORMAT:
         raise ConfigError(
             f"'{file}' has format {card.get('format')!r}; this version of deepcoro reads {FORMAT!r}: "
@@ -98,8 +102,9 @@ def check_card(source: str, built_as: dict[str, Any]) -> None:
         logger.warning("weights %s: this run's encoder is another function: %s", source, "; ".join(differ))
 
 
-def locate(source: str) -> Path:
-    """The path that `towers.video.weights` names; `hf://ORGANISATION/NAME[@REVISION]` is fetched, or found in the hub's cache.
+def locate(source: str, whole: bool = False) -> Path:
+    """The path that `towers.video.weights` names; `hf://ORGANISATION/NAME[@REVISION]` is fetched, or found in the hub's cache: what an
+    encoder takes, or the `whole` folder.
 
     ConfigError in one line when the hub cannot be had.
     """
@@ -110,14 +115,15 @@ def locate(source: str) -> Path:
         raise ConfigError(
             f"weights '{source}': write {HUB}ORGANISATION/NAME or {HUB}ORGANISATION/NAME@REVISION"
         )
-    return Path(_from_hub(name, revision or None, source))
+    return Path(_from_hub(name, revision or None, source, whole))
 
 
-def _from_hub(name: str, revision: str | None, source: str) -> str:
+def _from_hub(name: str, revision: str | None, source: str, whole: bool) -> str:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-    wanted = {"repo_id": name, "revision": revision, "allow_patterns": [WEIGHTS, CARD]}
+    patterns, proof = (None, README) if whole else ([WEIGHTS, CARD], WEIGHTS)
+    wanted = {"repo_id": name, "revision": revision, "allow_patterns": patterns}
     # this machine's files first: an unreachable hub costs half a minute of retries
     for local_only in (True, False):
         try:
@@ -125,9 +131,9 @@ def _from_hub(name: str, revision: str | None, source: str) -> str:
         except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
             failure = error
         else:
-            if (Path(folder) / WEIGHTS).is_file():
+            if (Path(folder) / proof).is_file():  # the cache may hold what another call asked for alone
                 return folder
-            failure = FileNotFoundError(f"it holds no {WEIGHTS}")
+            failure = FileNotFoundError(f"it holds no {proof}")
     reason = str(failure).strip().split("\n")[0].split(". ")[0]
     raise ConfigError(
         f"weights '{source}' cannot be had ({reason}); fetch them on a machine with network "

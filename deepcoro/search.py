@@ -16,7 +16,7 @@ from deepcoro.config import ConfigError, DataError
 from deepcoro.data.collection import Collection
 from deepcoro.embed import embed_texts
 from deepcoro.evaluated import class_embedding
-from deepcoro.inference.model import config_of_checkpoint, loaded_model
+from deepcoro.inference.trained import config_of_checkpoint, model_of_weights
 from deepcoro.kernels.tied_ranks import nearest
 from deepcoro.run_config import RunConfig
 from deepcoro.strips import strip_of
@@ -98,7 +98,7 @@ def embed_query(
     if config.towers.text is None:
         raise ConfigError("the run has no text tower, so sentences find nothing; search with --film")
     tokenizer = config.towers.text.load_tokenizer(config.run_dir / "tokenizer")
-    model = loaded_model(config, saved, tokenizer).eval()
+    model = model_of_weights(config, saved.weights(), tokenizer).eval()
     with torch.no_grad():
         return class_embedding(embed_texts(model, config, tokenizer, list(sentences)))
 

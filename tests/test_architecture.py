@@ -104,7 +104,7 @@ LAYERS = [
     },
     {"evaluate", "step", "planning", "run_state"},
     {"readings"},
-    {"train", "predict", "explain", "search", "inference"},
+    {"train", "predict", "explain", "search", "inference", "sharing"},
     {"search_page", "launching", "doctor", "migration"},
     {"sweeping"},
     {"command_line"},

@@ -12,9 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from deepcoro import __version__, checkpoint
 from deepcoro.build import build_fields
-from deepcoro.calibrated import read_calibration
 from deepcoro.config import ConfigError, DataError
 from deepcoro.data.plan import chosen_clips
 from deepcoro.data.stream import BuiltField
@@ -24,13 +22,13 @@ from deepcoro.implied import TEXT_FIELDS
 from deepcoro.inference.findings import HeadFindings, zero_shot_findings
 from deepcoro.inference.neighbours import Neighbours
 from deepcoro.inference.opened import OpenedStudy
-from deepcoro.inference.prediction import FilmAnswer, Model, NearReport, Seconds, Skipped, StudyAnswer
+from deepcoro.inference.prediction import FilmAnswer, NearReport, Seconds, Skipped, StudyAnswer
 from deepcoro.inference.questions import Questions
+from deepcoro.inference.trained import open_trained
 from deepcoro.ingest.film import Rejection
-from deepcoro.model import VideoTextModel, to_device
-from deepcoro.run_config import RunConfig, run_config_from_dump
+from deepcoro.model import to_device
+from deepcoro.run_config import RunConfig
 from deepcoro.sample import patient_digest
-from deepcoro.seen import seen_of_state
 
 logger = logging.getLogger(__name__)
 
@@ -57,28 +55,18 @@ class Answerer:
     """The model of a checkpoint, in evaluation on one device, with its questions embedded."""
 
     def __init__(
-        self, run_dir: Path, load: str = "best", device: str = "auto", certainty: float = 0.5
+        self, source: Path, load: str = "best", device: str = "auto", certainty: float = 0.5
     ) -> None:
-        """`load`: best, last or step_N; `certainty`: as in HeadFindings. ConfigError when the run has no such checkpoint or the machine no
-        such device.
+        """`source`: a run folder or a shared one; `load`: as of `open_trained`; `certainty`: as in HeadFindings. ConfigError when there is
+        no such checkpoint or the machine has no such device.
         """
-        saved = checkpoint.find(run_dir / "checkpoints", load)
-        state = saved.state()
-        self.config = config_of_checkpoint(state, run_dir)
-        self.trained_on = seen_of_state(state["data"])
-        self.who = Model(
-            name=run_dir.resolve().name,
-            step=saved.step,
-            digest=saved.digest(),
-            data=str(state["data"].get("fingerprint", "unknown"))[:16],
-            deepcoro=__version__,
-        )
-        self.calibration = read_calibration(run_dir, self.who.digest)
+        trained = open_trained(source, load)
+        self.config, self.trained_on, self.who = trained.config, trained.trained_on, trained.who
+        self.calibration = trained.calibration
         self._heads = HeadFindings(self.config, self.calibration, certainty)
         self._device = _device_named(device)
-        text = self.config.towers.text
-        self._tokenizer = None if text is None else text.load_tokenizer(run_dir / "tokenizer")
-        self._model = loaded_model(self.config, saved, self._tokenizer).to(self._device).eval()
+        self._model, self._tokenizer = trained.build()
+        self._model.to(self._device).eval()
         self._fields = fields_to_read(self.config, self._tokenizer)
         self.labels: LabelsField | None = self._fields.pop("labels", None)
         """What labels of a row mean to the run; None where it reads none."""
@@ -215,11 +203,15 @@ class Answerer:
     def _weights(self, said: Said) -> dict[int, float]:
         """Of each film that a study's row shows, over its windows; none where the pooler weighs no clips."""
         weights: dict[int, float] = {}
-        slots = self._fields["video"].slots
-        for row, of_slots in zip(said.rows, said.numbers.get("clip_weight", ()), strict=False):
-            for clip, weight in zip(slots(said.study.record, row), of_slots.tolist(), strict=False):
+        if "clip_weight" in said.numbers:
+            of_slots = said.numbers["clip_weight"].reshape(-1).tolist()
+            for clip, weight in zip(self.slots(said), of_slots, strict=False):
                 weights[clip] = weights.get(clip, 0.0) + weight
         return weights
+
+    def slots(self, said: Said) -> list[int]:
+        """Which film of the study each clip shows that the model was shown, row by row."""
+        return [clip for row in said.rows for clip in self._fields["video"].slots(said.study.record, row)]
 
     def _met(self, patient: str | None, key_check: str | None) -> Literal["yes", "no", "unknown"]:
         """Ids of another secret, or of none, cannot be compared."""
@@ -235,14 +227,6 @@ class Answerer:
         return embed_texts(self._model, self.config, self._tokenizer, sentences)
 
 
-def config_of_checkpoint(state: dict[str, Any], run_dir: Path) -> RunConfig:
-    """The config of the checkpoint's training; the weights that it started from may be on another machine and are not asked for."""
-    config = run_config_from_dump(state["config"], "the checkpoint")
-    video = config.towers.video.model_copy(update={"weights": None})
-    towers = config.towers.model_copy(update={"video": video})
-    return config.model_copy(update={"run_dir": run_dir, "towers": towers})
-
-
 def fields_to_read(config: RunConfig, tokenizer: Any) -> dict[str, BuiltField]:
     """Fields of films, and the labels. Texts are not read, nor the tables that training had them from, which are elsewhere."""
     fields = {name: each for name, each in config.data.fields.items() if each.type not in TEXT_FIELDS}
@@ -256,15 +240,6 @@ def _device_named(name: str) -> torch.device:
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise ConfigError(f"device '{name}' is not there: torch sees no GPU; use --device cpu")
     return torch.device(name)
-
-
-def loaded_model(config: RunConfig, saved: checkpoint.Checkpoint, tokenizer: Any) -> VideoTextModel:
-    """The checkpoint's model, with the constants of the grey levels that it was trained with."""
-    weights = saved.weights()
-    constants = (weights["normalisation.mean"].item(), weights["normalisation.std"].item())
-    model = VideoTextModel(config, tokenizer, *constants)
-    model.load_state_dict(weights)
-    return model
 
 
 def _skipped(study: OpenedStudy) -> list[Skipped]:

@@ -22,6 +22,8 @@ PAD, UNKNOWN, CLASS, SEPARATOR, MASK = SPECIAL_TOKENS = ("[PAD]", "[UNK]", "[CLS
 CONTINUING = "##"
 PRINTABLE = [chr(code) for code in range(ord("!"), ord("~") + 1)]
 
+_OF_A_FILE = {"_name_or_path", "architectures", "transformers_version", "auto_map", "dtype", "torch_dtype"}
+"""What a configuration says of the file it was read from."""
 _WITH_MASK_OF_PAIRS = {("bert", "sdpa"), ("roberta", "sdpa")}
 """Encoders and kernels that transformers hides the same pairs of tokens from in every layer, and whose mask it takes made."""
 
@@ -199,6 +201,9 @@ class Config(Block):
     """Name on the Hugging Face hub, or a local folder with config.json, tokenizer and weights."""
     from_scratch: FromScratch | None = None
     """A small encoder with random weights in place of `model`; its tokenizer is trained on the training reports."""
+    architecture: dict[str, Any] | None = None
+    """Hugging Face configuration of the encoder (`model_type` and what differs from its defaults), for weights that come from elsewhere:
+    `model` is then not fetched. tools/export_model.py writes it; a training run leaves it unset."""
     text_freeze_ratio: float = Field(0.0, ge=0, le=1)
     """Fraction FROZEN: floor(ratio * (embeddings + blocks)) parts from the bottom; 0.8 freezes 80 %, 1 everything."""
     cache_features: bool = False
@@ -258,6 +263,8 @@ class Config(Block):
         """The tower with the model's weights (random ones when from_scratch), fp32. ConfigError when they cannot be had."""
         if self.from_scratch:
             encoder = self.from_scratch.build(len(tokenizer), self.attention)
+        elif self.architecture:
+            encoder = self._of_architecture()
         else:
             from transformers import AutoModel
             from transformers.integrations import unset_hf_deepspeed_config
@@ -268,6 +275,25 @@ class Config(Block):
                 AutoModel.from_pretrained, dtype=torch.float32, attn_implementation=self.attention
             )
         return TextTower(encoder, tokenizer, self.pooling, self.text_freeze_ratio)
+
+    def _of_architecture(self) -> nn.Module:
+        from transformers import AutoConfig, AutoModel
+
+        config = AutoConfig.for_model(**self.architecture)
+        return AutoModel.from_config(config, dtype=torch.float32, attn_implementation=self.attention)
+
+    def standalone(self) -> "Config":
+        """The same tower for weights that are at hand: it builds without `model`, which may be a folder of this machine or out of reach.
+
+        ConfigError when the model's configuration cannot be had.
+        """
+        if self.from_scratch or self.architecture:
+            return self
+        from transformers import AutoConfig
+
+        found = self._from_hub(AutoConfig.from_pretrained).to_diff_dict()
+        architecture = {key: value for key, value in found.items() if key not in _OF_A_FILE}
+        return self.model_copy(update={"model": Path(self.model).name, "architecture": architecture})
 
     def _from_hub(self, load: Callable[..., Any], **settings: Any) -> Any:
         # this machine's files first: an unreachable hub costs half a minute of retries, and a cached model need not ask it

@@ -1,0 +1,97 @@
+"""The whole path on a run that was trained: export, load, and the numbers of its evaluation and inference; docs/sharing.md as written."""
+
+import csv
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet
+import pytest
+
+import deepcoro
+from deepcoro.embeddings import matrix
+from tests.inference.conftest import trained
+from tests.inference.test_answers import evaluated_scores
+from tests.launch import ROOT, main_on_this_rank
+from tests.tools.command import call_tool
+
+pytestmark = pytest.mark.slow
+
+
+def test_a_trained_run_is_exported_and_gives_the_numbers_of_its_evaluation_and_inference(
+    tiny_shards: Path, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    run_dir, folder = tmp_path / "runs" / "mine", tmp_path / "models" / "mine"
+    trained(tiny_shards, run_dir)
+    said = evaluated_scores(run_dir, tiny_shards)
+    config = str(run_dir / "config.yaml")
+    more = ("run_mode=inference", "inference.splits=[test]", "inference.reports=true")
+    assert main_on_this_rank("ddp", config, f"run_dir={run_dir}", f"data.shards={tiny_shards}", *more) == 0
+    words = (run_dir, "--output", folder, "--with_reports", "--with_bank")
+    assert call_tool("export_model", words, monkeypatch, capsys)[0] == 0
+    model = deepcoro.load(folder, device="cpu")
+
+    (table,) = (folder / "embeddings").glob("*_test_clips.parquet")
+    rows = pyarrow.parquet.read_table(table)
+    of_clip = dict(zip(rows["clip"].to_pylist(), matrix(rows["embedding"]), strict=True))
+    for study, films in studies_of_test(tiny_shards.parent / "data"):
+        embedded, scores, captions = model.embed(films), model.zero_shot(films), model.caption(films)
+        keys = films_like(embedded.films, of_clip)
+        for place, key in enumerate(keys):
+            assert np.abs(embedded.films[place] - of_clip[key]).max() < 2e-6
+            assert scores["zero_shot/cto"][place] == pytest.approx(float(said[key]["zero_shot_cto_score"]), abs=2e-6)  # fmt: skip
+            assert captions[place] == said[key]["caption"]
+        assert len({key.rpartition(".")[0] for key in keys}) == 1, study
+
+    answers = tmp_path / "answers"
+    words = (tiny_shards, "--split", "test", "--checkpoint", folder, "--output", answers, "--device", "cpu")
+    bank = ("--bank", folder / "embeddings", "--workers", 1)
+    assert call_tool("predict", (*words, *bank), monkeypatch, capsys)[0] == 0
+    assert len(list(answers.glob("*.json"))) == len({row["study"] for row in said.values()})
+
+
+def studies_of_test(data: Path) -> list[tuple[str, list[Path]]]:
+    """Films of each study of the test split, in the order of the table."""
+    studies: dict[str, list[Path]] = {}
+    for row in csv.DictReader((data / "dataset.csv").open()):
+        if row["Split"] == "test":
+            studies.setdefault(row["StudyInstanceUID"], []).append(data / row["FileName"])
+    return list(studies.items())
+
+
+def films_like(embeddings: np.ndarray, of_clip: dict[str, np.ndarray]) -> list[str]:
+    """Key of the clip in the run's table that each embedding is nearest to."""
+    keys, table = list(of_clip), np.stack(list(of_clip.values()))
+    return [keys[int((table @ each).argmax())] for each in embeddings]
+
+
+def test_the_page_is_run_as_it_is_written(tmp_path: Path, monkeypatch, capsys) -> None:
+    """Its commands and its Python, in its order, in a folder that has a run and films under the names it uses."""
+    from tests.ingest.films import moving_bar, write_video
+    from tests.sharing.conftest import made_run
+
+    made_run(tmp_path / "runs" / "mine", "demo/tiny_multitask")
+    (tmp_path / "films").mkdir()
+    for name in ("one", "two"):
+        write_video(tmp_path / "films" / f"{name}.avi", moving_bar(), "mpeg4", "yuv420p")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DEEPCORO_KEY_FILE", str(_key(tmp_path)))
+    page, scope = (ROOT / "docs" / "sharing.md").read_text(), {}
+    blocks = re.findall(r"```(\w+)\n(.*?)```", page, re.DOTALL)
+    assert len(blocks) >= 4
+    for language, block in blocks:
+        if language == "python":
+            exec(block, scope)  # noqa: S102
+            continue
+        for line in block.splitlines():
+            python, tool, *words = shlex.split(line)
+            assert python == "python"
+            assert call_tool(Path(tool).stem, tuple(words), monkeypatch, capsys)[0] == 0, line
+
+
+def _key(folder: Path) -> Path:
+    path = folder / "id.key"
+    path.write_text("0123456789abcdef0123456789abcdef\n")
+    path.chmod(0o600)
+    return path
