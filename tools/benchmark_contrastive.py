@@ -60,6 +60,7 @@ def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
 def plain_step(name: str, video: Tensor, text: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
     all_videos, first = gather_rows_with_gradient(video)
     all_texts, _ = gather_rows_with_gradient(text)
+    scale = scale.to(video.dtype)  # as under autocast: the product is of the features' precision
     if name == "clip":
         own = torch.arange(first, first + len(video), device=video.device)
         logits = (scale * video @ all_texts.T, scale * text @ all_videos.T)

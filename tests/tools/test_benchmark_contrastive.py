@@ -24,3 +24,9 @@ def test_a_small_run_prints_bytes_and_time_of_each_form_beside_the_plain_loss(ca
         if row[3] == "plain":
             assert row[5] == "1.000"
     assert len([line for line in formulas.splitlines() if line.startswith("| ")]) == 6
+
+
+def test_every_form_takes_features_of_16_bits(capfd):
+    main([*SMALL[:-1], "0", "--ranks", "1", "--precision", "bf16"])
+    table = capfd.readouterr().out.split("by formula")[0]
+    assert len([line for line in table.splitlines() if "| 96 |" in line]) == 2 * (len(FORMS) - 1)
