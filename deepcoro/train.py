@@ -163,6 +163,11 @@ def _checkpoint_to_resume(config: RunConfig) -> checkpoint.Checkpoint | None:
         raise ConfigError(
             f"{config.run_dir} holds {saved.folder.name} and resume=never; choose another run_dir"
         )
+    if saved is not None and "imported" in saved.state():
+        raise ConfigError(
+            f"{config.run_dir} holds an imported model, which was not trained here and cannot go on; train in another run_dir with "
+            f"towers.video.weights={config.run_dir}"
+        )
     return saved
 
 

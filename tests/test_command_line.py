@@ -112,7 +112,18 @@ def test_what_is_shown_reads_back_as_the_same_config(
         ("towers", ["video_mvit", "video_timm", "text_hf"]),
         (
             "poolers",
-            ["mean", "max", "attention", "cls_token", "mean_cls_token", "attention_cls_token", "transformer"],
+            [
+                *(
+                    "mean",
+                    "max",
+                    "attention",
+                    "cls_token",
+                    "mean_cls_token",
+                    "attention_cls_token",
+                    "transformer",
+                ),
+                *("multi_instance", "aggregator"),
+            ],
         ),
         ("fields", ["video", "report", "caption", "texts"]),
         ("metrics", ["retrieval", "zero_shot", "captioning", "clinical_findings", "reconstruction"]),

@@ -314,7 +314,7 @@ PROBE_KEYS: dict[str, Key] = {
     "attention_across_lr": _no(_POOLER_LR),
     "attention_within_weight_decay": _no(_ONE_DECAY),
     "attention_across_weight_decay": _no(_ONE_DECAY),
-    "inference_model_path": Key("changed", "its encoder alone (`tools/import_checkpoint.py`): heads and pooling have to be trained here, scores are not its own", to.weights("inference_model_path")),
+    "inference_model_path": Key("changed", "here its encoder, to train on; the whole model with its scores: `tools/import_checkpoint.py FILE --config OLD.yaml --run_dir RUN`", to.weights("inference_model_path")),
     "ci_confidence_level": _no("intervals are of 95 %"),
     "ci_n_bootstrap": _no("intervals are always there, of patients (evaluate.metrics.NAME.bootstrap_samples)"),
     "train_pooling_params": _no("poolers always train"),

@@ -1,7 +1,7 @@
 """The video encoder of a DeepCORO_CLIP checkpoint as a folder that `towers.video.weights` reads, with an answer for every tensor.
 
-What is taken is MViTv2-S itself, which is the same function here. What the predecessor put on top (a projection of every token with a
-GELU, token pooling, aggregator, multi-instance pooling, heads, text encoder) has no equal module here: it is named and left out.
+What is taken is MViTv2-S itself, to train on with poolers and heads of here. What the predecessor put on top is named and left out;
+`old_model` takes all of it.
 """
 
 import logging
@@ -39,15 +39,21 @@ LEFT_OUT = {
 }
 """Beginning of a name -> what it was, the first that fits."""
 STATES = ("video_encoder", "text_encoder", "captioning_decoder", "masked_video_modeling")
-PROBE = "linear_probing"
+PROBE, PROBE_LAYOUT = "linear_probing", "linear probing"
 
 
 @dataclass(frozen=True)
 class OldCheckpoint:
-    """The tensors of a checkpoint by name, without `module`."""
+    """The tensors of a checkpoint by name, without `module`, and the numbers beside them."""
 
     layout: str
     tensors: dict[str, Tensor]
+    numbers: dict[str, float]
+
+    @property
+    def kind(self) -> str:
+        """clip (also of multitask) or linear_probing."""
+        return "linear_probing" if self.layout == PROBE_LAYOUT else "clip"
 
     @property
     def encoder(self) -> dict[str, Tensor]:
@@ -88,7 +94,17 @@ def read_old_checkpoint(path: Path) -> OldCheckpoint:
         for name, value in values.items():
             whole = name if state == PROBE else f"{state}.{name}"
             tensors[".".join(part for part in whole.split(".") if part != "module")] = value
-    return OldCheckpoint("linear probing" if PROBE in states else "contrastive or multitask", tensors)
+    numbers = {name: float(value) for name, value in held.items() if isinstance(value, int | float)}
+    layout = PROBE_LAYOUT if PROBE in states else "contrastive or multitask"
+    return OldCheckpoint(layout, tensors, numbers)
+
+
+def require_mvit(old: OldCheckpoint, path: Path) -> None:
+    """ConfigError for the checkpoint of another encoder."""
+    if "conv_proj.weight" not in old.encoder:
+        raise ConfigError(
+            f"{path} holds no MViT ('{BACKBONE}conv_proj.weight'): r3d and x3d encoders have no counterpart here"
+        )
 
 
 def _states(held: Mapping[str, Any]) -> dict[str, Mapping[str, Tensor]]:
@@ -107,10 +123,7 @@ def import_encoder(
     ConfigError when the checkpoint's encoder is not of this kind, lacks a tensor, or the folder exists.
     """
     old = read_old_checkpoint(path)
-    if "conv_proj.weight" not in old.encoder:
-        raise ConfigError(
-            f"{path} holds no MViT ('{BACKBONE}conv_proj.weight'): r3d and x3d encoders have no counterpart here"
-        )
+    require_mvit(old, path)
     tower = encoder.build(*shape)
     own = tower.state_dict()
     taken = {name: tensor for name, tensor in old.encoder.items() if name in own}
@@ -133,7 +146,7 @@ def _report(
         f"layout: {old.layout}; {len(old.tensors)} tensors",
         f"used: {num_taken}, all of {BACKBONE}* that this encoder has; missing: 0",
         f"of the encoder and unused: {len(unused)}{': ' if unused else ''}{', '.join(unused)}",
-        "left out, since nothing here is the same function:",
+        "left out of an encoder:",
     ]
     for was, names in old.left_out().items():
         groups = Counter(".".join(name.split(".")[:3]) for name in names)
@@ -146,6 +159,7 @@ def _report(
     else:
         lines.append("grey levels: mean {:.4f}, std {:.4f}".format(*pixel_constants))
     lines.append(
-        "tokens of the encoder are the original's; its scores are not: heads, pooling and projections have to be trained here"
+        "tokens of the encoder are the original's; for its scores take the whole model (--run_dir), else heads, pooling and projections have "
+        "to be trained here"
     )
     return "\n".join(lines)

@@ -36,7 +36,7 @@ class Contrastive(nn.Module):
         self.log_scale_bounds = (math.log(config.min_logit_scale), math.log(config.max_logit_scale))
         self.max_bias = config.max_logit_bias
         self.video_projection = nn.Linear(beside.study_dim, config.embed_dim, bias=False)
-        self.text_projection = nn.Linear(beside.text_dim, config.embed_dim, bias=False)
+        self.text_projection = config.build_text_projection(beside.text_dim)
         # shape [1]: DeepSpeed cannot broadcast a 0-dim parameter
         self.logit_scale = nn.Parameter(torch.tensor([math.log(self.loss.init_logit_scale)]))
         self.logit_bias = None
@@ -106,9 +106,9 @@ def _bounded(number: Float[Tensor, "1"], low: float, high: float) -> Float[Tenso
     return number + (number.clamp(low, high) - number).detach()
 
 
-def _embed(projection: nn.Linear, features: Tensor) -> Tensor:
+def _embed(projection: nn.Module, features: Tensor) -> Tensor:
     with torch.autocast(features.device.type, enabled=False):
-        projected = projection(features.to(projection.weight.dtype))
+        projected = projection(features.to(next(projection.parameters()).dtype))
         wide = projected.to(torch.promote_types(projected.dtype, torch.float32))
         return functional.normalize(wide, dim=-1, eps=1e-6)
 
@@ -126,6 +126,9 @@ class Config(Block):
     tree, `similarity` those in nearly the same words. What that matches is shown in run_dir/positives.html."""
     embed_dim: int = Field(512, gt=0)
     """Width of the common space, which retrieval and zero-shot classification search."""
+    text_projection: Literal["linear", "gelu"] = "linear"
+    """How texts come into that space: by a matrix, or by one with a bias and a GELU behind it, as in DeepCORO_CLIP, whose films have
+    theirs in the pooler `aggregator` (imported weights alone)."""
     form: Form = "auto"
     """How the loss is computed, to the same numbers. `dense`: all logits of a rank at once, b x B of them. `gather`: in tiles,
     with the texts of all ranks on every rank. `ring`: in tiles, with two ranks' texts at a time, at the memory of a rank's own
@@ -155,3 +158,7 @@ class Config(Block):
 
     def build(self, beside: Surroundings) -> Contrastive:
         return Contrastive(self, beside)
+
+    def build_text_projection(self, text_dim: int) -> nn.Module:
+        linear = nn.Linear(text_dim, self.embed_dim, bias=self.text_projection == "gelu")
+        return nn.Sequential(linear, nn.GELU()) if self.text_projection == "gelu" else linear

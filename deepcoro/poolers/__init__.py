@@ -5,12 +5,14 @@
 
 from deepcoro.config import choice
 from deepcoro.poolers import (
+    aggregator,
     attention,
     attention_cls_token,
     cls_token,
     max,
     mean,
     mean_cls_token,
+    multi_instance,
     transformer,
 )
 
@@ -22,4 +24,6 @@ Pooler = choice(
     mean_cls_token.Config,
     attention_cls_token.Config,
     transformer.Config,
+    multi_instance.Config,
+    aggregator.Config,
 )

@@ -6,11 +6,13 @@ import torch
 from deepcoro.config import ConfigError
 from deepcoro.features import VideoFeatures
 from deepcoro.poolers import (
+    aggregator,
     attention,
     attention_cls_token,
     cls_token,
     mean,
     mean_cls_token,
+    multi_instance,
     transformer,
 )
 from deepcoro.poolers import max as greatest
@@ -30,12 +32,19 @@ HIERARCHICAL = {
     f"hierarchical {name}": PLAIN[name].model_copy(update={"hierarchical": True})
     for name in ("attention", "cls_token", "attention_cls_token")
 }
+_AS_THERE = {"embed_dim": 8, "num_attention_heads": 2}
+IMPORTED = {
+    "hierarchical multi_instance attention": multi_instance.Config(**_AS_THERE, hidden_dim=8),
+    "hierarchical multi_instance mean attention": multi_instance.Config(
+        pooling_mode="mean+cls_token", **_AS_THERE
+    ),
+}
 EMBEDDED = {
     f"{name} of views": config.model_copy(update={"view_embedding": True})
-    for name, config in (PLAIN | HIERARCHICAL).items()
+    for name, config in (PLAIN | HIERARCHICAL | IMPORTED).items()
     if name in ("mean", "transformer", "hierarchical attention")
 }
-ALL = PLAIN | HIERARCHICAL | EMBEDDED
+ALL = PLAIN | HIERARCHICAL | IMPORTED | EMBEDDED
 WEIGHING = [name for name in ALL if "attention" in name or "cls_token" in name and "mean" not in name]
 MASK = torch.tensor([[True, False, True], [True, True, True], [False, False, False]])
 
@@ -280,6 +289,27 @@ def test_a_study_is_pooled_without_what_is_left_out(tokens):
     subsets = [clips[list(kept)].mean(0) for kept in ((0,), (1,), (2,), (0, 1), (0, 2), (1, 2), (0, 1, 2))]
     assert any(torch.allclose(pooled[1], each) for each in subsets)
     assert pooled[2].eq(0).all()
+
+
+@pytest.mark.parametrize("token_pooling", ["mean", "attention"])
+def test_the_aggregator_reads_places_and_no_padding(token_pooling, tokens):
+    torch.manual_seed(0)
+    config = aggregator.Config(token_pooling=token_pooling, token_heads=2, max_clips=8, **_AS_THERE)
+    pooler = config.build(DIM)
+    torch.nn.init.normal_(pooler.places)
+    mask = torch.tensor([[True, True, False], [True, True, True], [False, False, False]])
+    tokens.requires_grad_()
+    pooled = pooler(features_of(tokens, mask))
+    pooled.square().sum().backward()
+    assert pooled.shape == (3, 8) and pooled[2].eq(0).all()
+    assert all(each.grad.isfinite().all() for each in pooler.parameters())
+    assert tokens.grad[0, 2].eq(0).all() and tokens.grad[1].ne(0).any()
+    alone = pooler(features_of(tokens[:1, :2], torch.ones(1, 2, dtype=torch.bool)))
+    assert (alone - pooled[:1]).abs().max() < 1e-6
+    mixed = pooler(features_of(tokens[:, [1, 0, 2]], mask))
+    assert (mixed - pooled)[1].abs().max() > 1e-3
+    with pytest.raises(ConfigError, match="places for 8"):
+        pooler(features_of(tokens.repeat(1, 3, 1, 1), mask.repeat(1, 3)))
 
 
 @pytest.mark.parametrize("name", ["cls_token", "mean_cls_token", "attention_cls_token", "transformer"])
