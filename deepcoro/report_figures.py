@@ -1,5 +1,6 @@
 """The drawings of the report: matplotlib to SVG that stands inside the page, in the page's own letters."""
 
+import functools
 import io
 import re
 from collections.abc import Sequence
@@ -144,12 +145,24 @@ def _draw_measure(axes: "Axes", row: float, measure: Measure) -> None:
 
 def curve_figure(curves: Sequence[Curve], title: str, smoothed: bool = True, x_label: str = "step") -> str:
     """Lines over steps (or what `x_label` says); where smoothed, a long line is drawn pale with its running mean on top."""
+    lines = tuple((each.label, tuple(each.steps), tuple(each.values)) for each in curves)
+    return _drawn_curves(lines, title, smoothed, x_label)
+
+
+@functools.lru_cache(maxsize=32)
+def _drawn_curves(
+    lines: tuple[tuple[str, tuple[float, ...], tuple[float, ...]], ...],
+    title: str,
+    smoothed: bool,
+    x_label: str,
+) -> str:
+    """Drawn once for the page and for its twin to share: drawing is most of what a short run takes."""
     import matplotlib
 
     with matplotlib.rc_context(STYLE):
         figure, (axes,) = new_figure(4.3, 2.6)
-        for curve, colour in zip(curves, COLOURS, strict=False):
-            steps, values = _thin(np.asarray(curve.steps, float), np.asarray(curve.values, float))
+        for (label, *points), colour in zip(lines, COLOURS, strict=False):
+            steps, values = _thin(*(np.asarray(each, float) for each in points))
             is_noisy = smoothed and len(values) > 30
             if is_noisy:
                 axes.plot(steps, values, color=colour, alpha=0.28, linewidth=0.9)
@@ -161,12 +174,13 @@ def curve_figure(curves: Sequence[Curve], title: str, smoothed: bool = True, x_l
                 linewidth=1.8,
                 marker=marker,
                 markersize=4,
-                label=curve.label,
+                label=label,
             )
         axes.set_title(title, loc="left", fontsize=10, color=INK)
         axes.set_xlabel(x_label)
-        axes.ticklabel_format(axis="y", scilimits=(-3, 5), useMathText=True)
-        if len(curves) > 1:
+        # Not as mathematical text: parsing that was half of the drawing.
+        axes.ticklabel_format(axis="y", scilimits=(-3, 5))
+        if len(lines) > 1:
             axes.legend(fontsize=8.5, loc="best")
         return as_svg(figure, title)
 

@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, settings
 from deepcoro.data.manifest import Encoding
 from tests.data.folder import moving_film, study_with, write_folder
 from tests.launch import ROOT
-from tests.processes import ByFile, shared_folder
+from tests.processes import LONGEST, ByFile, shared_folder
 from tests.ranks import Ranks
 
 # An example has no deadline and their making no health check, since both judge the speed of the machine; and a run draws the examples
@@ -44,7 +44,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     asked: dict[Path, set[str]] = {}
     for item in items:
         asked.setdefault(item.path, set()).update(getattr(item, "fixturenames", ()))
-    items.sort(key=lambda item: ("ranks_of" not in asked[item.path], not asked[item.path] & _DEAR))
+    place = {ROOT / file: number for number, file in enumerate(LONGEST)}
+    items.sort(
+        key=lambda item: (
+            *("ranks_of" not in asked[item.path], place.get(item.path, len(place))),
+            not asked[item.path] & _DEAR,
+        )
+    )
 
 
 @pytest.fixture(scope="session")

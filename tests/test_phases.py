@@ -208,7 +208,7 @@ def old_model_is_gone(rank: int, engine: str, shards: Path, run_dir: Path) -> bo
         return old() is None and training.engine.model is not None
 
 
-@pytest.mark.parametrize("engine", ["ddp", "zero2"])
+@pytest.mark.parametrize("engine", ["ddp", pytest.param("zero2", marks=pytest.mark.slow)])
 def test_no_memory_of_a_phase_outlives_it(
     tiny_shards: Path, two_ranks: Ranks, tmp_path: Path, engine: str
 ) -> None:

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import pytest
 
 from tests.launch import ROOT
-from tests.processes import LARGE_GROUPS, ByFile, shared_folder
+from tests.processes import ALONE, LARGE_GROUPS, LONGEST, ByFile, shared_folder
 
 
 def test_files_that_ask_for_three_or_four_ranks_stay_together_and_others_by_themselves() -> None:
@@ -15,6 +15,10 @@ def test_files_that_ask_for_three_or_four_ranks_stay_together_and_others_by_them
     for path in sorted((ROOT / "tests").rglob("test_*.py")):
         file = str(path.relative_to(ROOT))
         asks = re.search(r"def \w+\([^)]*\b(ranks_of|of_ranks)\b", path.read_text()) is not None
+        if file in ALONE:
+            assert "scope=" not in path.read_text(), "its tests share something"
+            assert not asks and split(f"{file}::test_one") != split(f"{file}::test_two")
+            continue
         assert split(f"{file}::test_one[a@b::c]") == split(f"{file}::test_two") == (
             LARGE_GROUPS if asks else file
         ) or path == Path(__file__)
@@ -23,6 +27,12 @@ def test_files_that_ask_for_three_or_four_ranks_stay_together_and_others_by_them
         == split("tests/test_distributed.py::test_x")
         == LARGE_GROUPS
     )
+
+
+def test_the_longest_files_exist_and_hold_slow_tests() -> None:
+    assert set(ALONE) < set(LONGEST) and len(set(LONGEST)) == len(LONGEST)
+    for file in LONGEST:
+        assert "pytest.mark.slow" in (ROOT / file).read_text(), file
 
 
 @pytest.mark.parametrize("process", [None, "gw0"])

@@ -7,6 +7,7 @@ import re
 
 import numpy as np
 
+from deepcoro import report_figures
 from deepcoro.predictions import Predictions, write_predictions
 from deepcoro.report import ReportInputs, read_inputs, render_report, training_figures, write_report
 from deepcoro.report_examples import Candidate, Example, film_strip
@@ -270,7 +271,9 @@ def test_only_tasks_with_both_classes_get_a_curve(tmp_path):
 
 def test_the_same_run_gives_the_same_page(tmp_path):
     run_dir = run_folder(tmp_path)
-    assert write_report(run_dir, two_examples()).read_text() == write_report(run_dir).read_text()
+    first = write_report(run_dir, two_examples()).read_text()
+    report_figures._drawn_curves.cache_clear()
+    assert write_report(run_dir).read_text() == first
 
 
 def test_throughput_is_drawn_before_other_timings_and_one_objective_once():

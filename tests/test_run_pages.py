@@ -3,10 +3,12 @@
 import csv
 import json
 import re
+from unittest import mock
 
 import numpy as np
 import pytest
 
+from deepcoro import report_figures
 from deepcoro.paper.model_card import plain, render_model_card
 from deepcoro.paper.sheets import escaped
 from deepcoro.report import read_inputs
@@ -16,6 +18,7 @@ from deepcoro.run_pages import write_pages
 from tests.browser import NEEDS_BROWSER, drawn
 from tests.test_report import HOSTILE, RESULTS, Page, run_folder, two_examples
 
+PAGES = ("report.html", "report_aggregates.html")
 SECRET = "Severe stenosis of the mid LAD in Mr Jones."
 
 
@@ -44,6 +47,15 @@ def test_the_twin_has_the_numbers_and_no_film_no_text_and_no_folder(whole_run):
     for title in ("c01", "c09"):
         assert title not in page.text, title
     assert "Jones" in (whole_run / "report.html").read_text()
+
+
+def test_a_curve_that_both_pages_show_is_drawn_once(whole_run):
+    report_figures._drawn_curves.cache_clear()
+    with mock.patch.object(report_figures, "as_svg", wraps=report_figures.as_svg) as drawn_now:
+        write_pages(whole_run)
+    shown = [re.findall(r'aria-label="Loss"', (whole_run / name).read_text()) for name in PAGES]
+    assert shown == [['aria-label="Loss"']] * 2
+    assert [call.args[1] for call in drawn_now.call_args_list].count("Loss") == 1
 
 
 def test_the_twin_keeps_what_says_not_to_trust_it(whole_run):

@@ -1,6 +1,5 @@
 """Training stopped anyhow and started again is the training that was never stopped."""
 
-import itertools
 import json
 import shutil
 from collections.abc import Iterator
@@ -28,6 +27,7 @@ from tests.ranks import Ranks
 
 # Dropout stays on: a resumed step has to draw what the step would have drawn.
 SIX_STEPS = (*SILENT, "max_steps=6", "checkpoint.every_steps=3")
+LAUNCHED = ("max_steps=4", "checkpoint.every_steps=2")
 
 
 class Crash(BaseException):
@@ -86,12 +86,12 @@ def test_a_crashed_run_goes_on_as_if_nothing_had_been(
     torch.testing.assert_close(weights_at(tmp_path, 6), weights_at(uninterrupted, 6), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("engine", ["zero3_whole", "zero1", "ddp"])
-def test_a_checkpoint_of_zero_2_goes_on_under_another_engine(
-    tiny_shards: Path, two_ranks: Ranks, uninterrupted: Path, tmp_path: Path, engine: str
+def test_a_checkpoint_of_zero_2_goes_on_under_zero_3(
+    tiny_shards: Path, two_ranks: Ranks, uninterrupted: Path, tmp_path: Path
 ) -> None:
+    """Every engine and number of ranks from every other: test_save_load_matrix.py."""
     run_dir = without_newest(uninterrupted, tmp_path / "run")
-    assert two_ranks.run(main_on_rank, engine, *tiny(tiny_shards, run_dir, *SIX_STEPS)) == [0, 0]
+    assert two_ranks.run(main_on_rank, "zero3_whole", *tiny(tiny_shards, run_dir, *SIX_STEPS)) == [0, 0]
     assert losses(run_dir) == pytest.approx(losses(uninterrupted), rel=1e-6)
     moments = [Checkpoint(each / "checkpoints" / "step_6").moments() for each in (run_dir, uninterrupted)]
     torch.testing.assert_close(*moments, rtol=1e-4, atol=1e-6)
@@ -104,39 +104,6 @@ def test_a_checkpoint_of_one_process_goes_on_with_two(
     words = tiny(tiny_shards, run_dir, *STEADY, *SIX_STEPS, "batch_size=4")
     assert two_ranks.run(main_on_rank, "zero2", *words) == [0, 0]
     assert losses(run_dir) == pytest.approx(losses(alone), rel=1e-5)
-
-
-ENGINES = ("alone", "ddp", "zero1", "zero2", "zero3_whole")
-
-
-@pytest.fixture(scope="module")
-def of_each_engine(
-    tiny_shards: Path, two_ranks: Ranks, alone: Path, tmp_path_factory: pytest.TempPathFactory
-) -> dict[str, Path]:
-    folder = tmp_path_factory.mktemp("matrix")
-    for engine in ENGINES[1:]:
-        words = tiny(tiny_shards, folder / engine, *STEADY, *SIX_STEPS)
-        two_ranks.run(main_on_rank, engine, *words)
-    return {engine: folder / engine for engine in ENGINES[1:]} | {"alone": alone}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("saver", "loader"), itertools.product(ENGINES, ENGINES))
-def test_any_engine_goes_on_from_a_checkpoint_of_any_other(
-    tiny_shards: Path,
-    two_ranks: Ranks,
-    of_each_engine: dict[str, Path],
-    tmp_path: Path,
-    saver: str,
-    loader: str,
-) -> None:
-    run_dir = without_newest(of_each_engine[saver], tmp_path / "run")
-    words = tiny(tiny_shards, run_dir, *STEADY, *SIX_STEPS)
-    if loader == "alone":
-        assert main_on_this_rank("ddp", *words, "batch_size=8") == 0
-    else:
-        assert two_ranks.run(main_on_rank, loader, *words) == [0, 0]
-    assert losses(run_dir) == pytest.approx(losses(of_each_engine[saver]), rel=1e-5)
 
 
 def test_a_damaged_newest_checkpoint_costs_only_its_steps(
@@ -284,17 +251,12 @@ def test_evaluation_on_the_way_does_not_change_the_training(
 
 @pytest.fixture(scope="module")
 def launched(tiny_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> dict:
-    """`accelerate launch` under ZeRO-2 with every sink, then from its first checkpoint on under ZeRO-3."""
-    folder = tmp_path_factory.mktemp("launched")
-    words = ("max_steps=4", "checkpoint.every_steps=2")
-    sinks = ("use_wandb=true", "tracking.use_tensorboard=true")
-    first = launch("cpu_2_zero2", *tiny(tiny_shards, folder / "run", *words, *sinks), WANDB_MODE="offline")
+    """`accelerate launch` under ZeRO-2 with every sink."""
+    run_dir = tmp_path_factory.mktemp("launched") / "run"
+    words = (*LAUNCHED, "use_wandb=true", "tracking.use_tensorboard=true")
+    first = launch("cpu_2_zero2", *tiny(tiny_shards, run_dir, *words), WANDB_MODE="offline")
     assert first.code == 0, first.stderr
-    shutil.copytree(folder / "run", folder / "resumed")
-    shutil.rmtree(folder / "resumed" / "checkpoints" / "step_4")
-    again = launch("cpu_2_zero3", *tiny(tiny_shards, folder / "resumed", *words))
-    assert again.code == 0, again.stderr
-    return {"first": first, "run": folder / "run", "again": again, "resumed": folder / "resumed"}
+    return {"first": first, "run": run_dir}
 
 
 def test_accelerate_launch_trains_on_two_processes(launched: dict) -> None:
@@ -304,9 +266,16 @@ def test_accelerate_launch_trains_on_two_processes(launched: dict) -> None:
         assert (launched["run"] / name).exists(), name
 
 
-def test_accelerate_launch_resumes_under_another_stage(launched: dict) -> None:
-    assert "continuing from step_2" in launched["again"].stderr
-    assert losses(launched["resumed"]) == pytest.approx(losses(launched["run"]), rel=1e-6)
+@pytest.mark.slow
+def test_accelerate_launch_resumes_under_another_stage(
+    tiny_shards: Path, launched: dict, tmp_path: Path
+) -> None:
+    resumed = shutil.copytree(launched["run"], tmp_path / "resumed")
+    shutil.rmtree(resumed / "checkpoints" / "step_4")
+    again = launch("cpu_2_zero3", *tiny(tiny_shards, resumed, *LAUNCHED))
+    assert again.code == 0, again.stderr
+    assert "continuing from step_2" in again.stderr
+    assert losses(resumed) == pytest.approx(losses(launched["run"]), rel=1e-6)
 
 
 def test_only_rank_0_speaks(launched: dict) -> None:

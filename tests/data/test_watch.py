@@ -150,6 +150,7 @@ def test_a_run_ends_with_one_line_and_exit_code_2(
     assert exit_code(tmp_path) == 2
 
 
+@pytest.mark.slow
 def test_a_worker_killed_while_the_rank_is_elsewhere_is_told_all_the_same(
     tiny_shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
