@@ -12,8 +12,8 @@ from typing import Any
 from deepcoro.config import ConfigError, DataError
 from deepcoro.doctor.finding import Finding
 
-H200, H200_TFLOPS = "H200", 147.0
-"""MViTv2-S, bf16, a training step of 32 clips in 83 ms (docs/benchmarks/2026-11-26-h200.md); other GPUs in the ratio of their peaks."""
+H200 = "H200"
+"""On which the speed of a training step was measured (deepcoro/speed.py); of other GPUs it is taken in the ratio of their peaks."""
 WARM_UP = 3
 """Batches a worker that are not timed: those it has made ahead, and one."""
 
@@ -136,14 +136,14 @@ def _logged_rate(run_dir: Path) -> float | None:
 def _gpu() -> tuple[str, float]:
     import torch
 
-    from deepcoro.speed import PEAK_TFLOPS, peak_tflops
+    from deepcoro.speed import PEAK_TFLOPS, REACHED_TFLOPS, peak_tflops
 
     if not torch.cuda.is_available():
-        return f"an {H200}", H200_TFLOPS
+        return f"an {H200}", REACHED_TFLOPS
     peak = peak_tflops(torch.device("cuda"))
     if peak is None:
-        return f"an {H200}", H200_TFLOPS
-    return torch.cuda.get_device_name(), H200_TFLOPS * peak / PEAK_TFLOPS[H200]
+        return f"an {H200}", REACHED_TFLOPS
+    return torch.cuda.get_device_name(), REACHED_TFLOPS * peak / PEAK_TFLOPS[H200]
 
 
 def _flops_per_clip(config: Any) -> float:

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from deepcoro.run_config import RunConfig
 
 BAD_INPUT, INTERRUPTED = 2, 130
+_WHY_DDP = (
+    "without --launch every GPU holds the whole model and its AdamW (DDP), which sends the least; where that does not fit, "
+    "`python tools/plan_memory.py %s --gpus N --gpu_memory_gb G` names the --launch that does"
+)
 
 
 def main(words: list[str]) -> int:
@@ -39,6 +43,8 @@ def _run(request: Request) -> int:
     config = _checked_config(request)
     gpus = command.environment["CUDA_VISIBLE_DEVICES"]
     line = f"CUDA_VISIBLE_DEVICES={gpus} {shlex.join(command.words)}"
+    if request.launch is None and ("," in gpus or request.num_machines > 1):
+        logging.info(_WHY_DDP, request.base_config)
     if request.dry_run:
         sys.stdout.write(line + "\n")
         return 0

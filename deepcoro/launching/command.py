@@ -34,7 +34,7 @@ def command_of(request: Request, num_gpus: int, visible: str | None) -> Command:
         raise ConfigError(f"{path.stem} is for the CPU; add --selected_gpus none, or leave --launch out")
     if not gpus and not settings.get("use_cpu"):
         raise ConfigError(
-            f"{path.stem} is for GPUs and none is {'seen here' if num_gpus == 0 else 'selected'}; choose --launch cpu_1 or cpu_2_zero2"
+            f"{path.stem} is for GPUs and none is {'seen here' if num_gpus == 0 else 'selected'}; choose --launch cpu_1 or cpu_2_ddp"
         )
     words = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(path)]
     words += _processes(request, len(gpus), settings)
@@ -45,12 +45,14 @@ def command_of(request: Request, num_gpus: int, visible: str | None) -> Command:
 
 
 def default_launch(num_gpus: int, num_machines: int) -> str:
-    """ZeRO-2 wherever there is something to divide: it costs nothing worth naming on one node (ds_configs/README.md)."""
+    """DDP wherever there are several ranks: it sends the least (docs/scaling.md), and what each of them then holds whole, 16 bytes a
+    trained parameter, fits every GPU with the shipped models (docs/memory.md).
+    """
     if num_gpus == 0:
-        return "cpu_1" if num_machines == 1 else "cpu_2_zero2"
+        return "cpu_1" if num_machines == 1 else "cpu_2_ddp"
     if num_machines > 1:
-        return "multi_node_zero2"
-    return "single_gpu" if num_gpus == 1 else "multi_gpu_zero2"
+        return "multi_node_ddp"
+    return "single_gpu" if num_gpus == 1 else "multi_gpu_ddp"
 
 
 def launch_file(name: str) -> Path:

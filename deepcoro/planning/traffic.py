@@ -11,6 +11,7 @@ from typing import Literal
 
 from deepcoro.planning.activations import Parameters
 from deepcoro.planning.states import VALUE, Buffers, EngineName
+from deepcoro.speed import REACHED_TFLOPS
 
 Kind = Literal["all_reduce", "all_gather", "reduce_scatter", "all_to_all"]
 Exchanging = EngineName | Literal["zero3_hpz", "zero3_plus_plus"]
@@ -27,8 +28,8 @@ class Machine:
     gpus: int
     """In all."""
     nodes: int = 1
-    tflops: float = 148.0
-    """Reached, not the data sheet's: MViTv2-S over 32 films in bf16 on one H200 (docs/benchmarks/2026-11-26-h200.md)."""
+    tflops: float = REACHED_TFLOPS
+    """Of one GPU in a step."""
     link_gb_per_s: float = 100.0
     """Between GPUs of a node, bus bandwidth of a ring. Assumed: NVLink; PCIe has about 12."""
     node_gb_per_s: float = 25.0

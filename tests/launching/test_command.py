@@ -23,9 +23,9 @@ def launched_file(made: Command) -> str:
     [
         ("", 0, "cpu_1", "", None),
         ("", 1, "single_gpu", "0", "1"),
-        ("", 8, "multi_gpu_zero2", "0,1,2,3,4,5,6,7", "8"),
+        ("", 8, "multi_gpu_ddp", "0,1,2,3,4,5,6,7", "8"),
         ("--selected_gpus 3", 8, "single_gpu", "3", "1"),
-        ("--selected_gpus 0,5", 8, "multi_gpu_zero2", "0,5", "2"),
+        ("--selected_gpus 0,5", 8, "multi_gpu_ddp", "0,5", "2"),
         ("--selected_gpus none", 8, "cpu_1", "", None),
         ("--selected_gpus none --launch cpu_2_zero3", 8, "cpu_2_zero3", "", None),
         ("--launch multi_gpu_zero3", 4, "multi_gpu_zero3", "0,1,2,3", "4"),
@@ -33,7 +33,7 @@ def launched_file(made: Command) -> str:
         (
             "--num_machines 3 --main_process_ip a --machine_rank 1",
             8,
-            "multi_node_zero2",
+            "multi_node_ddp",
             "0,1,2,3,4,5,6,7",
             "24",
         ),

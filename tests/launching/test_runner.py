@@ -43,6 +43,18 @@ def test_a_dry_run_prints_the_command(capsys: pytest.CaptureFixture, in_root: No
     assert line.endswith("train.py demo/tiny seed=3 tracking.use_wandb=false\n")
 
 
+def test_several_machines_run_ddp_and_are_told_why_and_what_else_there_is(
+    capsys: pytest.CaptureFixture, in_root: None
+) -> None:
+    machines = ("--num_machines", "2", "--machine_rank", "0", "--main_process_ip", "node0")
+    words = ("--base_config", "demo/tiny", "--selected_gpus", "none", "--dry_run", *machines)
+    code, line, said = told(capsys, *words)
+    assert code == 0 and "accelerate_configs/cpu_2_ddp.yaml" in line
+    assert "sends the least" in said and "tools/plan_memory.py demo/tiny" in said
+    code, line, said = told(capsys, *words, "--launch", "cpu_2_zero3")
+    assert code == 0 and "accelerate_configs/cpu_2_zero3.yaml" in line and "plan_memory" not in said
+
+
 BAD = {
     "an unknown config": (["--base_config", "demo/tinny"], "did you mean 'demo/tiny'?"),
     "a key of the config": (["--base_config", "demo/tiny", "optim.lrr=1"], "did you mean 'lr'?"),
