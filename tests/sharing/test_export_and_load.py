@@ -18,6 +18,7 @@ from deepcoro.config import SHIPPED, ConfigError, DataError, find_config
 from deepcoro.inference.trained import open_trained
 from deepcoro.run_config import load_run_config
 from deepcoro.sharing import export, layout
+from deepcoro.sharing.card import Extras, privacy_of, render_card
 from deepcoro.sharing.export import Asked, export_model, shared_config
 from deepcoro.sharing.loaded import LoadedModel
 from deepcoro.weights import read_pixel_constants
@@ -112,6 +113,32 @@ def test_the_card_has_the_hubs_front_matter_and_the_digests(folder: Path) -> Non
     assert about.digest in text
     assert "Not a medical device" in text and "## Limits" in text
     assert "learned from the training reports" in text  # the vocabulary
+
+
+def test_the_card_tells_what_was_measured_with_the_very_checkpoint_and_else_how_to_measure(
+    multitask_run: Path, folder: Path
+) -> None:
+    assert "**not measured** with this checkpoint" in (folder / "README.md").read_text()
+    digest = layout.read_shared_model(folder).digest
+    numbers = {"copied/verbatim": 0.25, "copied/verbatim_reports": 0.125, "copied/num": 40, "copied/num_training_reports": 300}  # fmt: skip
+    numbers |= {"linked/other_study/rate": 0.5, "linked/other_study/rate_chance": 0.1, "linked/other_study/num": 6}  # fmt: skip
+    metrics = {f"privacy/{key}": value for key, value in numbers.items()}
+    document = {"split": "test", "data": "shards", "checkpoint": f"step 3 ({digest})", "metrics": metrics}
+    assert privacy_of([document | {"checkpoint": "step 3 (another)"}], digest) is None
+    told = privacy_of([document | {"split": "val"}, document], digest)
+    assert told.split == "test" and told.num_training_reports == 300
+    assert [(rate.value, rate.beside, rate.num) for rate in told.rates] == [
+        (0.25, 0.125, 40)
+    ]  # 6 are too few
+    (multitask_run / "results").mkdir(exist_ok=True)
+    results = multitask_run / "results" / "shards_test.json"
+    results.write_text(json.dumps(document))
+    try:
+        page = render_card(multitask_run, layout.read_shared_model(folder), Extras())
+    finally:
+        results.unlink()
+    assert "| 0.250 |  | 0.125 | 40 |" in page and "against 300 training reports" in page
+    assert "**not measured** with this checkpoint" not in page
 
 
 def test_every_shipped_config_is_shared_without_a_place_of_the_machine(monkeypatch) -> None:

@@ -1,6 +1,7 @@
 """The whole path on a run that was trained: export, load, and the numbers of its evaluation and inference; docs/sharing.md as written."""
 
 import csv
+import json
 import re
 import shlex
 from pathlib import Path
@@ -23,13 +24,15 @@ def test_a_trained_run_is_exported_and_gives_the_numbers_of_its_evaluation_and_i
     tiny_shards: Path, tmp_path: Path, monkeypatch, capsys
 ) -> None:
     run_dir, folder = tmp_path / "runs" / "mine", tmp_path / "models" / "mine"
-    trained(tiny_shards, run_dir)
+    trained(tiny_shards, run_dir, "evaluate.metrics.privacy={bootstrap_samples: 20}")
     said = evaluated_scores(run_dir, tiny_shards)
     config = str(run_dir / "config.yaml")
     more = ("run_mode=inference", "inference.splits=[test]", "inference.reports=true")
     assert main_on_this_rank("ddp", config, f"run_dir={run_dir}", f"data.shards={tiny_shards}", *more) == 0
     words = (run_dir, "--output", folder, "--with_reports", "--with_bank")
     assert call_tool("export_model", words, monkeypatch, capsys)[0] == 0
+    numbers = json.loads((run_dir / "results.json").read_text())
+    assert 0 <= numbers["privacy/copied/verbatim"] <= 1 and numbers["privacy/linked/same_study/num"] > 0
     model = deepcoro.load(folder, device="cpu")
 
     (table,) = (folder / "embeddings").glob("*_test_clips.parquet")
