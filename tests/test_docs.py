@@ -15,6 +15,7 @@ from deepcoro import config
 from deepcoro.config import ConfigError
 from deepcoro.ingest.labels import read_rules
 from deepcoro.run_config import RunConfig, load_run_config
+from deepcoro.sweeping.sweep_file import read_sweep
 from tests.documented_commands import check, check_script
 from tests.documents import LANGUAGES, Block, all_blocks, blocks_of
 from tests.launch import ROOT
@@ -56,6 +57,9 @@ def test_the_yaml_is_what_its_reader_takes(block: Block, tmp_path: Path) -> None
     if "rules" in tree:
         file.write_text(block.text)
         assert read_rules(file)
+    elif "method" in tree:
+        file.write_text(block.text)
+        assert read_sweep(str(file)).parameters
     elif "pipeline_project" in tree:
         file.write_text(block.text)
         with pytest.raises(ConfigError, match="import_config"):
@@ -72,7 +76,7 @@ def _base_of(tree: dict) -> dict:
     base = yaml.safe_load(
         config.find_config("linear_probing/base_config" if probing else "clip/base_config").read_text()
     )
-    for replaced in {"pooler", "objectives"} & set(tree):
+    for replaced in {"pooler", "objectives", "towers"} & set(tree):
         base.pop(replaced, None)
     return base | {"objectives": _all_objectives(tree)} if {"schedules", "loss_weights"} & set(tree) else base
 
@@ -85,12 +89,16 @@ def _laid_over(base: dict, tree: dict) -> dict:
     merged = dict(base)
     for key, value in tree.items():
         under = merged.get(key)
-        merged[key] = _laid_over(under, value) if isinstance(value, dict) and isinstance(under, dict) else value
+        merged[key] = (
+            _laid_over(under, value) if isinstance(value, dict) and isinstance(under, dict) else value
+        )
     return merged
 
 
 def test_a_block_without_a_language_is_no_command() -> None:
-    commands = re.compile(r"^\s*(python|accelerate|train\.py|make|pip|sbatch|tools/\S+\.sh)\s", re.MULTILINE)
+    commands = re.compile(
+        r"^\s*(python|accelerate|train\.py\s+\S+/\S+|make|pip|sbatch|tools/\S+\.sh)\s", re.MULTILINE
+    )
     assert [block.name for block in BLOCKS if not block.language and commands.search(block.text)] == []
     assert {block.language for block in BLOCKS} <= set(LANGUAGES)
 
@@ -119,7 +127,7 @@ def test_a_wrong_flag_key_program_or_file_is_found() -> None:
         "accelerate launch --config_file accelerate_configs/none.yaml train.py demo/tiny",
         "tools/runner.sh --base_config demo/tiny --selected_gpu 0",
     ):
-        with pytest.raises((ValueError, SystemExit)):
+        with pytest.raises((ValueError, ConfigError, SystemExit)):
             check_script(wrong)
     with pytest.raises(ConfigError, match="lrr"):
         check(["python", "train.py", "demo/tiny", "optim.lrr=1"])
@@ -137,9 +145,9 @@ def test_the_layers_of_the_architecture_page_are_those_that_the_tests_hold() -> 
     page = (ROOT / "docs" / "architecture.md").read_text()
     section = page.split("## The layers\n")[1].split("```")[1].strip("\n")
     written = [f"{number:2}  {_wrapped(sorted(layer))}" for number, layer in enumerate(LAYERS, 1)]
-    assert section == "\n".join(written), "write docs/architecture.md, 'The layers', anew from LAYERS:\n" + "\n".join(
+    assert section == "\n".join(
         written
-    )
+    ), "write docs/architecture.md, 'The layers', anew from LAYERS:\n" + "\n".join(written)
 
 
 def _wrapped(names: list[str]) -> str:
