@@ -35,6 +35,8 @@ NAMES_BYTES = 2**20
 class CheckpointError(DataError):
     """A checkpoint could not be written. Exit code 2."""
 
+    topic = "disk-full"
+
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -167,7 +169,8 @@ def newest_whole(folder: Path) -> Checkpoint | None:
     name = distributed.broadcast_object(name)
     if name == "":
         raise DataError(
-            f"{folder} holds checkpoints and none of them is whole; restore one, or remove the folder to start over"
+            f"{folder} holds checkpoints and none of them is whole; restore one, or remove the folder to start over",
+            topic="no-checkpoint",
         )
     return Checkpoint(folder / name) if name else None
 
@@ -234,7 +237,10 @@ def find(folder: Path, name: str) -> Checkpoint:
     committed = _committed(folder)
     there = [checkpoint.folder.name for checkpoint in committed]
     if not committed:
-        raise ConfigError(f"{folder} holds no checkpoint; train first, or set run_dir to a trained run")
+        raise ConfigError(
+            f"{folder} holds no checkpoint; train first, or set run_dir to a trained run",
+            topic="no-checkpoint",
+        )
     if name == "last":
         name = there[0]
     elif name == "best":
@@ -242,11 +248,15 @@ def find(folder: Path, name: str) -> Checkpoint:
         name = pointer.read_text() if pointer.is_file() else there[0]
     if name not in there:
         raise ConfigError(
-            f"checkpoint '{name}' is not in {folder}; there are: best, last, {', '.join(there)}"
+            f"checkpoint '{name}' is not in {folder}; there are: best, last, {', '.join(there)}",
+            topic="no-checkpoint",
         )
     checkpoint = Checkpoint(folder / name)
     if not checkpoint.is_whole():
-        raise DataError(f"checkpoint {name} in {folder} is damaged; choose another of: {', '.join(there)}")
+        raise DataError(
+            f"checkpoint {name} in {folder} is damaged; choose another of: {', '.join(there)}",
+            topic="no-checkpoint",
+        )
     return checkpoint
 
 

@@ -16,6 +16,15 @@ from deepcoro.preemption import end_with_launcher
 from deepcoro.run_config import RunConfig, load_run_config
 
 FOLDERS = ("objectives", "towers", "poolers", "losses", "fields", "metrics")
+
+
+class MemoryFull(ConfigError):
+    """The run does not fit into this rank's GPU. Only this rank knows, so it speaks for itself."""
+
+    topic = "out-of-memory"
+
+
+OF_ONE_RANK = (WorkerFault, MemoryFull)
 VERBS = {"train": "train", "val": "evaluate", "test": "evaluate", "inference": "predict"}
 
 HELP = """\
@@ -50,8 +59,8 @@ def main(words: list[str]) -> int:
     except (ConfigError, DataError) as error:
         if options.debug:
             raise
-        if _is_main() or isinstance(error, WorkerFault):
-            sys.stderr.write(f"{type(error).__name__}: {error}\n")
+        if _is_main() or isinstance(error, OF_ONE_RANK):
+            sys.stderr.write(f"{type(error).__name__}: {error.told}\n")
         return EXIT_BAD_INPUT
 
 
@@ -109,7 +118,7 @@ def _run(run_config: RunConfig) -> int:
         code, reason = _call_verb(run_config), ""
     except (ConfigError, DataError) as error:
         code, reason = EXIT_BAD_INPUT, str(error)
-        is_mine |= isinstance(error, WorkerFault)
+        is_mine |= isinstance(error, OF_ONE_RANK)
         raise
     finally:
         is_echo = code == 1 and another_rank_told(run_config.run_dir, began)
@@ -124,10 +133,22 @@ def _call_verb(run_config: RunConfig) -> int:
         with distributed.own_group():
             return verb.run(run_config)
     except RuntimeError as error:  # torch tells of a dead worker wherever the rank happens to be
-        fault = worker_fault(error)
+        fault = worker_fault(error) or _memory_fault(error)
         if fault is None:
             raise
         raise fault from error
+
+
+def _memory_fault(error: RuntimeError) -> MemoryFull | None:
+    import torch
+
+    if not isinstance(error, torch.OutOfMemoryError):
+        return None
+    asked = " ".join(str(error).split()).partition(" GPU ")[0]
+    return MemoryFull(
+        f"rank {os.environ.get('RANK', '0')}: {asked} `python tools/plan_memory.py CONFIG` says which batch_size, clips_per_chunk, "
+        "recomputation and ZeRO stage fit; --debug shows where it happened"
+    )
 
 
 def _is_main() -> bool:

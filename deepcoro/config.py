@@ -13,12 +13,40 @@ import yaml
 SHIPPED = Path(__file__).parent / "configs"
 
 
-class ConfigError(Exception):
+ERRORS_PAGE = "docs/errors.md"
+
+
+def pointer(topic: str) -> str:
+    """Where a message is explained, as it is printed behind it: `topic` is a heading of the page."""
+    return f"[{ERRORS_PAGE}#{topic}]"
+
+
+class _Explained(Exception):
+    """What the user can put right. `topic`: the heading of docs/errors.md that says more; unset, that of the class."""
+
+    topic: str
+
+    def __init__(self, message: str, topic: str | None = None) -> None:
+        super().__init__(message)
+        if topic is not None:
+            self.topic = topic
+
+    @property
+    def told(self) -> str:
+        """The message with its pointer: what a command prints, on one line."""
+        return f"{self} {pointer(self.topic)}"
+
+
+class ConfigError(_Explained):
     """The configuration is at fault: one line that names key, value, what is allowed and the remedy. Exit code 2."""
 
+    topic = "commands-and-configs"
 
-class DataError(Exception):
+
+class DataError(_Explained):
     """The data are at fault: one line that names sample or file (by keyed id), what was found and the remedy. Exit code 2."""
+
+    topic = "data"
 
 
 class Block(pydantic.BaseModel):
@@ -70,7 +98,8 @@ def find_config(name: str) -> Path:
             return candidate
     known = shipped_names()
     raise ConfigError(
-        f"config '{name}' is neither a file nor shipped{nearest(name, known)}; shipped: {known}"
+        f"config '{name}' is neither a file nor shipped{nearest(name, known)}; shipped: {known}",
+        topic="unknown-keys",
     )
 
 
@@ -107,7 +136,9 @@ def read_tree(path: Path, overrides: Sequence[str] = (), shorthands: dict[str, s
     for override in overrides:
         key, separator, value = override.partition("=")
         if not separator:
-            raise ConfigError(f"override '{override}' has no '='; write key.subkey=value")
+            raise ConfigError(
+                f"override '{override}' has no '='; write key.subkey=value", topic="unknown-keys"
+            )
         key = (shorthands or {}).get(key, key)
         _set(tree, key.split("."), yaml.safe_load(value), override)
     return tree
@@ -120,7 +151,10 @@ def _set(tree: dict, keys: list[str], value: Any, override: str) -> None:
         if child is None:
             child = tree[key] = {}
         if not isinstance(child, dict):
-            raise ConfigError(f"override '{override}': '{key}' holds {child!r}, which has no keys below it")
+            raise ConfigError(
+                f"override '{override}': '{key}' holds {child!r}, which has no keys below it",
+                topic="unknown-keys",
+            )
         tree = child
     tree[last] = value
 
@@ -131,7 +165,7 @@ def parse(block: type[BlockType], tree: dict, source: str) -> BlockType:
         return block.model_validate(tree)
     except pydantic.ValidationError as error:
         lines = [_explain(block, tree, item) for item in error.errors()]
-        raise ConfigError(f"{source}: " + "; ".join(dict.fromkeys(lines))) from error
+        raise ConfigError(f"{source}: " + "; ".join(dict.fromkeys(lines)), topic="unknown-keys") from error
 
 
 def _explain(block: type[Block], tree: dict, error: dict) -> str:

@@ -47,12 +47,14 @@ def start_accelerator(config: RunConfig) -> Any:
     if accelerator.num_processes != distributed.world_size():
         raise ConfigError(
             f"accelerate sees {accelerator.num_processes} processes, torch.distributed {distributed.world_size()}; "
-            "launch with one of accelerate_configs/*.yaml"
+            "launch with one of accelerate_configs/*.yaml",
+            topic="launching",
         )
     distributed.open_host_group()
     if uses_deepspeed and accelerator.state.deepspeed_plugin is None:
         raise ConfigError(
-            f"DeepSpeed was asked for and accelerate chose {accelerator.state.distributed_type.value}: unset ACCELERATE_USE_CPU"
+            f"DeepSpeed was asked for and accelerate chose {accelerator.state.distributed_type.value}: unset ACCELERATE_USE_CPU",
+            topic="launching",
         )
     if config.precision == "bf16" and not has_gpu and not cpu_has_bfloat16():
         logger.warning("this CPU has no bf16 arithmetic: precision=fp32 is many times faster here")
@@ -80,7 +82,8 @@ def _fill_deepspeed_config(deepspeed_config: dict, config: RunConfig) -> None:
         given = deepspeed_config.get(key, "auto")
         if given not in ("auto", value):
             raise ConfigError(
-                f'the DeepSpeed config says {key}={given}, the run config {value}; write "auto" in the DeepSpeed config'
+                f'the DeepSpeed config says {key}={given}, the run config {value}; write "auto" in the DeepSpeed config',
+                topic="launching",
             )
         deepspeed_config[key] = value
     _refuse_its_own_accumulation(deepspeed_config)
@@ -220,7 +223,8 @@ class Engine:
             if f"{name}/{MOMENTS[0]}" not in moments:
                 raise ConfigError(
                     f"the checkpoint holds no moments of {name}, which did not train when it was written; "
-                    "give the run back the config it was trained with"
+                    "give the run back the config it was trained with",
+                    topic="resume",
                 )
             for key in MOMENTS:
                 self._set_moment(parameter, key, moments[f"{name}/{key}"].to(self.device))
@@ -256,7 +260,9 @@ class Engine:
         for key, ours in agreed.items():
             theirs = getattr(self.wrapped, key)()
             if theirs != ours:
-                raise ConfigError(f"DeepSpeed runs with {key}={theirs}, the run config says {ours}")
+                raise ConfigError(
+                    f"DeepSpeed runs with {key}={theirs}, the run config says {ours}", topic="launching"
+                )
 
     def _create_moments(self) -> None:
         """AdamW makes its moments on the first step; made here, a checkpoint can be read into them before it."""

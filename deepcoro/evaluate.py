@@ -139,7 +139,8 @@ def _refuse_other_model(config: RunConfig, state: dict[str, Any]) -> None:
     if changed:
         raise ConfigError(
             f"the checkpoint was trained with other values of {changed}; evaluate with the config it was trained with "
-            f"({config.run_dir / 'config.yaml'})"
+            f"({config.run_dir / 'config.yaml'})",
+            topic="resume",
         )
 
 

@@ -91,7 +91,8 @@ def check_card(source: str, built_as: dict[str, Any]) -> None:
         if theirs.get(key) != built_as.get(key):
             raise ConfigError(
                 f"weights {source} are a {theirs.get('type')} encoder with {key} {theirs.get(key)!r}; this run has "
-                f"{built_as.get('type')} with {key} {built_as.get(key)!r}: set towers.video.{key}={theirs.get(key)}"
+                f"{built_as.get('type')} with {key} {built_as.get(key)!r}: set towers.video.{key}={theirs.get(key)}",
+                topic="weights-that-do-not-fit",
             )
     differ = [
         f"{key} was {theirs.get(key)!r} and is {value!r}"
@@ -137,5 +138,6 @@ def _from_hub(name: str, revision: str | None, source: str, whole: bool) -> str:
     reason = str(failure).strip().split("\n")[0].split(". ")[0]
     raise ConfigError(
         f"weights '{source}' cannot be had ({reason}); fetch them on a machine with network "
-        f"(`hf download {name} --local-dir FOLDER`) and set towers.video.weights=FOLDER"
+        f"(`hf download {name} --local-dir FOLDER`) and set towers.video.weights=FOLDER",
+        topic="text-tower-offline",
     ) from failure

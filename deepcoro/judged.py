@@ -104,7 +104,8 @@ def _refuse(name: str, head: Head, truth: np.ndarray, said: np.ndarray) -> None:
     if len(foreign):
         raise DataError(
             f"{name}: label '{head.column}' has the values {foreign[:5].tolist()}, and the head knows 0 to "
-            f"{head.num_classes - 1}; map them with labels_map"
+            f"{head.num_classes - 1}; map them with labels_map",
+            topic="labels",
         )
 
 

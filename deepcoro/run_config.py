@@ -366,7 +366,8 @@ def load_run_config(path: Path, overrides: list[str]) -> RunConfig:
     tree = read_tree(path, overrides, SHORTHANDS)
     if "pipeline_project" in tree:
         raise ConfigError(
-            f"{path} is a config of DeepCORO_CLIP (pipeline_project); `python tools/import_config.py {path} --output NEW.yaml` makes ours"
+            f"{path} is a config of DeepCORO_CLIP (pipeline_project); `python tools/import_config.py {path} --output NEW.yaml` makes ours",
+            topic="predecessor-config",
         )
     return parse(RunConfig, tree, str(path))
 
@@ -375,7 +376,7 @@ def config_of_run(run_dir: Path, overrides: list[str]) -> RunConfig:
     """The config of a run folder with overrides laid over it. ConfigError where it holds none."""
     path = run_dir / "config.yaml"
     if not path.is_file():
-        raise ConfigError(f"{run_dir} holds no config.yaml; name the folder of a run")
+        raise ConfigError(f"{run_dir} holds no config.yaml; name the folder of a run", topic="no-checkpoint")
     return load_run_config(path, overrides)
 
 

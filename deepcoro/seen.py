@@ -69,7 +69,8 @@ def overlap(trained: Seen, met: Seen, split: str) -> str:
     if shared:
         raise DataError(
             f"{len(shared)} of {len(met.patients)} patients of split '{split}' were in this checkpoint's training data, or in that of "
-            "the weights it started from; the result would not be honest: evaluate on patients it has not seen"
+            "the weights it started from; the result would not be honest: evaluate on patients it has not seen",
+            topic="patients-seen-in-training",
         )
     is_known = trained.is_whole and met.is_whole and len(trained.keys | met.keys) == 1
     return "none" if is_known and trained.patients and met.patients else "unknown"

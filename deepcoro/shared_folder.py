@@ -35,7 +35,8 @@ def require_shared(run_dir: Path, patience_s: float = PATIENCE_S) -> None:
     if blind:
         raise ConfigError(
             f"run_dir = '{run_dir}' is not on a file system that all machines share: {', '.join(blind)} did not see within "
-            f"{patience_s:g} s what {answers[0][0]} wrote there; choose a folder that all of them mount at this path"
+            f"{patience_s:g} s what {answers[0][0]} wrote there; choose a folder that all of them mount at this path",
+            topic="folder-not-shared",
         )
 
 

@@ -133,5 +133,6 @@ class Skipped:
             f"loss or gradient were not finite at steps {', '.join(map(str, steps))}, more often than non_finite.max_skipped "
             f"{self._config.max_skipped} in {self._config.window_steps} steps, after going back {len(self.rollbacks)} times; their samples: "
             f"{', '.join(names[:_NAMED])}{more}. Look at these films; non_finite.max_rollbacks may be raised, a lower optim.lr or max_grad_norm "
-            "needs a new run_dir. No checkpoint holds such a step"
+            "needs a new run_dir. No checkpoint holds such a step",
+            topic="not-finite",
         )

@@ -89,14 +89,17 @@ class TextBank:
                 level,
             )
         if all(absent.all() for absent in unknown.values()):
-            raise DataError(f"no edge is of a film of this run; are its ids the keyed ones? {_RELINK}")
+            raise DataError(
+                f"no edge is of a film of this run; are its ids the keyed ones? {_RELINK}",
+                topic="keys-of-ids",
+            )
 
     def _read_texts(self, path: Path) -> None:
         scrubber, place = Scrubber(), {}
         for row, cells in _rows(path, required=(_TEXT, "prompt_text")):
             name, text = (_filled(row, cells, column) for column in (_TEXT, "prompt_text"))
             if name in self._row_of:
-                raise DataError(f"{row}: its text_id is there twice; keep one of the rows")
+                raise DataError(f"{row}: its text_id is there twice; keep one of the rows", topic="ids-twice")
             text = scrubber.text(text)
             self._soft[name] = _weight(row, cells, "soft_weight")
             self._row_of[name] = place.setdefault(text_id(text), len(self.texts))

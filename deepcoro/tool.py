@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
 
-from deepcoro.config import ConfigError, DataError
+from deepcoro.config import ConfigError, DataError, pointer
 
 BAD_INPUT, INTERRUPTED = 2, 130
 
@@ -21,13 +21,15 @@ def exit_code(name: str, work: Callable[[], object], debug: bool, remedy: str = 
     except (ConfigError, DataError) as error:
         if debug:
             raise
-        sys.stderr.write(f"{name}: {error}\n")
+        sys.stderr.write(f"{name}: {error.told}\n")
         return BAD_INPUT
     except OSError as error:  # its path may be that of a film
         if debug:
             raise
         told = error.strerror or type(error).__name__
-        sys.stderr.write(f"{name}: reading or writing failed: {told}{remedy}\n")
+        sys.stderr.write(
+            f"{name}: reading or writing failed: {told}{remedy} {pointer('reading-or-writing-failed')}\n"
+        )
         return BAD_INPUT
     except KeyboardInterrupt:
         sys.stderr.write(f"{name}: interrupted; run the same command again to go on\n")

@@ -190,7 +190,8 @@ class _Trackio:
     def __init__(self, config: RunConfig, start: dict[str, Any]):
         if importlib.util.find_spec("trackio") is None:
             raise ConfigError(
-                "tracking.use_trackio=true needs the package trackio: pip install trackio, or set it to false"
+                "tracking.use_trackio=true needs the package trackio: pip install trackio, or set it to false",
+                topic="missing-packages",
             )
         import trackio
 

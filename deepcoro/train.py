@@ -161,7 +161,8 @@ def _checkpoint_to_resume(config: RunConfig) -> checkpoint.Checkpoint | None:
     saved = checkpoint.newest_whole(config.checkpoint_folder)
     if saved is not None and config.resume == "never":
         raise ConfigError(
-            f"{config.run_dir} holds {saved.folder.name} and resume=never; choose another run_dir"
+            f"{config.run_dir} holds {saved.folder.name} and resume=never; choose another run_dir",
+            topic="resume",
         )
     if saved is not None and "imported" in saved.state():
         raise ConfigError(
@@ -179,19 +180,22 @@ def _refuse_another_run(
     if changed:
         raise ConfigError(
             f"{saved.folder.name} was trained with other values of {changed}; give it back its values, "
-            "or start a new run_dir (towers.video.weights=... warm-starts one)"
+            "or start a new run_dir (towers.video.weights=... warm-starts one)",
+            topic="resume",
         )
     if state["global_batch"] != plan.rows_per_step:
         raise ConfigError(
             f"batch_size x gradient_accumulation_steps x processes was {state['global_batch']} and is "
             f"{plan.rows_per_step}; on {plan.world_size} processes set batch_size x "
-            f"gradient_accumulation_steps to {state['global_batch'] / plan.world_size:g}"
+            f"gradient_accumulation_steps to {state['global_batch'] / plan.world_size:g}",
+            topic="resume",
         )
     past = timetable.history(saved.step)
     if state.get("phases", past) != past:
         raise ConfigError(
             f"until {saved.folder.name} the run's phases (first step, objectives, frozen) were {state['phases']}, and max_steps, schedules and "
-            f"freeze now say {past}; write the moments that have passed as start_step, end_step and until_step"
+            f"freeze now say {past}; write the moments that have passed as start_step, end_step and until_step",
+            topic="resume",
         )
 
 

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+from deepcoro.config import pointer
 from deepcoro.exit_record import EXIT_STALLED, write_exit
 
 logger = logging.getLogger(__name__)
@@ -86,7 +87,7 @@ class Watchdog:
             f"rank {self._rank} hung in phase '{phase.name}' of step {phase.step} for {2 * self._timeout_s:g} s (twice stall_timeout_s); "
             "stalls/ holds the stacks of every rank: the one whose stack differs from the others' is the cause"
         )
-        logger.error("%s; leaving with exit code %d", reason, EXIT_STALLED)
+        logger.error("%s; leaving with exit code %d %s", reason, EXIT_STALLED, pointer("hung-ranks"))
         write_exit(self._run_dir, EXIT_STALLED, reason)
         sys.stderr.flush()
         os._exit(EXIT_STALLED)  # no clean-up: it would wait for the same peers

@@ -52,5 +52,6 @@ def weights_file(path: Path) -> Path:
         if named.is_file():
             return path / "checkpoints" / named.read_text() / FILE
     raise ConfigError(
-        f"weights '{path}' is neither a file (.pt, .pth, .pyth, .safetensors) nor an exported folder, nor a checkpoint folder nor a run folder with a checkpoint"
+        f"weights '{path}' is neither a file (.pt, .pth, .pyth, .safetensors) nor an exported folder, nor a checkpoint folder nor a run folder with a checkpoint",
+        topic="weights-that-do-not-fit",
     )

@@ -16,10 +16,10 @@ def raising(error: BaseException):
 @pytest.mark.parametrize(
     ("error", "code", "line"),
     [
-        (ConfigError("no such key"), 2, "x: no such key\n"),
-        (DataError("row 3 is empty"), 2, "x: row 3 is empty\n"),
-        (OSError(28, "No space left on device", "/films/TREMBLAY.dcm"), 2, "x: reading or writing failed: No space left on device; then\n"),
-        (OSError("bad"), 2, "x: reading or writing failed: OSError; then\n"),
+        (ConfigError("no such key"), 2, "x: no such key [docs/errors.md#commands-and-configs]\n"),
+        (DataError("row 3 is empty"), 2, "x: row 3 is empty [docs/errors.md#data]\n"),
+        (OSError(28, "No space left on device", "/films/TREMBLAY.dcm"), 2, "x: reading or writing failed: No space left on device; then [docs/errors.md#reading-or-writing-failed]\n"),
+        (OSError("bad"), 2, "x: reading or writing failed: OSError; then [docs/errors.md#reading-or-writing-failed]\n"),
         (KeyboardInterrupt(), 130, "x: interrupted; run the same command again to go on\n"),
     ],
 )  # fmt: skip

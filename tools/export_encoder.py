@@ -100,7 +100,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         (from_file if options.source.is_file() else from_run)(options)
     except (ConfigError, DataError) as error:
-        print(f"export_encoder: {error}", file=sys.stderr)
+        print(f"export_encoder: {error.told}", file=sys.stderr)
         return 2
     print(f"written {options.folder}: use it with towers.video.weights={options.folder}")
     return 0

@@ -84,7 +84,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         make(options)
     except (ConfigError, DataError) as error:
-        print(f"make_demo_data: {error}", file=sys.stderr)
+        print(f"make_demo_data: {error.told}", file=sys.stderr)
         return 2
     return 0
 

@@ -86,7 +86,8 @@ def keyed_patient(arguments: argparse.Namespace) -> str:
         check = read_manifest(folder).key_check if (folder / "manifest.json").is_file() else None
         if check is not None and check != identity.keyed("key", "check"):
             raise DataError(
-                f"{folder} was keyed with another secret; give the --key_file that made it, or --keyed ID"
+                f"{folder} was keyed with another secret; give the --key_file that made it, or --keyed ID",
+                topic="keys-of-ids",
             )
     return identity.keyed("patient", arguments.patient)
 

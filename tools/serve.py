@@ -66,7 +66,9 @@ def serve(options: argparse.Namespace, opener: object) -> None:
 
         from deepcoro.inference.service import Limits, Service, make_app
     except ImportError as error:
-        raise ConfigError(f"the endpoint needs {error.name}: pip install 'deepcoro[serve]'") from error
+        raise ConfigError(
+            f"the endpoint needs {error.name}: pip install 'deepcoro[serve]'", topic="missing-packages"
+        ) from error
     from deepcoro.inference.audit import AuditLog
     from deepcoro.inference.model import Answerer
     from deepcoro.ingest.identity import load_identity

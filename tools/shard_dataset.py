@@ -327,7 +327,8 @@ def verify(arguments: argparse.Namespace) -> None:
         raise DataError(
             f"{len(damages)} damages, first: {name}: {first.reason}; {DAMAGED} in the output folder lists them. Restore those"
             " shards from a copy, or let the command that made them make them anew (with --overwrite; the others are kept), or train"
-            " without those films: they are masked and counted"
+            " without those films: they are masked and counted",
+            topic="damaged-samples",
         )
 
 

@@ -39,7 +39,7 @@ def main(words: list[str] | None = None) -> int:
     try:
         numbers, notes = measure(options)
     except (ConfigError, DataError) as error:
-        print(f"vessel_error: {error}", file=sys.stderr)
+        print(f"vessel_error: {error.told}", file=sys.stderr)
         return 2
     print("\n".join([*number_lines(dict(sorted(numbers.items()))), *notes]))
     return 0

@@ -78,7 +78,8 @@ def read_pictures(
         logger.warning("%d films cannot be read and are left out", num_bad)
     if not rows:
         raise DataError(
-            f"no film of the splits {list(splits or shards.splits)} can be read; verify the shard folder"
+            f"no film of the splits {list(splits or shards.splits)} can be read; verify the shard folder",
+            topic="empty-split",
         )
     return _described(shards, rows, torch.stack(pictures))
 

@@ -54,7 +54,8 @@ def train_content(
     shared = set(train.patients) & set(val.patients)
     if shared:
         raise DataError(
-            f"{len(shared)} patients are in train and in val; correct splits.csv, or the numbers would flatter"
+            f"{len(shared)} patients are in train and in val; correct splits.csv, or the numbers would flatter",
+            topic="patients-in-two-splits",
         )
     classes = _classes(train)
     torch.manual_seed(settings.seed)

@@ -53,7 +53,8 @@ def _held(path: Path, kind: int, output: Path) -> Iterator[None]:
         except BlockingIOError as error:
             owner = os.pread(handle, 200, 0).decode(errors="replace").strip() or "parts of one table"
             raise DataError(
-                f"{output} is being written by another run ({owner}); wait for it to end, or end it"
+                f"{output} is being written by another run ({owner}); wait for it to end, or end it",
+                topic="another-run-writes",
             ) from error
         except OSError as error:
             logger.warning(

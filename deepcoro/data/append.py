@@ -45,7 +45,8 @@ def check_same_kind(manifest: Manifest, settings: Settings) -> None:
     if manifest.key_check != settings.key_check:
         raise DataError(
             "the ids of the folder were keyed with another secret, so its patients would not be known again;"
-            " give the --key_file that made it"
+            " give the --key_file that made it",
+            topic="keys-of-ids",
         )
     if manifest.split_rule != settings.split_rule and manifest.split_rule != "given" and settings.is_drawn:
         raise DataError(

@@ -86,7 +86,8 @@ def read_batches(folder: Path, manifest: Manifest) -> list[Batch]:
     split_of = {row.study: row.split for row in schema.read_splits(folder)}
     if films.num_rows != sum(entry.clips for entry in manifest.tables):
         raise DataError(
-            f"{FILMS} has {films.num_rows} rows, the manifest counts another number; copy the folder again"
+            f"{FILMS} has {films.num_rows} rows, the manifest counts another number; copy the folder again",
+            topic="shards-changed",
         )
     batches, shard, row = [], 0, 0
     for number, entry in enumerate(manifest.tables, start=1):

@@ -67,7 +67,10 @@ class Collection(CachedStudies):
             shards = Shards.open(data.shards, data.storage, data.cache, data.shards_per_window)
             return Collection({shards.folder.name: shards}, *chosen)
         if not data.sources:
-            raise ConfigError("data.shards is not set; give it the folder that tools/shard_dataset.py wrote")
+            raise ConfigError(
+                "data.shards is not set; give it the folder that tools/shard_dataset.py wrote",
+                topic="shards-missing",
+            )
         sources = {
             name: Shards.open(source.shards, data.storage, data.cache, data.shards_per_window)
             for name, source in data.sources.items()
@@ -247,6 +250,7 @@ def _numbered_through(sources: Sequence[Shards]) -> StudyTable:
     studies = StudyTable(**columns)
     if len(np.unique(studies.key)) != len(studies):
         raise DataError(
-            "data.sources hold the same study twice; leave one of the folders out, or shard one of them without it"
+            "data.sources hold the same study twice; leave one of the folders out, or shard one of them without it",
+            topic="ids-twice",
         )
     return studies

@@ -30,7 +30,8 @@ def conclude(
     if not films.num_rows:
         schema.write_rejected(output, refused)
         raise DataError(
-            f"no film could be used ({_counted(refused)}); see {schema.REJECTED} in the output folder"
+            f"no film could be used ({_counted(refused)}); see {schema.REJECTED} in the output folder",
+            topic="no-usable-film",
         )
     rows = [row for batch in batches for row in batch.split_rows()]
     check_splits(rows)
@@ -76,7 +77,7 @@ def _counted(refused: Sequence[RefusedRow]) -> str:
 def check_splits(rows: Sequence[SplitRow]) -> None:
     """DataError when a study key occurs twice or a patient is in two splits; names the splits, not the patient."""
     if len({row.study for row in rows}) != len(rows):
-        raise DataError("two studies share one key; give each study its own id")
+        raise DataError("two studies share one key; give each study its own id", topic="ids-twice")
     first: dict[str, str] = {}
     crossing: dict[tuple[str, str], set[str]] = {}
     for row in rows:
@@ -91,7 +92,8 @@ def check_splits(rows: Sequence[SplitRow]) -> None:
             f"{one}/{other}: {len(who)} patient(s)" for (one, other), who in sorted(crossing.items())
         )
         raise DataError(
-            f"patients are in two splits ({pairs}); give every row of a patient the same split, or drop the split column"
+            f"patients are in two splits ({pairs}); give every row of a patient the same split, or drop the split column",
+            topic="patients-in-two-splits",
         )
 
 

@@ -83,7 +83,8 @@ class Damage:
             rows = max(position, self._num_units)
             raise DataError(
                 f"{self.total} of {rows} samples cannot be read ({fraction:.1%}), more than max_bad_fraction {self._max_bad_fraction}"
-                f" allows: {self._shards()}. {_first(self.quarantine)}. Restore the shards or raise data.max_bad_fraction"
+                f" allows: {self._shards()}. {_first(self.quarantine)}. Restore the shards or raise data.max_bad_fraction",
+                topic="damaged-samples",
             )
         return {"data/bad_samples": float(self.total), "data/bad_fraction": fraction}
 
@@ -148,7 +149,8 @@ def unreadable_of_split(bad: Sequence[Bad], num_units: int, max_bad_fraction: fl
     if len(found) > max_bad_fraction * num_units:
         raise DataError(
             f"{len(found)} of {num_units} samples of the split cannot be read ({len(found) / num_units:.1%}), more than"
-            f" max_bad_fraction {max_bad_fraction} allows. {_first(found)}. Restore the shards or raise data.max_bad_fraction"
+            f" max_bad_fraction {max_bad_fraction} allows. {_first(found)}. Restore the shards or raise data.max_bad_fraction",
+            topic="damaged-samples",
         )
     return found
 

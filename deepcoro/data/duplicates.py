@@ -80,7 +80,8 @@ def check_duplicates(
         if not accept:
             raise DataError(
                 f"{message}; give their studies the same split (no film is opened again), drop the rows, or pass"
-                " --accept_duplicates"
+                " --accept_duplicates",
+                topic="copies-of-films",
             )
         logger.warning("%s (accepted)", message)
     if counts.inside_a_split:

@@ -63,7 +63,8 @@ class Losses:
         if self._fruitless[what] >= _MOST_FRUITLESS:
             raise DataError(
                 f"worker processes died {self._fruitless[what] + 1} times in a row over {what}, between films; look for what kills"
-                " them (dmesg tells of memory), give fewer --workers, run again: complete films are kept"
+                " them (dmesg tells of memory), give fewer --workers, run again: complete films are kept",
+                topic="out-of-memory",
             )
 
 

@@ -55,4 +55,6 @@ def _download(folder: RemoteFolder, name: str, sha256: str) -> BinaryIO:
             raise DataError(f"{name} of {folder} cannot be read: {error.strerror}") from error
         if digest_of(file) == sha256:
             return file
-    raise DataError(f"{name} differs from the manifest's digest; copy the folder again")
+    raise DataError(
+        f"{name} differs from the manifest's digest; copy the folder again", topic="shards-changed"
+    )

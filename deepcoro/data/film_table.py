@@ -131,7 +131,7 @@ def read_film_schema(folder: Where | BinaryIO, name: str = FILMS) -> pyarrow.Sch
     try:
         return pyarrow.parquet.read_schema(source)
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise DataError(_DAMAGED) from error
+        raise DataError(_DAMAGED, topic="shards-changed") from error
 
 
 def read_films(
@@ -152,7 +152,7 @@ def read_films(
         with pyarrow.parquet.ParquetFile(source, pre_buffer=False) as parquet:
             table = parquet.read(chosen, use_threads=False).select(chosen)
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise DataError(_DAMAGED) from error
+        raise DataError(_DAMAGED, topic="shards-changed") from error
     _check_rows(len(table), num_films)
     return table
 
@@ -165,12 +165,15 @@ def film_batches(file: BinaryIO, columns: Sequence[str], num_films: int) -> Iter
         for batch in parquet.iter_batches(_ROWS_AT_A_TIME, columns=list(columns), use_threads=False):
             yield pyarrow.Table.from_batches([batch]).select(list(columns))
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise DataError(_DAMAGED) from error
+        raise DataError(_DAMAGED, topic="shards-changed") from error
 
 
 def _check_rows(rows: int, num_films: int | None) -> None:
     if num_films not in (None, rows):
-        raise DataError(f"{FILMS} has {rows} rows, the indexes have {num_films} films; copy the folder again")
+        raise DataError(
+            f"{FILMS} has {rows} rows, the indexes have {num_films} films; copy the folder again",
+            topic="shards-changed",
+        )
 
 
 def missing_films() -> DataError:

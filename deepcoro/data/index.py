@@ -88,7 +88,7 @@ class StudyTable:
 def split_code(split: str) -> int:
     """DataError when there is no such split."""
     if split not in SPLIT_NAMES:
-        raise DataError(f"'{split}' is no split; allowed: {list(SPLIT_NAMES)}")
+        raise DataError(f"'{split}' is no split; allowed: {list(SPLIT_NAMES)}", topic="empty-split")
     return SPLIT_NAMES.index(split)
 
 
@@ -138,7 +138,8 @@ def _fill(members: Members, start: int, shard: int, columns: StudyColumns | Clip
 def _checked(index: Index, shard: ShardEntry) -> Index:
     if (len(index.studies.key), len(index.clips.study)) != (shard.studies, shard.clips):
         raise DataError(
-            f"the index of {shard.name} does not hold the studies and clips that the manifest counts"
+            f"the index of {shard.name} does not hold the studies and clips that the manifest counts",
+            topic="shards-changed",
         )
     largest = max((*index.studies.size, *index.clips.size), default=0)
     if largest > np.iinfo(np.uint32).max:

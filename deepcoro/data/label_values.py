@@ -88,7 +88,8 @@ def _present(columns: Sequence[str], shards: Collection, is_training: bool) -> l
     if absent and is_training:
         raise ConfigError(
             f"the films have no label column {absent}; there are: {allowed}. Join it with data.tables, correct the name "
-            "(head_column of its head, or data.fields.labels.columns), or take the head out"
+            "(head_column of its head, or data.fields.labels.columns), or take the head out",
+            topic="labels",
         )
     if absent:
         logger.warning("the films have no label column %s: not assessed here", absent)
@@ -112,7 +113,8 @@ def _numbers(
     if unknown:
         raise DataError(
             f"label '{column}' of split {split}: {'; '.join(unknown[:_MOST_NAMED])}; give every value its number in the "
-            f"labels_map of the head (data.fields.labels.values.{column}), null for one that is to be not assessed"
+            f"labels_map of the head (data.fields.labels.values.{column}), null for one that is to be not assessed",
+            topic="labels",
         )
     return np.where(films, meant[codes], np.nan)
 
@@ -125,7 +127,8 @@ def _tell_disagreement(config: Config, column: str, split: str, settled: Settled
     if config.conflict == "error":
         raise DataError(
             f"{told} ({', '.join(settled.disagreeing[:_MOST_NAMED])}); correct the table, or set data.fields.labels.conflict to "
-            "max (the highest counts) or drop (not assessed)"
+            "max (the highest counts) or drop (not assessed)",
+            topic="labels-that-disagree",
         )
     meaning = {"max": "the highest counts", "drop": "taken as not assessed"}[config.conflict]
     logger.warning("%s; %s", told, meaning)
@@ -139,6 +142,7 @@ def _counted(column: str, numbers: Float[np.ndarray, " row"]) -> dict[float, int
         )
         raise DataError(
             f"label '{column}' is {found} of split train: nothing can be learned from it; take its head out, or join labels "
-            "with data.tables"
+            "with data.tables",
+            topic="labels",
         )
     return dict(zip(values.tolist(), counts.tolist(), strict=True))

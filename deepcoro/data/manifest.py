@@ -16,6 +16,7 @@ from deepcoro.config import Block, DataError
 from deepcoro.data.arrow_memory import reader_of
 from deepcoro.data.storage import Where, open_folder
 
+_MISSING = "{} is missing from the shard folder; run tools/shard_dataset.py again"
 SCHEMA_VERSION = 1
 SET_ASIDE = "manifest-before.json"
 """Under `.progress/`: the manifest while shards of its data set are made anew, or replaced by others."""
@@ -242,7 +243,8 @@ def read_manifest(folder: Where) -> Manifest:
         payload = folder.read(MANIFEST)
     except FileNotFoundError as error:
         raise DataError(
-            f"{folder} holds no {MANIFEST}: not a shard folder, or tools/shard_dataset.py was interrupted; run it again"
+            f"{folder} holds no {MANIFEST}: not a shard folder, or tools/shard_dataset.py was interrupted; run it again",
+            topic="shards-missing",
         ) from error
     return _parsed(Manifest, payload, MANIFEST)
 
@@ -261,10 +263,13 @@ def read_indexes(folder: Where, shards: Sequence[ShardEntry]) -> Iterator[Index]
             payload = next(payloads)
         except FileNotFoundError as error:
             raise DataError(
-                f"{name} is missing; copy the folder again or run tools/shard_dataset.py again"
+                f"{name} is missing; copy the folder again or run tools/shard_dataset.py again",
+                topic="shards-missing",
             ) from error
         if sha256(payload) != shard.index_sha256:
-            raise DataError(f"{name} differs from the manifest's digest; copy the folder again")
+            raise DataError(
+                f"{name} differs from the manifest's digest; copy the folder again", "shards-changed"
+            )
         yield _parsed(Index, payload, name)
 
 
@@ -326,9 +331,7 @@ def read_refused(folder: Where) -> list[RefusedRow]:
     try:
         payload = open_folder(folder).read(REJECTED)
     except FileNotFoundError as error:
-        raise DataError(
-            f"{REJECTED} is missing from the shard folder; run tools/shard_dataset.py again"
-        ) from error
+        raise DataError(_MISSING.format(REJECTED), topic="shards-missing") from error
     lines = list(csv.reader(io.StringIO(payload.decode(), newline="")))
     if not lines or tuple(lines[0]) != RefusedRow._fields:
         raise DataError(f"{REJECTED} must have the columns {','.join(RefusedRow._fields)}")
@@ -370,9 +373,7 @@ def read_split_table(folder: Where) -> pyarrow.Table:
     try:
         payload = open_folder(folder).read(SPLITS)
     except FileNotFoundError as error:
-        raise DataError(
-            f"{SPLITS} is missing from the shard folder; run tools/shard_dataset.py again"
-        ) from error
+        raise DataError(_MISSING.format(SPLITS), topic="shards-missing") from error
     text = pyarrow.csv.ConvertOptions(column_types=dict.fromkeys(SplitRow._fields, pyarrow.string()))
     try:
         table = pyarrow.csv.read_csv(reader_of(payload), convert_options=text)
@@ -393,5 +394,5 @@ def read_split_table(folder: Where) -> pyarrow.Table:
         pyarrow.compute.greater(study[1:], study[:-1])
     ).as_py()  # as it is written
     if not is_sorted and pyarrow.compute.count_distinct(study).as_py() != len(study):
-        raise DataError(f"{SPLITS} lists a study twice; keep one line a study")
+        raise DataError(f"{SPLITS} lists a study twice; keep one line a study", topic="ids-twice")
     return table

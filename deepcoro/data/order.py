@@ -46,7 +46,10 @@ class Shuffled:
     ) -> None:
         """`units`: numbers of the units when they are some of many. `stream` sets orders of one seed apart."""
         if len(shard_of_unit) == 0:
-            raise DataError("there is nothing to train on: the split holds no sample; choose another split")
+            raise DataError(
+                "there is nothing to train on: the split holds no sample; choose another split",
+                topic="empty-split",
+            )
         self.seed = seed
         self.num_units = len(shard_of_unit)
         self._units = units

@@ -27,7 +27,8 @@ def refuse_other_splits(shards: Shards) -> None:
         if films != counted:
             raise DataError(
                 f"split '{name}' has {films} films, the manifest counts {counted}; copy the folder again or run"
-                " tools/shard_dataset.py again"
+                " tools/shard_dataset.py again",
+                topic="shards-changed",
             )
 
 
@@ -45,7 +46,8 @@ def refuse_shared_patients(studies: StudyTable) -> None:
     if shared:
         raise DataError(
             f"patients are in two splits: {', '.join(shared)} of {len(patients)} patients; "
-            "correct splits.csv or the Split of data.tables: a patient belongs to one split"
+            "correct splits.csv or the Split of data.tables: a patient belongs to one split",
+            topic="patients-in-two-splits",
         )
 
 

@@ -58,7 +58,8 @@ def _start(workers: int) -> Any:
         import ray
     except ImportError as error:
         raise ConfigError(
-            "--engine ray needs Ray: pip install 'deepcoro[ray]', or use --engine local"
+            "--engine ray needs Ray: pip install 'deepcoro[ray]', or use --engine local",
+            topic="missing-packages",
         ) from error
     address = os.environ.get("RAY_ADDRESS")
     searched = os.pathsep.join(filter(None, (str(_ROOT), os.environ.get("PYTHONPATH"))))

@@ -69,7 +69,9 @@ class RemoteFolder:
         except FileNotFoundError:
             raise
         except OSError as error:
-            raise DataError(f"{name} of {self.location} cannot be read: {error.strerror}") from error
+            raise DataError(
+                f"{name} of {self.location} cannot be read: {error.strerror}", topic="shards-elsewhere"
+            ) from error
 
     def read_many(self, names: Iterable[str]) -> Iterator[bytes]:
         with ThreadPoolExecutor(_SIDE_BY_SIDE) as pool:
@@ -175,7 +177,8 @@ def _refuse_missing_extra(protocol: str) -> None:
         fsspec.get_filesystem_class(protocol)
     except ImportError as error:
         raise ConfigError(
-            f"{protocol}:// needs a package that is not installed: pip install 'deepcoro[{EXTRAS[protocol]}]'"
+            f"{protocol}:// needs a package that is not installed: pip install 'deepcoro[{EXTRAS[protocol]}]'",
+            topic="missing-packages",
         ) from error
 
 

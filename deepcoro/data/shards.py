@@ -118,7 +118,9 @@ class Shards(CachedStudies):
         except FileNotFoundError as error:
             raise missing_films() from error
         if digest_of(file) != digest:
-            raise DataError(f"{FILMS} differs from the manifest's digest; copy the folder again")
+            raise DataError(
+                f"{FILMS} differs from the manifest's digest; copy the folder again", topic="shards-changed"
+            )
         return file
 
     def study(self, row: int) -> StudyRecord:
@@ -159,7 +161,10 @@ class Shards(CachedStudies):
                 f"{shard}: the record of study {key} has {error.error_count()} bad fields"
             ) from error
         if record.study != key or len(record.clips) != self.studies.num_clips[row]:
-            raise DataError(f"{shard}: the record of study {key} is not the one that the index names")
+            raise DataError(
+                f"{shard}: the record of study {key} is not the one that the index names",
+                topic="shards-changed",
+            )
         return record
 
     def _read(self, place: Place, what: str) -> bytes:
@@ -167,10 +172,11 @@ class Shards(CachedStudies):
         try:
             return self._tars.member(shard, place.offset, place.size, place.crc32)
         except Damaged as error:
-            raise DataError(f"{shard}: {what} {error}") from error
+            raise DataError(f"{shard}: {what} {error}", topic="damaged-samples") from error
         except OSError as error:
             raise DataError(
-                f"{shard}: {what} cannot be read ({error.strerror}); restore the shard"
+                f"{shard}: {what} cannot be read ({error.strerror}); restore the shard",
+                topic="damaged-samples",
             ) from error
 
     def _warn_of_damaged_tars(self) -> None:

@@ -89,7 +89,9 @@ def protocol_of(location: str | Path) -> str:
         return "file"
     if protocol not in PROTOCOLS:
         allowed = sorted(set(PROTOCOLS) - {"memory"})
-        raise ConfigError(f"'{protocol}://' is not read; give a path, or a URL of {allowed}")
+        raise ConfigError(
+            f"'{protocol}://' is not read; give a path, or a URL of {allowed}", topic="shards-elsewhere"
+        )
     return protocol
 
 
@@ -99,7 +101,8 @@ def _refuse_secrets(location: str, protocol: str) -> None:
     if parts.username or parts.password or parts.query or parts.fragment:
         raise ConfigError(
             f"a {protocol} location may not hold a user, password, query or fragment, since it is saved with every run; "
-            "set credentials in the environment (see docs/data.md) and give scheme, host and path alone"
+            "set credentials in the environment (see docs/data.md) and give scheme, host and path alone",
+            topic="shards-elsewhere",
         )
 
 
@@ -125,7 +128,9 @@ class LocalFolder:
         except FileNotFoundError:
             raise
         except OSError as error:
-            raise DataError(f"{name} cannot be read ({error.strerror}); mend the folder") from error
+            raise DataError(
+                f"{name} cannot be read ({error.strerror}); mend the folder", topic="shards-elsewhere"
+            ) from error
 
     def read_many(self, names: Iterable[str]) -> Iterator[bytes]:
         return map(self.read, names)

@@ -209,7 +209,8 @@ class TrainingStream:
             if state[name] != now:
                 raise DataError(
                     f"the checkpoint was trained with {name} {state[name]}, this run has {now}: its position means nothing"
-                    " here; restore the data, or start a new run from its weights"
+                    " here; restore the data, or start a new run from its weights",
+                    topic="resume",
                 )
         self.start_position = state["position"]
         self.skipped_ranges = list(state.get("skipped_ranges", []))

@@ -45,7 +45,8 @@ def meaning(
         values = [None if cell == erased else settled.read(cell) for cell in written]
     except Unreadable as error:
         raise DataError(
-            f"{table}: a cell of '{column}' is {error}; correct the table, or declare data.label_rules"
+            f"{table}: a cell of '{column}' is {error}; correct the table, or declare data.label_rules",
+            topic="labels",
         ) from error
     if complaint := fraction_complaint(settled, values):
         raise DataError(f"{table}: '{column}' has {complaint}")

@@ -118,7 +118,8 @@ def _check_columns(name: str, columns: Sequence[str]) -> None:
     if not set(columns) & set(IDS):
         raise ConfigError(
             f"{name} has none of the columns clip, study, patient with keyed ids; tools/relink.py --to_keyed makes them"
-            " from your own ids"
+            " from your own ids",
+            topic="keys-of-ids",
         )
     taken = [each for each in columns if each in RESERVED and each not in IDS]
     if taken or len(set(columns)) != len(columns) or not all(columns):
@@ -157,7 +158,9 @@ class Overlay:
             rows = self._rows_of_level(table, level)
             keys = table.cells[level].take(rows).combine_chunks()
             if pyarrow.compute.count_distinct(keys).as_py() != len(keys):
-                raise DataError(f"{table.name} lists a {level} twice; keep one row a {level}")
+                raise DataError(
+                    f"{table.name} lists a {level} twice; keep one row a {level}", topic="ids-twice"
+                )
             place = pyarrow.compute.index_in(self._films[level].combine_chunks(), keys)
             matched += len(pyarrow.compute.unique(place.drop_null()))
             self._lay(table, level, pyarrow.compute.take(rows, place))
@@ -165,7 +168,8 @@ class Overlay:
         if not matched:
             raise DataError(
                 f"none of the {len(table.cells)} rows of {table.name} is of a film of this run; are its ids the keyed ones?"
-                " tools/relink.py --to_keyed makes them from your own"
+                " tools/relink.py --to_keyed makes them from your own",
+                topic="keys-of-ids",
             )
         log = logger.info if matched == len(table.cells) else logger.warning
         log("%s: %d of %d rows are of films of this run", table.name, matched, len(table.cells))
@@ -234,7 +238,8 @@ class Overlay:
         codes[study] = code
         if (codes[study] != code).any():
             raise DataError(
-                "data.tables gives the films of one study different splits; a study has one split"
+                "data.tables gives the films of one study different splits; a study has one split",
+                topic="patients-in-two-splits",
             )
         withdrawn = int(((known == -1) & (codes != -1)).sum())
         if withdrawn:

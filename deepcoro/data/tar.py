@@ -244,5 +244,7 @@ def _member(tar: BinaryIO, columns: StudyColumns | ClipColumns, row: int, name: 
     tar.seek(columns.offset[row])
     payload = tar.read(columns.size[row])
     if zlib.crc32(payload) != columns.crc32[row]:
-        raise DataError(f"{name}: a member fails its checksum; restore the shard first")
+        raise DataError(
+            f"{name}: a member fails its checksum; restore the shard first", topic="damaged-samples"
+        )
     return payload

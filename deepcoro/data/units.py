@@ -91,7 +91,7 @@ def units_of_split(
         why = (
             f"data.where keeps no film of split '{split}'" if in_split.any() else f"split '{split}' is empty"
         )
-        raise DataError(f"{why}; splits of this folder: {studies.splits}")
+        raise DataError(f"{why}; splits of this folder: {studies.splits}", topic="empty-split")
     if multi_video:
         study_row = np.flatnonzero(in_split & has_film).astype(np.int32)
         return Units(split, num_videos, study_row, np.full(len(study_row), -1, np.int32), studies, kept)

@@ -23,6 +23,8 @@ _HINT = "try data.num_workers=0 on these samples, and leave the film out if it c
 class WorkerFault(DataError):
     """A worker of this rank died or hung. Only this rank knows, so it speaks for itself."""
 
+    topic = "loader-workers"
+
 
 @dataclass(frozen=True)
 class Workers:

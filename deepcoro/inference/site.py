@@ -67,7 +67,9 @@ class Gathered:
     def evaluated(self) -> Evaluated:
         """What metrics read, as an evaluation has it. DataError when no film could be used."""
         if not self.said:
-            raise DataError(f"no film could be used ({dict(self.skipped)}); nothing is measured")
+            raise DataError(
+                f"no film could be used ({dict(self.skipped)}); nothing is measured", topic="no-usable-film"
+            )
         rows, answerer = self.rows, self.answerer
         agreed = answerer.labels and answerer.labels.agreed
         known = [labels_of_row(record, row, answerer.answers_for_studies, agreed) for record, row in rows]

@@ -36,7 +36,10 @@ def conflicts(field: LabelsField | None, rows: Sequence[Row], told: Callable[[st
         found[column] = disagreeing
         sentence = f"label '{column}': the films of {disagreeing} of {len(rows)} studies disagree"
         if field.config.conflict == "error":
-            raise DataError(f"{sentence}, and the model was trained on labels that agree; correct the table")
+            raise DataError(
+                f"{sentence}, and the model was trained on labels that agree; correct the table",
+                topic="labels-that-disagree",
+            )
         meaning = {"max": "the highest counts", "drop": "taken as not assessed"}[field.config.conflict]
         told(f"{sentence}; {meaning}")
     return found

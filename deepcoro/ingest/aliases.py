@@ -155,7 +155,8 @@ def canonical_columns(columns: Sequence[str]) -> dict[str, str]:
         earlier = first.setdefault(name, column)
         if earlier != column:
             raise ConfigError(
-                f"columns '{earlier}' and '{column}' both mean '{name}'; keep one of them, or rename the other"
+                f"columns '{earlier}' and '{column}' both mean '{name}'; keep one of them, or rename the other",
+                topic="columns-of-tables",
             )
     return {column: name for name, column in first.items()}
 

@@ -92,7 +92,8 @@ def find_roles(columns: Sequence[str], given: dict[str, str | None], labels: Seq
         if found[role] is None:
             raise ConfigError(
                 f"no column for the {role}: none of {list(NAMES[role])} is in the table; name it with --{role}_column;"
-                f" the table has {shown_names(columns)}"
+                f" the table has {shown_names(columns)}",
+                topic="columns-of-tables",
             )
     private = {found[role] for role in ("path", "study", "patient", "split", "report")}
     return Roles(**found, labels=find_labels(columns, labels, private))
@@ -103,7 +104,10 @@ def find_column(role: str, columns: Sequence[str], given: str | None) -> str | N
     names = NAMES[role]
     if given is not None:
         if given not in columns:
-            raise ConfigError(f"--{role}_column '{given}' is not in the table; it has {shown_names(columns)}")
+            raise ConfigError(
+                f"--{role}_column '{given}' is not in the table; it has {shown_names(columns)}",
+                topic="columns-of-tables",
+            )
         return given
     plain = {_plain(column): column for column in reversed(columns)}
     exact = next((name for name in names if name in columns), None)
@@ -123,7 +127,8 @@ def find_labels(
     for pattern in labels or ():
         if not any(_matches(name, pattern) for name in columns):
             raise ConfigError(
-                f"--label_columns: '{pattern}' is not in the table; it has {shown_names(columns)}"
+                f"--label_columns: '{pattern}' is not in the table; it has {shown_names(columns)}",
+                topic="columns-of-tables",
             )
         if pattern in private:
             raise ConfigError(

@@ -26,7 +26,9 @@ class Identity:
 
     def __init__(self, secret: bytes) -> None:
         if len(secret) < _SHORTEST_KEY:
-            raise ConfigError(f"the id key has {len(secret)} bytes; {_SHORTEST_KEY} or more are needed")
+            raise ConfigError(
+                f"the id key has {len(secret)} bytes; {_SHORTEST_KEY} or more are needed", topic="keys-of-ids"
+            )
         self._secret = secret
 
     def keyed(self, kind: str, original: str) -> str:
@@ -71,7 +73,8 @@ def load_identity(
     path = _key_path(key_file, environment, table_folder)
     if output is not None and path.resolve().is_relative_to(output.resolve()):
         raise ConfigError(
-            f"the id key {path} lies inside the output folder, where whoever reads the shards would find it; move it elsewhere"
+            f"the id key {path} lies inside the output folder, where whoever reads the shards would find it; move it elsewhere",
+            topic="keys-of-ids",
         )
     if path == _users_own():
         _make_key(path)
@@ -80,7 +83,8 @@ def load_identity(
     except OSError as error:
         raise ConfigError(
             f"the id key file {path} cannot be read; give --key_file FILE, or make one with"
-            f" '(umask 077; openssl rand -hex 32 > FILE)'"
+            f" '(umask 077; openssl rand -hex 32 > FILE)'",
+            topic="keys-of-ids",
         ) from error
     if secret == demo_key().encode():
         logger.warning(

@@ -113,7 +113,8 @@ class LabelReader:
                 "label cells do not fit their rule: "
                 + "; ".join(bad[:8])
                 + more
-                + "; correct the table, declare --label_rules, or name other --label_columns"
+                + "; correct the table, declare --label_rules, or name other --label_columns",
+                topic="labels",
             )
 
     def check_classes(
@@ -144,7 +145,8 @@ class LabelReader:
             raise DataError(
                 f"labels with one class only in the training films: {_listed(wrong)}; a head learns nothing from one class:"
                 " leave them out (--label_columns names those to take), correct their rule (--label_rules), or pass"
-                " --allow_constant_labels"
+                " --allow_constant_labels",
+                topic="labels",
             )
 
     def _with_classes(self) -> Iterable[tuple[int, str]]:

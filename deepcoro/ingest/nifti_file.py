@@ -17,7 +17,9 @@ def open_nifti(path: Path) -> Film:
     try:
         import nibabel
     except ImportError as error:
-        raise ConfigError("NIfTI films need nibabel: pip install 'deepcoro[layouts]'") from error
+        raise ConfigError(
+            "NIfTI films need nibabel: pip install 'deepcoro[layouts]'", topic="missing-packages"
+        ) from error
     try:
         stored = np.asarray(nibabel.load(path).dataobj)
     except (nibabel.filebasedimages.ImageFileError, nibabel.spatialimages.HeaderDataError, *DAMAGE) as error:

@@ -34,7 +34,9 @@ def _prompts(table: Table) -> dict[str, str]:
         if row is None or row["text_id"] is None or row["prompt_text"] is None:
             continue
         if row["text_id"] in prompts:
-            raise DataError(f"--texts, row {number}: its text_id is there twice; keep one of the rows")
+            raise DataError(
+                f"--texts, row {number}: its text_id is there twice; keep one of the rows", topic="ids-twice"
+            )
         prompts[row["text_id"]] = row["prompt_text"]
     return prompts
 

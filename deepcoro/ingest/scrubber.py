@@ -57,7 +57,8 @@ class Scrubber:
                     self._keep(text, scrubbed)
             except BrokenProcessPool as error:
                 raise DataError(
-                    "a process that scrubs reports died (out of memory?); give fewer --workers"
+                    "a process that scrubs reports died (out of memory?); give fewer --workers",
+                    topic="out-of-memory",
                 ) from error
 
     def text(self, text: str | None) -> str | None:

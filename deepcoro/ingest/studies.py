@@ -61,7 +61,9 @@ def read_studies(
         (rows if isinstance(result, _Row) else rejections).append(result)
     labels.finish()
     if not rows:
-        raise DataError(f"none of the {len(table.rows)} rows can be used; {_reasons(rejections)}")
+        raise DataError(
+            f"none of the {len(table.rows)} rows can be used; {_reasons(rejections)}", topic="no-usable-film"
+        )
     studies = [_study(key, group, identity) for key, group in _by_study(rows).items()]
     if roles.report:
         studies = _scrubbed(studies, scrubber, None if choose is None else set(choose(studies)))
@@ -202,12 +204,14 @@ def _study(key: str, rows: Sequence[_Row], identity: Identity) -> StudySource:
     patients = {row.patient for row in rows} - {None}
     if len(patients) > 1:
         raise DataError(
-            f"study {key} (rows {_numbers(rows)}) names {len(patients)} patients; a study belongs to one: correct the table"
+            f"study {key} (rows {_numbers(rows)}) names {len(patients)} patients; a study belongs to one: correct the table",
+            topic="patients-in-two-splits",
         )
     splits = sorted({row.split for row in rows if row.split})
     if len(splits) > 1:
         raise DataError(
-            f"study {key} (rows {_numbers(rows)}) is in two splits ({'/'.join(splits)}); give all its rows the same split"
+            f"study {key} (rows {_numbers(rows)}) is in two splits ({'/'.join(splits)}); give all its rows the same split",
+            topic="patients-in-two-splits",
         )
     patient = next(iter(patients), None)
     split = splits[0] if splits else draw_split(identity, patient or key, EIGHTY_TEN_TEN)
@@ -233,7 +237,8 @@ def _check_texts(study: StudySource, scope: Scope) -> None:
             where = f"{place} side of study" if place else "study"
             raise DataError(
                 f"rows {earlier.row} and {film.row}: two texts for the {where} {study.study} with --report_scope {scope};"
-                " make them agree, or use --report_scope clip"
+                " make them agree, or use --report_scope clip",
+                topic="ids-twice",
             )
 
 

@@ -101,7 +101,9 @@ def read_table(path: Path, delimiter: str = "auto") -> Table:
         _check_names(columns, path)
         rows = tuple(_rows(columns, lines, path))
     except csv.Error as error:
-        raise DataError(f"{path} cannot be read as a table ({error}); check its quotes") from error
+        raise DataError(
+            f"{path} cannot be read as a table ({error}); check its quotes", topic="columns-of-tables"
+        ) from error
     if not rows:
         raise DataError(f"{path} holds a header and no row; one row a film is expected")
     return Table(columns, rows)
@@ -111,19 +113,24 @@ def _read_text(path: Path) -> str:
     with path.open("rb") as file:
         mark = file.read(4)
     if mark.startswith(_WORKBOOKS):
-        raise DataError(f"{path} is a workbook; save its sheet as 'CSV UTF-8'")
+        raise DataError(f"{path} is a workbook; save its sheet as 'CSV UTF-8'", topic="columns-of-tables")
     encoding = "utf-16" if mark.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
     try:
         return path.read_text(encoding)
     except UnicodeError as error:
         where = f" (byte {error.start})" if isinstance(error, UnicodeDecodeError) else ""
-        raise DataError(f"{path} is not UTF-8{where}; save it again as 'CSV UTF-8'") from error
+        raise DataError(
+            f"{path} is not UTF-8{where}; save it again as 'CSV UTF-8'", topic="columns-of-tables"
+        ) from error
 
 
 def _check_names(columns: Sequence[str], path: Path) -> None:
     twice = sorted({name for name in columns if name and columns.count(name) > 1})
     if twice:
-        raise ConfigError(f"{path} names columns twice: {shown_names(twice, columns)}; rename or drop one")
+        raise ConfigError(
+            f"{path} names columns twice: {shown_names(twice, columns)}; rename or drop one",
+            topic="columns-of-tables",
+        )
 
 
 def _sniff(header: str) -> str:

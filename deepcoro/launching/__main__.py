@@ -27,7 +27,7 @@ def main(words: list[str]) -> int:
     try:
         return _run(read_request(words))
     except ConfigError as error:
-        sys.stderr.write(f"runner: {error}\n")
+        sys.stderr.write(f"runner: {error.told}\n")
         return BAD_INPUT
     except KeyboardInterrupt:
         sys.stderr.write("runner: ended at once; the same command goes on from the last checkpoint\n")
@@ -37,7 +37,8 @@ def main(words: list[str]) -> int:
 def _run(request: Request) -> int:
     if Path.cwd() != ROOT:
         raise ConfigError(
-            f"run it from the project's root ({ROOT}): paths in accelerate_configs/ are relative to it"
+            f"run it from the project's root ({ROOT}): paths in accelerate_configs/ are relative to it",
+            topic="launching",
         )
     command = command_of(request, _num_gpus(), os.environ.get("CUDA_VISIBLE_DEVICES"))
     config = _checked_config(request)

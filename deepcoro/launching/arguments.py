@@ -111,7 +111,7 @@ def _refuse(word: str, parser: argparse.ArgumentParser) -> NoReturn:
     meant = (
         f"did you mean {match[0]}?" if match else "keys of the config are written key=value, as optim.lr=3e-4"
     )
-    raise ConfigError(f"unknown flag '{flag}'; {meant}; --help shows examples")
+    raise ConfigError(f"unknown flag '{flag}'; {meant}; --help shows examples", topic="unknown-keys")
 
 
 def _refuse_unless_pair(word: str) -> None:

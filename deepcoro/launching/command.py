@@ -31,10 +31,13 @@ def command_of(request: Request, num_gpus: int, visible: str | None) -> Command:
     path = launch_file(request.launch or default_launch(len(gpus), request.num_machines))
     settings = yaml.safe_load(path.read_text())
     if gpus and settings.get("use_cpu"):
-        raise ConfigError(f"{path.stem} is for the CPU; add --selected_gpus none, or leave --launch out")
+        raise ConfigError(
+            f"{path.stem} is for the CPU; add --selected_gpus none, or leave --launch out", topic="launching"
+        )
     if not gpus and not settings.get("use_cpu"):
         raise ConfigError(
-            f"{path.stem} is for GPUs and none is {'seen here' if num_gpus == 0 else 'selected'}; choose --launch cpu_1 or cpu_2_ddp"
+            f"{path.stem} is for GPUs and none is {'seen here' if num_gpus == 0 else 'selected'}; choose --launch cpu_1 or cpu_2_ddp",
+            topic="launching",
         )
     words = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(path)]
     words += _processes(request, len(gpus), settings)
@@ -62,7 +65,9 @@ def launch_file(name: str) -> Path:
         if path.is_file():
             return path
     known = sorted(path.stem for path in shipped.parent.glob("*.yaml"))
-    raise ConfigError(f"--launch '{name}' is neither a file nor one of {known}{nearest(name, known)}")
+    raise ConfigError(
+        f"--launch '{name}' is neither a file nor one of {known}{nearest(name, known)}", topic="launching"
+    )
 
 
 def chosen_gpus(selected: str | None, num_gpus: int) -> list[int]:

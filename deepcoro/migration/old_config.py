@@ -74,7 +74,7 @@ def read_old(path: Path) -> dict[str, Any]:
         )
     if project not in KINDS:
         known = f"{nearest(str(project), list(KINDS))}; known: {', '.join(KINDS)}"
-        raise ConfigError(f"{path}: pipeline_project is '{project}'{known}")
+        raise ConfigError(f"{path}: pipeline_project is '{project}'{known}", topic="predecessor-config")
     return old
 
 

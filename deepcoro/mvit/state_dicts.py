@@ -38,7 +38,8 @@ def adapt(state: dict[str, Tensor], own: dict[str, Tensor], source: str) -> dict
     missing = sorted(own.keys() - state.keys())
     if missing:
         raise ConfigError(
-            f"weights {source} lack {len(missing)} of {len(own)} tensors, the first '{missing[0]}'"
+            f"weights {source} lack {len(missing)} of {len(own)} tensors, the first '{missing[0]}'",
+            topic="weights-that-do-not-fit",
         )
     fitted = {name: fit_tensor(name, state[name], own[name], source) for name in own}
     unused = sorted(state.keys() - own.keys())
@@ -77,7 +78,8 @@ def _check_architecture(state: dict[str, Tensor], own: dict[str, Tensor], source
     if differ:
         told = "; ".join(f"{key} {theirs[key]}, this encoder {ours[key]}" for key in differ)
         raise ConfigError(
-            f"weights {source} are of another encoder: {told}; set towers.video.variant to theirs"
+            f"weights {source} are of another encoder: {told}; set towers.video.variant to theirs",
+            topic="weights-that-do-not-fit",
         )
 
 
@@ -102,7 +104,8 @@ def fit_tensor(name: str, value: Tensor, own: Tensor, source: str) -> Tensor:
     if "rel_pos_" in name and value.ndim == 2 and value.shape[1] == own.shape[1]:
         return interpolate_positions(value, len(own))
     raise ConfigError(
-        f"weights {source}: '{name}' is {tuple(value.shape)}; this encoder has {tuple(own.shape)}"
+        f"weights {source}: '{name}' is {tuple(value.shape)}; this encoder has {tuple(own.shape)}",
+        topic="weights-that-do-not-fit",
     )
 
 

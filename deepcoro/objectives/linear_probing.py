@@ -309,7 +309,8 @@ class Config(Block):
         if strange:
             raise ConfigError(
                 f"head '{head}' reads the column '{self.column_of(head)}', whose training labels hold {sorted(strange)[:5]}; its classes are "
-                f"{list(allowed)}: give labels_map.{head}, or another head_structure"
+                f"{list(allowed)}: give labels_map.{head}, or another head_structure",
+                topic="labels",
             )
         # one more of each, so that a class that was never seen is not impossible
         of_class = [1 + sum(times[(values.round() == number)].tolist()) for number in allowed]

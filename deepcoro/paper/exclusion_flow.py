@@ -66,7 +66,8 @@ def exclusion_flow(
     if counted != len(refused) or kept + dropped != sharded:
         raise DataError(
             f"the flow does not add up: {counted} rows refused by the manifest, {len(refused)} in rejected.csv; {sharded} films "
-            f"in the manifest, {kept + dropped} in splits.csv; copy the shard folder again"
+            f"in the manifest, {kept + dropped} in splits.csv; copy the shard folder again",
+            topic="shards-changed",
         )
     branches = [
         Branch(split, list(_branch(shards, split, run_dir, documents, fewest))) for split in shards.splits

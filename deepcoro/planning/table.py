@@ -82,7 +82,9 @@ class Plan:
         choices = self.choices()
         fitting = [each for each in choices if self.fits(each)]
         if not fitting:
-            raise ConfigError(self._remedy(min(choices, key=lambda each: each.need_gb)))
+            raise ConfigError(
+                self._remedy(min(choices, key=lambda each: each.need_gb)), topic="out-of-memory"
+            )
         fastest = max(each.samples_per_s(self.machine.gpus) for each in fitting)
         return next(each for each in fitting if each.samples_per_s(self.machine.gpus) > 0.98 * fastest)
 

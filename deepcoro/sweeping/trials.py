@@ -227,7 +227,9 @@ def _load_optuna() -> None:
     try:
         import optuna
     except ImportError as error:
-        raise ConfigError("sweeps need Optuna: pip install 'deepcoro[sweep]'") from error
+        raise ConfigError(
+            "sweeps need Optuna: pip install 'deepcoro[sweep]'", topic="missing-packages"
+        ) from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)  # the sweep has lines of its own
 
 

@@ -255,7 +255,8 @@ class Config(Block):
             return loader.from_pretrained(folder, local_files_only=True)
         if self.from_scratch:
             raise ConfigError(
-                "towers.text.from_scratch has no tokenizer in run_dir/tokenizer; train first, or give the run_dir that did"
+                "towers.text.from_scratch has no tokenizer in run_dir/tokenizer; train first, or give the run_dir that did",
+                topic="text-tower-offline",
             )
         return self._from_hub(AutoTokenizer.from_pretrained)
 
@@ -305,7 +306,8 @@ class Config(Block):
         raise ConfigError(
             f"towers.text.model = '{self.model}' cannot be loaded ({_first_sentence(failure)}); point towers.text.model to a "
             "local folder that holds config.json, tokenizer and weights (`hf download MODEL --local-dir FOLDER` on a "
-            "machine with network makes one), or set towers.text.from_scratch"
+            "machine with network makes one), or set towers.text.from_scratch",
+            topic="text-tower-offline",
         ) from failure
 
 

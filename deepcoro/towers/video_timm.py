@@ -74,7 +74,8 @@ def import_timm() -> Any:
         reason = " ".join(str(error).split())
         raise ConfigError(
             f"tower 'video_timm' needs timm, which does not import here ({reason}); "
-            "install timm and a torchvision of the same build as torch, or use 'video_mvit'"
+            "install timm and a torchvision of the same build as torch, or use 'video_mvit'",
+            topic="missing-packages",
         ) from error
     return timm
 
@@ -92,7 +93,8 @@ def load_weights(tower: "VideoTimm", source: str) -> None:
     wrong = [name for name in own if name not in state or state[name].shape != own[name].shape]
     if wrong:
         raise ConfigError(
-            f"weights {source}: {len(wrong)} of {len(own)} tensors are missing or of another shape, the first '{wrong[0]}'"
+            f"weights {source}: {len(wrong)} of {len(own)} tensors are missing or of another shape, the first '{wrong[0]}'",
+            topic="weights-that-do-not-fit",
         )
     target.load_state_dict({name: state[name] for name in own})
     unused = sorted(state.keys() - own.keys())

@@ -148,7 +148,9 @@ def _sheet(path: Path) -> list[tuple[Any, ...]]:
         import openpyxl
         from openpyxl.utils.exceptions import InvalidFileException
     except ImportError as error:
-        raise ConfigError("metadata.xlsx needs openpyxl: pip install 'deepcoro[layouts]'") from error
+        raise ConfigError(
+            "metadata.xlsx needs openpyxl: pip install 'deepcoro[layouts]'", topic="missing-packages"
+        ) from error
     try:
         sheet = openpyxl.load_workbook(path, data_only=True).active
     except (zipfile.BadZipFile, KeyError, ValueError, InvalidFileException) as error:
