@@ -80,7 +80,8 @@ def parallel_coordinates(space: Sequence[Parameter], metric: Metric, rows: Seque
     scales.append(_Scale(min(row.value for row in shown), max(row.value for row in shown)))
     with matplotlib.rc_context(STYLE):
         figure, (axes,) = new_figure(10.2, 4.2)
-        order = sorted(shown, key=lambda row: _goodness(row, metric))  # the best is drawn last, on top
+        # the best is drawn last, on top; of equal ones the first is the best
+        order = sorted(shown, key=lambda row: (_goodness(row, metric), -row.number))
         for place, row in enumerate(order):
             share = (place + 1) / len(order)
             points = [scale.at(value) for scale, value in zip(scales, _along(row, space), strict=True)]
@@ -103,12 +104,8 @@ def _goodness(row: "Row", metric: Metric) -> float:
 
 
 def _draw_axes(axes: "Axes", scales: Sequence[_Scale], names: Sequence[str]) -> None:
-    paper = {
-        "facecolor": "white",
-        "edgecolor": "none",
-        "alpha": 0.75,
-        "pad": 0.6,
-    }  # lines pass behind the words
+    # lines pass behind the words
+    paper = {"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 0.6}
     for place, scale in enumerate(scales):
         axes.axvline(place, color="#aab4be", linewidth=0.8)
         for height, text in scale.ticks():

@@ -18,7 +18,7 @@ _OF_W_AND_B = ("method", "metric", "early_terminate", "run_cap", "name", "descri
 
 
 def register(sweep: Sweep, project: str, entity: str | None, launch: str | None) -> str:
-    """The sweep's full name at W&B. ConfigError where this machine is not logged in."""
+    """The sweep's full name at W&B. ConfigError where this machine is not logged in, or W&B does not answer or refuses."""
     if wandb_mode() != "online":
         raise ConfigError(
             "--wandb needs W&B: log in (wandb login) or leave --wandb out, which needs no network"
@@ -26,7 +26,12 @@ def register(sweep: Sweep, project: str, entity: str | None, launch: str | None)
     import wandb
 
     project, entity = sweep.file.project or project, sweep.file.entity or entity
-    sweep_id = wandb.sweep(as_sent(sweep, launch), project=project, entity=entity)
+    try:
+        sweep_id = wandb.sweep(as_sent(sweep, launch), project=project, entity=entity)
+    except wandb.errors.Error as error:  # after half a minute without a network
+        raise ConfigError(
+            f"nothing was registered, W&B says: {error}; leave --wandb out to run the sweep here, which needs no network"
+        ) from error
     return "/".join(part for part in (entity, project, sweep_id) if part)
 
 

@@ -16,7 +16,7 @@ from deepcoro.page import render_page
 from deepcoro.run_config import SHORTHANDS, load_run_config
 from deepcoro.sweeping.figures import parallel_coordinates, progress_figure, short_names
 from deepcoro.sweeping.space import Parameter, value_text
-from deepcoro.sweeping.trials import Sweep, Trials
+from deepcoro.sweeping.trials import Sweep, Trials, in_yaml
 
 if TYPE_CHECKING:
     import optuna
@@ -143,7 +143,7 @@ def csv_table(sweep: Sweep, rows: Sequence[Row]) -> str:
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(["trial", "state", sweep.file.metric.name, *names, "evaluations", "minutes", "note"])
     for row in rows:
-        values = [row.values.get(name, "") for name in names]
+        values = [in_yaml(row.values[name]) if name in row.values else "" for name in names]
         value = "" if row.value is None else row.value
         minutes = "" if row.minutes is None else f"{row.minutes:.2f}"
         writer.writerow([row.number, row.state, value, *values, row.evaluations, minutes, row.note])

@@ -9,7 +9,7 @@ its own number and in its own folder, from its last checkpoint. Optuna's own mea
 import fcntl
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,8 @@ import yaml
 
 from deepcoro import atomic
 from deepcoro.config import ConfigError, DataError, dump, find_config
-from deepcoro.run_config import load_run_config
+from deepcoro.migration.keys import TABLES
+from deepcoro.run_config import RunConfig, load_run_config
 from deepcoro.sweeping.space import product
 from deepcoro.sweeping.sweep_file import SweepFile
 
@@ -88,7 +89,7 @@ class Held:
     def attributes(self) -> dict[str, Any]:
         return self.trial.user_attrs
 
-    def report(self, measured: list[float]) -> bool:
+    def report(self, measured: Sequence[float]) -> bool:
         """Tells Optuna of evaluations that it has not heard of; whether the trial should end. `measured`: all so far."""
         known = self.trial.study.get_trials(deepcopy=False)[self.number].intermediate_values
         for index in range(len(known), len(measured)):
@@ -219,8 +220,16 @@ class Trials:
 def check_examples(sweep: Sweep) -> None:
     """ConfigError for a key that the config does not have, or a value that it does not take, before the first run."""
     for parameter in sweep.file.space():
-        for value in parameter.examples():
-            load_run_config(find_config(sweep.config), sweep.words({parameter.name: value}, sweep.folder))
+        try:
+            for value in parameter.examples():
+                load_run_config(find_config(sweep.config), sweep.words({parameter.name: value}, sweep.folder))
+        except ConfigError as error:
+            is_old = parameter.name not in RunConfig.model_fields
+            if is_old and any(parameter.name in table for table in TABLES.values()):
+                raise ConfigError(
+                    f"'{parameter.name}' is a key of DeepCORO_CLIP, docs/migrating.md says what it is here: {error}"
+                ) from error
+            raise
 
 
 def _load_optuna() -> None:

@@ -47,6 +47,20 @@ def runner(launch: str | None) -> Command:
     return command
 
 
+def start_run(words: Sequence[str], folder: Path, lock: int) -> subprocess.Popen:
+    """Starts it; what it says goes to `log.txt`. As long as it lives, the trial is taken: it holds the lock as well."""
+    with (folder / "log.txt").open("ab") as log:
+        return subprocess.Popen(
+            words,
+            cwd=ROOT,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            pass_fds=(lock,),
+            start_new_session=True,  # Ctrl-C reaches this process alone, which lets the runs save
+            preexec_fn=end_with_parent,
+        )
+
+
 def places_of(gpus: Sequence[int], gpus_per_trial: int) -> list[Place]:
     """Groups of GPUs, in order; without GPUs the CPU. ConfigError when they do not come out even."""
     if not gpus:
@@ -65,6 +79,8 @@ class _Run:
     folder: Path
     size: int = -1
     """Bytes of metrics.jsonl when it was last read."""
+    measured: Sequence[float] = ()
+    """The metric of each evaluation so far."""
     is_ending: bool = False
     """It was told to stop because it fell behind."""
 
@@ -154,16 +170,7 @@ class Worker:
         folder.mkdir(parents=True, exist_ok=True)
         where = f"GPUs {','.join(map(str, place))}" if place else "the CPU"
         logger.info("trial %d on %s: %s", held.number, where, _shown(held.values))
-        with (folder / "log.txt").open("ab") as log:
-            process = subprocess.Popen(
-                self._command(self._sweep, place, words),
-                cwd=ROOT,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                pass_fds=(held.lock,),  # as long as the run lives, the trial is taken
-                start_new_session=True,  # Ctrl-C reaches this process alone, which lets the runs save
-                preexec_fn=end_with_parent,
-            )
+        process = start_run(self._command(self._sweep, place, words), folder, held.lock)
         if self._asked:  # it came between the claim and the start
             process.terminate()
         return _Run(held, process, folder)
@@ -171,13 +178,13 @@ class Worker:
     def _watch(self, run: _Run) -> bool:
         """Reads what was measured; whether the run is over and its trial told."""
         status = run.process.poll()
-        measured = self._read(run)
+        self._read(run)
         if status is None:
             return False
         if run.is_ending:
             self._end(run.held, "PRUNED", reason=f"behind after {run.held.attributes['pruned_after']}")
         elif status == 0:
-            self._tell_value(run.held, measured)
+            self._tell_value(run.held, run.measured)
         elif self._asked:
             run.held.let_go()
         elif status == EXIT_CODE:  # somebody else asked the run to stop, as a scheduler does
@@ -187,16 +194,18 @@ class Worker:
             self._tell_failure(run, status)
         return True
 
-    def _read(self, run: _Run) -> list[float]:
+    def _read(self, run: _Run) -> None:
+        """Ends the run when what it measured since the last look puts it behind."""
         path = run.folder / "metrics.jsonl"
         size = path.stat().st_size if path.is_file() else 0
-        measured = measured_in(path, self._sweep.file.metric.name)
-        if size != run.size and not run.is_ending and not self._asked:
-            run.size = size
-            if run.held.report(measured) and run.process.poll() is None:
-                run.is_ending = True
-                run.process.terminate()
-        return measured
+        if size == run.size:
+            return
+        run.size, run.measured = size, measured_in(path, self._sweep.file.metric.name)
+        if run.is_ending or self._asked:
+            return
+        if run.held.report(run.measured) and run.process.poll() is None:
+            run.is_ending = True
+            run.process.terminate()
 
     def _tell_value(self, held: Held, measured: Sequence[float]) -> None:
         numbers = [value for value in measured if math.isfinite(value)]

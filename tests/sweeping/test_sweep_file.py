@@ -198,9 +198,12 @@ def test_a_value_on_the_command_line_reads_back_as_itself(value: Any) -> None:
 
 
 def test_a_key_that_the_config_lacks_is_found_before_a_run(tmp_path: Path) -> None:
-    made = Sweep("demo/tiny", (), sweep_file({"lr": {"min": 1e-5, "max": 1e-3}}), tmp_path)
-    with pytest.raises(ConfigError, match="unknown key 'lr'"):
+    made = Sweep("demo/tiny", (), sweep_file({"optim.lrr": {"min": 1e-5, "max": 1e-3}}), tmp_path)
+    with pytest.raises(ConfigError, match=r"^[^']*unknown key 'optim.lrr'; did you mean 'lr'"):
         check_examples(made)
+    old = Sweep("demo/tiny", (), sweep_file({"lr": {"min": 1e-5, "max": 1e-3}}), tmp_path)
+    with pytest.raises(ConfigError, match=r"'lr' is a key of DeepCORO_CLIP, docs/migrating.md.*unknown key"):
+        check_examples(old)
 
 
 OF_CONFIG = {

@@ -1,7 +1,6 @@
 """tools/sweep.py and tools/run_sweep.sh as people call them; the slow test trains for real."""
 
 import csv
-import json
 import os
 import shlex
 import subprocess
@@ -12,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import wandb
 import yaml
 
 from deepcoro import tracking
@@ -91,10 +91,12 @@ def test_wandb_is_sent_dotted_keys_and_a_command_that_names_the_folder_by_its_ru
     sent: dict[str, Any] = {}
 
     def sweep(tree: dict[str, Any], project: str, entity: str | None) -> str:
+        if project == "unreachable":
+            raise wandb.errors.CommError("no answer")
         sent.update(tree=tree, project=project, entity=entity)
         return "abc"
 
-    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(sweep=sweep))
+    monkeypatch.setitem(sys.modules, "wandb", types.SimpleNamespace(sweep=sweep, errors=wandb.errors))
     nested = {"optim": {"parameters": {"lr": {"min": 1e-5, "max": 1e-3}, "eps": {"values": ["1e-8", 1e-6]}}}}
     stop = {"type": "hyperband", "min_iter": 3}
     made = Sweep(
@@ -104,6 +106,8 @@ def test_wandb_is_sent_dotted_keys_and_a_command_that_names_the_folder_by_its_ru
     with pytest.raises(ConfigError, match="--wandb needs W&B: log in"):
         register.register(made, "deepcoro", None, None)
     monkeypatch.setenv("WANDB_MODE", "online")
+    with pytest.raises(ConfigError, match="nothing was registered, W&B says: no answer; leave --wandb out"):
+        register.register(made, "unreachable", None, None)
     assert register.register(made, "deepcoro", "team", None) == "team/deepcoro/abc"
     tree = sent["tree"]
     assert tree["parameters"] == {
@@ -176,32 +180,16 @@ def test_the_tiny_twin_of_a_trial_of_a_shipped_sweep_measures_its_metric(
 
 
 @pytest.mark.slow
-def test_real_trainings_on_the_cpu_end_in_a_config_that_trains(tmp_path: Path, tiny_shards: Path) -> None:
-    parameters = {
-        "optim": {"parameters": {"lr": {"distribution": "log_uniform_values", "min": 1e-4, "max": 1e-2}}},
-        "objectives.contrastive.loss": {"values": [{"type": "clip"}, {"type": "siglip"}]},
-    }
+def test_a_real_training_is_launched_and_measured(tmp_path: Path, tiny_shards: Path) -> None:
     metric = {"name": "val/retrieval/text_to_video/R@5", "goal": "maximize"}
+    lr = {"optim.lr": {"distribution": "log_uniform_values", "min": 1e-4, "max": 1e-2}}
     sweep = tmp_path / "sweep.yaml"
-    sweep.write_text(yaml.safe_dump({"method": "bayes", "metric": metric, "parameters": parameters}))
-    words = [
-        "demo/tiny",
-        sweep,
-        "--output",
-        tmp_path / "out",
-        "--selected_gpus",
-        "none",
-        f"data.shards={tiny_shards}",
-    ]
-    words += ["max_steps=4", "evaluate.every_steps=2", "checkpoint.every_steps=2"]
-    command = [sys.executable, "tools/sweep.py", *map(str, words), "--count"]
-    stopped = subprocess.run([*command, "1"], cwd=ROOT, capture_output=True, text=True)
-    assert stopped.returncode == 0, stopped.stderr
-    finished = subprocess.run([*command, "2"], cwd=ROOT, capture_output=True, text=True)
+    sweep.write_text(yaml.safe_dump({"method": "bayes", "metric": metric, "parameters": lr}))
+    words = ["demo/tiny", sweep, "--output", tmp_path / "out", "--selected_gpus", "none", "--count", "1"]
+    words += [f"data.shards={tiny_shards}", "max_steps=4", "evaluate.every_steps=2"]
+    command = [sys.executable, "tools/sweep.py", *map(str, words)]
+    finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert finished.returncode == 0, finished.stderr
-    rows = list(csv.DictReader((tmp_path / "out" / "trials.csv").open()))
-    assert [(row["state"], row["evaluations"]) for row in rows] == [("complete", "2")] * 2
-    assert all(float(row[metric["name"]]) > 0 for row in rows)
-    best = tmp_path / "out" / "best_config.yaml"
-    assert main_on_this_rank("ddp", str(best), "max_steps=1", "evaluate.every_steps=1") == 0
-    assert json.loads((tmp_path / "out" / "best" / "exit.json").read_text())["code"] == 0
+    (row,) = csv.DictReader((tmp_path / "out" / "trials.csv").open())
+    assert (row["state"], row["evaluations"]) == ("complete", "2") and float(row[metric["name"]]) > 0
+    assert "runner: on the CPU" in (tmp_path / "out" / "trials" / "0000" / "log.txt").read_text()
