@@ -11,7 +11,7 @@ from pathlib import Path
 from tests.launch import ROOT
 
 RUN_PAGE = "<!-- every block of this page is run -->"
-LANGUAGES = ("bash", "python", "yaml", "csv", "diff", "")
+LANGUAGES = ("bash", "python", "yaml", "csv", "diff", "text", "")
 _BLOCK = re.compile(
     r"^(?:[ ]*<!-- (?P<note>[^\n]*?) -->\n)?(?P<indent>[ ]*)```(?P<language>[\w{}-]*)[^\n]*\n(?P<text>.*?)^[ ]*```[ ]*$",
     re.DOTALL | re.MULTILINE,
