@@ -94,7 +94,7 @@ def shared_config(config: RunConfig) -> dict[str, Any]:
     """What building the model and showing it films takes. Keys are chosen, not crossed out: what a later version adds stays at home."""
     objectives = {name: each for name, each in config.objectives.items() if each.type != _HIDING}
     text = config.towers.text and config.towers.text.standalone()
-    towers = config.towers.model_copy(update={"text": text})
+    towers = config.towers.model_copy(update={"video": _without_cache(config.towers.video), "text": text})
     fields = {name: _without_tables(field) for name, field in config.data.fields.items()}
     tree = {
         **{key: value for key, value in dump(config).items() if key in _RUN_KEYS},
@@ -114,6 +114,12 @@ def shared_config(config: RunConfig) -> dict[str, Any]:
     tree["data"]["fields"] |= absent
     run_config_from_dump(tree, "what is to be shared")  # what this version writes it also reads
     return tree
+
+
+def _without_cache(video: Any) -> Any:
+    """Where a training run kept its features is a place of its machine."""
+    keys = {"weights": None, "features_folder": None, "cache_features": False}
+    return video.model_copy(update={key: value for key, value in keys.items() if hasattr(video, key)})
 
 
 def _without_tables(field: Any) -> Any:

@@ -289,7 +289,7 @@ class Config(Block):
         ConfigError when the model's configuration cannot be had.
         """
         if self.from_scratch or self.architecture:
-            return self
+            return self.model_copy(update={"model": Path(self.model).name})
         from transformers import AutoConfig
 
         found = self._from_hub(AutoConfig.from_pretrained).to_diff_dict()

@@ -152,6 +152,15 @@ def test_every_shipped_config_is_shared_without_a_place_of_the_machine(monkeypat
         assert not tree["towers"]["video"].get("weights"), path
 
 
+def test_folders_that_a_run_kept_features_in_or_read_texts_from_stay_at_home(tmp_path: Path) -> None:
+    words = ("towers.video.features_folder=/data/features", "towers.video.cache_features=true", "towers.video.video_freeze_ratio=1", "data.fields.video.jitter=false")  # fmt: skip
+    tree = shared_config(load_run_config(find_config("demo/tiny_probe"), list(words)))
+    assert "/data" not in json.dumps(tree) and tree["towers"]["video"]["cache_features"] is False
+    texts = "data.fields.report={type: texts, texts: /data/texts.csv, edges: /data/edges.csv, max_tokens: 48}"
+    tree = shared_config(load_run_config(find_config("demo/tiny"), [texts, "towers.text.model=/data/bert"]))
+    assert "/data" not in json.dumps(tree) and tree["data"]["fields"]["report"]["max_tokens"] == 48
+
+
 def test_weights_above_the_limit_are_several_files_and_read_back_the_same(
     multitask_run: Path, tmp_path: Path, monkeypatch, bars
 ) -> None:
