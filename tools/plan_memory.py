@@ -73,6 +73,12 @@ def parse_arguments(words: list[str] | None) -> argparse.Namespace:
         "--tflops", type=float, help=f"reached by one GPU (default: {Machine.tflops:g}, of an H200 in bf16)"
     )
     parser.add_argument(
+        "--launch_us",
+        type=float,
+        default=Machine.launch_us,
+        help=f"microseconds that the host takes to issue a kernel (default: {Machine.launch_us:g})",
+    )
+    parser.add_argument(
         "--link_gb_per_s", type=float, default=Machine.link_gb_per_s, help="between GPUs of a node"
     )
     parser.add_argument("--node_gb_per_s", type=float, default=Machine.node_gb_per_s, help="between nodes")
@@ -97,6 +103,7 @@ def machine_of(options: argparse.Namespace, gpus: int) -> Machine:
         gpus=gpus,
         nodes=nodes,
         tflops=options.tflops or Machine.tflops,
+        launch_us=options.launch_us,
         link_gb_per_s=options.link_gb_per_s,
         node_gb_per_s=options.node_gb_per_s,
     )

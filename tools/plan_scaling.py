@@ -43,6 +43,7 @@ def parse_arguments(words: list[str] | None) -> argparse.Namespace:
     parser.add_argument("--svg", type=Path, help="also draw it into this file")
     rates = {
         "tflops": (Machine.tflops, "reached by one GPU, TFLOP/s"),
+        "launch_us": (Machine.launch_us, "that the host takes to issue a kernel"),
         "link_gb_per_s": (Machine.link_gb_per_s, "between GPUs of a node"),
         "node_gb_per_s": (Machine.node_gb_per_s, "between nodes"),
         "disk_gb_per_s": (curves.DISK_GB_PER_S, "of a checkpoint"),
@@ -59,6 +60,7 @@ def curve_of(config: RunConfig, options: argparse.Namespace) -> curves.Curve:
     machine = Machine(
         1,
         tflops=options.tflops,
+        launch_us=options.launch_us,
         link_gb_per_s=options.link_gb_per_s,
         node_gb_per_s=options.node_gb_per_s,
     )

@@ -35,6 +35,8 @@ class Activations:
     """The most alive at once, gradients of parameters included."""
     flops: int = 0
     """Of the products, those made again included; a multiplication and an addition are two. Pooling is not among them."""
+    launches: int = 0
+    """Kernels that the host issues, about: operations that are no views, and kernels in Triton."""
 
     def at(self, rows: int, other: "Activations", own_rows: int, other_rows: int) -> "Activations":
         """Of `rows` samples, on the line through this measurement and a larger one. What comes on top of what is kept never falls: in
@@ -50,7 +52,11 @@ class Activations:
             extra = getattr(self, name) - self.kept, getattr(other, name) - other.kept
             peaks[name] = kept + max(on_line(*extra), extra[1] if rows > other_rows else 0)
         return Activations(
-            on_line(self.batch, other.batch), kept, **peaks, flops=on_line(self.flops, other.flops)
+            on_line(self.batch, other.batch),
+            kept,
+            **peaks,
+            flops=on_line(self.flops, other.flops),
+            launches=on_line(self.launches, other.launches) if rows > own_rows else self.launches,
         )
 
 
@@ -97,7 +103,7 @@ class Subject:
         batch = make_batch(self._config, self._tokenizer, rows, self._text_tokens)
         with pretended(self._device, self._kind) as counted:
             found = measured(self._model, like(batch), self.phase.active)
-            return replace(found, flops=counted.flops)
+            return replace(found, flops=counted.flops, launches=counted.launches)
 
 
 def _heaviest_phase(timetable: Timetable, model: VideoTextModel) -> Phase:

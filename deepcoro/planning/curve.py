@@ -63,9 +63,9 @@ class Curve:
         return task.films * task.epochs / self.films_per_s(engine, gpus) / 3600
 
     def fewest_films(self, engine: Exchanging, gpus: int) -> float:
-        """Of a GPU's micro-step: with fewer the computation no longer hides what runs beside it."""
+        """Of a GPU's micro-step: with fewer the computation no longer hides what runs beside it, were the host no matter."""
         hidden, _ = traffic_seconds(engine, self.on(gpus), self.sizes)
-        return hidden / self.time("ddp", 1).compute * self.films
+        return hidden / (self.work.flops / (self.machine.tflops * 1e12)) * self.films
 
 
 def traffic_table(curve: Curve) -> str:

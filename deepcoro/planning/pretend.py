@@ -23,6 +23,11 @@ from deepcoro.kernels.triton_use import triton_imports
 
 aten = torch.ops.aten
 HOPPER = (9, 0)
+WITHOUT_KERNEL = frozenset(
+    (aten.empty, aten.empty_like, aten.empty_strided, aten.new_empty, aten.new_empty_strided, aten.resize_)
+    + (aten._unsafe_view, aten.lift_fresh, aten.scalar_tensor, aten.promote_types, torch.ops.prim.device)
+)
+"""Operations that are no view and ask nothing of a GPU."""
 REMEMBERING = ((attention_layout, "_all_cells"), (attention_layout, "_index_on"), (rotary, "_turns_of_grid"))
 """Functions that keep their tensors for ever: pretended ones must not be among these."""
 
@@ -36,11 +41,16 @@ class Kind(FakeTensorMode):
 
 class Pretended(TorchDispatchMode):
     """Numbers that are asked for are zero (initialisation draws until none lies outside), and CPU kernels that torch
-    cannot pretend give what they write to. `flops` counts those of all products."""
+    cannot pretend give what they write to. `flops` counts those of all products, `launches` operations and kernels in Triton.
+    """
 
     def __init__(self) -> None:
         super().__init__()
-        self.flops = 0
+        self.flops = self.launches = 0
+
+    def launch(self, *arguments: Any, **keywords: Any) -> None:
+        """Stands in for a kernel in Triton."""
+        self.launches += 1
 
     def __torch_dispatch__(
         self, function, types, arguments=(), keywords=None
@@ -51,6 +61,7 @@ class Pretended(TorchDispatchMode):
             return arguments[0]
         keywords = keywords or {}
         result = function(*arguments, **keywords)
+        self.launches += not function.is_view and function._overloadpacket not in WITHOUT_KERNEL
         count = flop_registry.get(function._overloadpacket)
         if count is not None:
             self.flops += count(*arguments, **keywords, out_val=result)
@@ -67,13 +78,14 @@ def pretended(device: str, kind: Kind, capability: tuple[int, int] = HOPPER) -> 
             stack.enter_context(
                 mock.patch.object(module, name, functools.cache(getattr(module, name).__wrapped__))
             )
+        counted = Pretended()
         if device == "cuda":
-            _speak_of_cuda(stack, capability)
+            _speak_of_cuda(stack, capability, counted)
         stack.enter_context(kind)
-        yield stack.enter_context(Pretended())
+        yield stack.enter_context(counted)
 
 
-def _speak_of_cuda(stack: contextlib.ExitStack, capability: tuple[int, int]) -> None:
+def _speak_of_cuda(stack: contextlib.ExitStack, capability: tuple[int, int], counted: Pretended) -> None:
     is_cuda = property(lambda tensor: True)
     stack.enter_context(mock.patch.object(FakeTensor, "is_cuda", is_cuda, create=True))
     stack.enter_context(mock.patch("torch.cuda.get_device_capability", lambda *_: capability))
@@ -83,7 +95,7 @@ def _speak_of_cuda(stack: contextlib.ExitStack, capability: tuple[int, int]) -> 
         mock.patch.object(functional, "scaled_dot_product_attention", _with_dropout_inside(attention))
     )
     if triton_imports():
-        stack.enter_context(mock.patch("triton.runtime.jit.JITFunction.run", lambda *_, **__: None))
+        stack.enter_context(mock.patch("triton.runtime.jit.JITFunction.run", counted.launch))
 
 
 def _with_dropout_inside(attention: Callable[..., Tensor]) -> Callable[..., Tensor]:

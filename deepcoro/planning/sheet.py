@@ -99,10 +99,17 @@ def about(plan: Plan, choice: Choice, task: Task) -> Iterator[str]:
 
 def _durations(plan: Plan, choice: Choice, task: Task) -> Iterator[str]:
     rate, length = films_per_s(plan, choice), hours(plan, choice, task)
+    machine = plan.machine
     yield (
-        f"  {rate:.0f} films/s: {task.films} films x {task.epochs:g} epochs take {length:.1f} hours, "
-        f"{length * plan.machine.gpus:.0f} GPU-hours (at {plan.machine.tflops:.3g} TFLOP/s a GPU; --samples_per_s of your own log makes it yours)"
+        f"  {rate:.0f} films/s: {task.films} films x {task.epochs:g} epochs take {length:.1f} hours, {length * machine.gpus:.0f} GPU-hours "
+        f"(at {machine.tflops:.3g} TFLOP/s a GPU and {machine.launch_us:.3g} us a kernel; --samples_per_s of your own log makes it yours)"
     )
+    work = plan.work(choice.way, choice.micro_batch)[1]
+    if work.launches * machine.launch_us * 1e6 > work.flops / machine.tflops:
+        yield (
+            f"  the host sets the pace: it issues {work.launches} kernels a micro-step; larger micro-batches"
+            f"{' and clips_per_chunk' if plan.config.clips_per_chunk else ''} cost no time until the GPU is busy"
+        )
     yield f"  the loader reads {rate * task.film_mb:.0f} MB/s in all, {rate / plan.machine.gpus:.0f} films/s a GPU"
 
 

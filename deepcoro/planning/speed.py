@@ -1,7 +1,7 @@
 """How long a step takes, by counting: products that the graph makes, traffic that an engine causes, work that offloading moves to the host.
 
-Two numbers are not known before a run: how many of a GPU's operations a second the training reaches, and what its links carry.
-Defaults are named in `Machine` with where they come from; relative speeds hardly depend on the first.
+Three numbers are not known before a run: how many of a GPU's operations a second the training reaches, how fast its host issues kernels, and
+what its links carry. Defaults are named in `Machine` with where they come from.
 """
 
 from dataclasses import dataclass
@@ -16,6 +16,7 @@ class StepTime:
     """Seconds of one optimiser step."""
 
     compute: float
+    """Of the GPU, or of the host that issues its kernels where that takes longer."""
     hidden_traffic: float
     """Beside the computation, which hides it as long as it is shorter."""
     open_traffic: float
@@ -40,7 +41,8 @@ def step_time(
     (`gradient_cache`), a third of the work without recomputation.
     """
     again = 4 / 3 if micro_steps > 1 and repeats_towers else 1.0
-    compute = work.flops * micro_steps * again / (machine.tflops * 1e12)
+    slowest = max(work.flops / (machine.tflops * 1e12), work.launches * machine.launch_us / 1e6)
+    compute = slowest * micro_steps * again
     hidden, after = traffic_seconds(engine, machine, sizes, micro_steps)
     host = 0.0
     if engine.endswith("_offload"):

@@ -111,10 +111,12 @@ class Plan:
 
     @property
     def measured_rows(self) -> tuple[int, int]:
-        """Two sizes of micro-batch; the smaller one fills a chunk of clips, so that one more is another of the same."""
+        """Two sizes of micro-batch: few samples, and the config's own. The smaller one fills a chunk of clips, the larger one whole chunks,
+        so that one more is another of the same.
+        """
         chunk = self.config.clips_per_chunk or 1
         small = max(SAMPLED_ROWS, -(-chunk // self.config.data.clips_per_sample))
-        return small, 2 * small
+        return small, small * max(2, self.config.batch_size // small)
 
     @property
     def repeats_towers(self) -> bool:
@@ -214,4 +216,5 @@ def command(choice: Choice, plan: Plan, name: str, words: Sequence[str]) -> str:
 def faster(machine: Machine, choice: Choice, samples_per_s: float) -> Machine:
     """The machine on which `choice` gives so many samples a second and GPU, from a run's own log."""
     wanted = choice.micro_batch * choice.micro_steps / samples_per_s
-    return replace(machine, tflops=machine.tflops * choice.time.compute / wanted)
+    ratio = choice.time.compute / wanted
+    return replace(machine, tflops=machine.tflops * ratio, launch_us=machine.launch_us / ratio)

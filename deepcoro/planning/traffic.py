@@ -30,6 +30,9 @@ class Machine:
     nodes: int = 1
     tflops: float = REACHED_TFLOPS
     """Of one GPU in a step."""
+    launch_us: float = 50.0
+    """What the host takes to issue a kernel and to run the Python around it: 41 to 66 over nine ways on the machine of one H200
+    (docs/benchmarks/2026-11-26-h200-2.md)."""
     link_gb_per_s: float = 100.0
     """Between GPUs of a node, bus bandwidth of a ring. Assumed: NVLink; PCIe has about 12."""
     node_gb_per_s: float = 25.0

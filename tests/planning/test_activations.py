@@ -118,6 +118,13 @@ def test_what_is_made_again_is_counted_in_flops_and_saves_bytes() -> None:
     assert 1.05 < found["blocks"].flops / found["none"].flops < 4 / 3
 
 
+def test_kernels_are_as_many_for_any_number_of_films_and_more_for_every_chunk() -> None:
+    whole = Subject(config_of("demo/tiny"), "cuda")
+    one, two = whole.measure(2).launches, whole.measure(4).launches
+    assert 300 < one == pytest.approx(two, rel=0.02)
+    assert Subject(config_of("demo/tiny", "clips_per_chunk=1"), "cuda").measure(4).launches > 2 * two
+
+
 def test_nothing_pretended_is_remembered() -> None:
     Subject(config_of("demo/tiny"), "cuda").measure(1)
     cells = attention_layout._all_cells((2, 2, 2), torch.device("cpu"))

@@ -76,6 +76,14 @@ def test_the_negatives_of_accumulated_steps_cost_a_forward_pass() -> None:
     assert own.choice("ddp", "none", 16).time.compute == pytest.approx(whole)
 
 
+def test_a_small_micro_step_takes_as_long_as_its_host_needs_to_issue_it() -> None:
+    machine = Machine(1, tflops=100.0, launch_us=50.0)
+    large, small = Activations(0, 1, 1, 1, 10**13, 1000), Activations(0, 1, 1, 1, 10**12, 1000)
+    assert step_time("ddp", machine, SIZES, large).compute == pytest.approx(0.1)
+    assert step_time("ddp", machine, SIZES, small).compute == pytest.approx(0.05)
+    assert step_time("ddp", machine, SIZES, small, 2, repeats_towers=False).compute == pytest.approx(0.1)
+
+
 def test_where_nothing_fits_the_error_names_what_is_least_and_what_to_change() -> None:
     with pytest.raises(ConfigError, match=r"nothing fits in 1 GB a GPU: the least is \d") as error:
         plan(8, 1).best()
