@@ -23,11 +23,11 @@ from deepcoro.atomic import publish, write_bytes
 from deepcoro.config import ConfigError, DataError
 from deepcoro.engine import Engine
 from deepcoro.weights import FILE as WEIGHTS
-from deepcoro.weights import STATE
+from deepcoro.weights import MOMENTS, STATE, read_averages
 
 logger = logging.getLogger(__name__)
 
-MOMENTS, DIGESTS = "moments.safetensors", "digests.json"
+DIGESTS = "digests.json"
 NAMES_BYTES = 2**20
 """Room for the names of tensors, digests and pointers, which `Snapshot.bytes` leaves out."""
 
@@ -53,6 +53,10 @@ class Checkpoint:
 
     def weights(self) -> dict[str, Tensor]:
         return load_file(self.folder / WEIGHTS)
+
+    def evaluated_weights(self) -> dict[str, Tensor]:
+        """What is measured and predicts: averages (`ema.decay`) where they are kept, else the weights that training goes on from."""
+        return self.weights() | read_averages(self.folder)
 
     def moments(self) -> dict[str, Tensor]:
         return load_file(self.folder / MOMENTS)

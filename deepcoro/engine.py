@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from deepcoro import distributed
+from deepcoro import averages, distributed
 from deepcoro.config import ConfigError
 from deepcoro.finite import GuardedSteps, step_if_finite
 from deepcoro.kernels.precision import cpu_has_bfloat16
@@ -129,6 +129,7 @@ class Engine:
         self._guard = GuardedSteps(self._adamw) if self.uses_deepspeed and not self.zero_stage else None
         self.took_step = torch.ones((), dtype=torch.bool, device=self.device)
         """Whether the last optimiser step counted, the same on every rank: not where loss or gradient were not finite."""
+        self._kept = (*MOMENTS, averages.KEY) if self.keeps_averages else MOMENTS
         self._create_moments()
 
     def release(self) -> None:
@@ -150,6 +151,11 @@ class Engine:
     @property
     def device(self) -> torch.device:
         return self.accelerator.device
+
+    @property
+    def keeps_averages(self) -> bool:
+        """Whether averages of what trains are kept, which `plain_model` then has in place of the weights."""
+        return self.config.ema.decay is not None
 
     def set_lr(self, lr_of_group: dict[str, float]) -> None:
         for group in self.optimizer.param_groups:
@@ -184,6 +190,16 @@ class Engine:
         """After an optimiser step: teachers take their share of what the video tower has become, if it counted. Collective."""
         move_teachers(self.model, self.zero_stage, active, self.took_step)
 
+    def move_averages(self, steps: int) -> None:
+        """After the `steps`-th optimiser step of the run, on the piece of the weights that this rank steps itself. A step that did not count
+        moves them too: towards the weights as they stayed.
+        """
+        if not self.keeps_averages:
+            return
+        weights = [tensor for tensor, _ in self._optimized()]
+        kept = [self._adamw.state[tensor][averages.KEY] for tensor in weights]
+        averages.move(kept, weights, averages.decay_after(steps, self.config.ema.decay))
+
     def full_weights(self) -> dict[str, Tensor]:
         """Every parameter and buffer, whole, fp32, on the host of rank 0; empty on the others. Collective."""
         weights = {}
@@ -196,10 +212,12 @@ class Engine:
         return weights
 
     def full_moments(self) -> dict[str, Tensor]:
-        """AdamW's moments of every trainable parameter, named `NAME/exp_avg`; on rank 0, empty on the others. Collective."""
+        """AdamW's moments of every trainable parameter, named `NAME/exp_avg`, and averages where they are kept; on rank 0, empty on the
+        others. Collective.
+        """
         moments = {}
         for name, parameter in self._trainable():
-            for key in MOMENTS:
+            for key in self._kept:
                 value = self._moment(parameter, key)
                 if distributed.rank() == 0:
                     moments[f"{name}/{key}"] = value.detach().to("cpu", torch.float32, copy=True)
@@ -226,7 +244,7 @@ class Engine:
                     "give the run back the config it was trained with",
                     topic="resume",
                 )
-            for key in MOMENTS:
+            for key in self._kept:
                 self._set_moment(parameter, key, moments[f"{name}/{key}"].to(self.device))
         for tensor, group in self._optimized():
             since_then = sum(number > group["since"] for number in skipped)
@@ -235,15 +253,20 @@ class Engine:
     def plain_model(self, build: Callable[[], nn.Module]) -> nn.Module:
         """The model without an engine around it, whole on every rank, for evaluation. Collective.
 
-        Under ZeRO-3 the parameters are in pieces, so a second model is built and filled; else the trained one is lent.
+        Under ZeRO-3 the parameters are in pieces, so a second model is built and filled, and so it is to hold averages; else the trained one
+        is lent.
         """
-        if self.zero_stage < 3:
+        if self.zero_stage < 3 and not self.keeps_averages:
             return self.model
         model = build().to(self.device)
         targets = dict(model.named_parameters())
         for name, parameter in self.model.named_parameters():
             with self._gathered(parameter), torch.no_grad():
                 targets[name].copy_(parameter)
+        if self.keeps_averages:
+            for name, parameter in self._trainable():
+                with torch.no_grad():
+                    targets[name].copy_(self._moment(parameter, averages.KEY))
         model.load_state_dict(dict(self._saved_buffers()), strict=False)
         return model
 
@@ -271,6 +294,8 @@ class Engine:
             # a fused step counts where the parameter lies
             count = torch.zeros((), dtype=torch.float32, device=tensor.device)
             self._adamw.state[tensor] = {"step": count} | zeros
+            if self.keeps_averages:
+                self._adamw.state[tensor][averages.KEY] = tensor.detach().clone()
         if self.zero_stage in (1, 2):
             self._link_moments()
 

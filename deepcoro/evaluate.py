@@ -118,7 +118,7 @@ def open_run(run_dir: Path, load: str, overrides: Sequence[str] = ()) -> tuple[R
 
 def load_model(config: RunConfig, parts: Parts, saved: checkpoint.Checkpoint) -> nn.Module:
     """The checkpoint's model, whole, with its own normalisation constants unless the config sets others."""
-    weights = saved.weights()
+    weights = saved.evaluated_weights()
     own = weights["normalisation.mean"].item(), weights["normalisation.std"].item()
     model = build_model(config, parts, of_films=own)  # shards without training films tell none
     model.load_state_dict(weights)

@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Literal
 import pydantic
 
 from deepcoro.augment import Config as Augment
+from deepcoro.averages import Config as Ema
 from deepcoro.config import Block, ConfigError, dump, parse, read_tree, typed_by_key
 from deepcoro.data.config import Data
 from deepcoro.groups import Edges
@@ -241,6 +242,8 @@ class RunConfig(Block):
     video_freeze_ratio and text_freeze_ratio hold."""
     optim: Optim = Optim()
     """Optimiser and schedule."""
+    ema: Ema = Ema()
+    """Averages of the weights, which evaluation then reads."""
     non_finite: NonFinite = NonFinite()
     """What comes of steps whose loss or gradient is not finite."""
     stall_timeout_s: float | None = pydantic.Field(default=600.0, gt=0)

@@ -98,7 +98,7 @@ def embed_query(
     if config.towers.text is None:
         raise ConfigError("the run has no text tower, so sentences find nothing; search with --film")
     tokenizer = config.towers.text.load_tokenizer(config.run_dir / "tokenizer")
-    model = model_of_weights(config, saved.weights(), tokenizer).eval()
+    model = model_of_weights(config, saved.evaluated_weights(), tokenizer).eval()
     with torch.no_grad():
         return class_embedding(embed_texts(model, config, tokenizer, list(sentences)))
 

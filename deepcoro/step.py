@@ -76,6 +76,7 @@ def train_step(
     record.took_step = engine.took_step
     statistics.keep_if(engine.took_step)
     engine.move_teachers(list(loss_weights))
+    engine.move_averages(step + 1)
     return record
 
 

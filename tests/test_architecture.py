@@ -43,6 +43,7 @@ LAYERS = [
         "matching",
         "aggregates",
         "gradient_cache",
+        "averages",
         "finite",
         "skipped",
         "exit_record",

@@ -53,7 +53,7 @@ def open_trained(path: Path, load: str = "best") -> Trained:
     )
     return Trained(
         config=config_of_checkpoint(state, path),
-        weights=saved.weights,
+        weights=saved.evaluated_weights,
         tokenizer_folder=path / "tokenizer",
         calibration=read_calibration(path, who.digest),
         trained_on=seen_of_state(state["data"]),

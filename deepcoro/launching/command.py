@@ -48,7 +48,7 @@ def command_of(request: Request, num_gpus: int, visible: str | None) -> Command:
 
 
 def default_launch(num_gpus: int, num_machines: int) -> str:
-    """DDP wherever there are several ranks: it sends the least (docs/scaling.md), and what each of them then holds whole, 16 bytes a
+    """DDP wherever there are several ranks: it sends the least (docs/scaling.md), and what each of them then holds whole, 20 bytes a
     trained parameter, fits every GPU with the shipped models (docs/memory.md).
     """
     if num_gpus == 0:

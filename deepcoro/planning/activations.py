@@ -73,11 +73,13 @@ class Parameters:
     """What the model keeps beside parameters."""
     small: int
     """In tensors that ZeRO-3 keeps whole as shipped."""
+    averaged: int = 0
+    """Of which averages are kept (`ema.decay`)."""
 
     @property
     def checkpoint_bytes(self) -> int:
-        """Weights and both moments, fp32, on any number of GPUs."""
-        return 4 * (self.all + 2 * self.trained)
+        """Weights, both moments and averages, fp32, on any number of GPUs."""
+        return 4 * (self.all + 2 * self.trained + self.averaged)
 
 
 class Subject:
@@ -92,7 +94,8 @@ class Subject:
             self._timetable = Timetable(self._config, config.max_steps or STEPS)
             self.phase = _heaviest_phase(self._timetable, self._model)
             optimizer = build_optimizer(self._model, config.optim, config.own_lr, {}, config.own_groups)
-        self.parameters = _parameters(self._model, optimizer)
+        sizes = _parameters(self._model, optimizer)
+        self.parameters = replace(sizes, averaged=sizes.trained if config.ema.decay is not None else 0)
 
     def enter(self, model: VideoTextModel) -> None:
         """Puts another model of the config into the same phase."""

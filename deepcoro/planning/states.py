@@ -67,9 +67,9 @@ def peak_of(engine: EngineName, rank: Rank, sizes: Parameters, work: Activations
 
 
 def _undivided(engine: str, rank: Rank, sizes: Parameters, work: Activations) -> Peak:
-    """Weights, gradients and both moments whole on every rank."""
+    """Weights, gradients, both moments and averages whole on every rank."""
     trained = VALUE * sizes.trained
-    idle = VALUE * sizes.all + sizes.buffer_bytes + 2 * trained
+    idle = VALUE * (sizes.all + sizes.averaged) + sizes.buffer_bytes + 2 * trained
     beside = 0  # fused AdamW makes no copies
     if engine == "ddp":
         idle += trained  # the buckets in which gradients travel, on a single rank too
@@ -87,14 +87,14 @@ def _zero_1_and_2(engine: str, rank: Rank, sizes: Parameters, work: Activations)
         rank.share(max(sizes.groups)),
         VALUE * rank.buffers.reduce_bucket,
     )
-    weights = VALUE * sizes.all + sizes.buffer_bytes
+    weights, averaged = VALUE * sizes.all + sizes.buffer_bytes, rank.share(sizes.averaged)
     # two buckets: while one travels the other is filled
     reduced = work.batch + work.beside_gradients + 2 * bucket
     if engine == "zero2_offload":
         largest = VALUE * sizes.largest_tensor
-        idle, host = weights + largest, 5 * own + largest
+        idle, host = weights + largest, 5 * own + averaged + largest
         return Peak(idle, idle + reduced, idle + work.batch, host)
-    idle = weights + 3 * own
+    idle = weights + 3 * own + averaged
     step = idle + work.batch + own + group
     if engine == "zero1":
         return Peak(idle, idle + work.batch + work.with_gradients + bucket, step)
@@ -108,7 +108,7 @@ def _zero_3(engine: str, rank: Rank, sizes: Parameters, work: Activations) -> Pe
     gathered = VALUE * min(sizes.all, rank.buffers.max_live_parameters)
     running = work.batch + gathered + work.beside_gradients
     if engine == "zero3_offload":
-        idle, host = whole + bucket, rank.share(sizes.all) + 5 * own
+        idle, host = whole + bucket, rank.share(sizes.all) + 5 * own + rank.share(sizes.averaged)
         return Peak(idle, idle + running, idle + work.batch, host)
-    idle = whole + rank.share(sizes.all) + 4 * own + bucket
+    idle = whole + rank.share(sizes.all) + 4 * own + rank.share(sizes.averaged) + bucket
     return Peak(idle, idle + running, idle + work.batch + group)

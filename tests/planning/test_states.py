@@ -110,6 +110,7 @@ def test_the_peak_of_one_process_is_foretold_within_a_tenth(
 
 
 SWITCHES = {
+    "averages": ("ema.decay=0.99",),
     "selective": ("towers.video.activation_checkpointing=selective",),
     "studies, blocks": (
         *("data.multi_video=true", "data.num_videos=2", "clips_per_chunk=4"),
@@ -145,6 +146,20 @@ WORK = Activations(25_000_000, 15_000_000_000, 15_200_000_000, 15_300_000_000)
 def test_more_ranks_never_need_more_of_each(engine: str) -> None:
     peaks = [peak_of(engine, Rank(world_size), SIZES, WORK) for world_size in (1, 2, 8, 64)]
     assert all(more.idle < fewer.idle for fewer, more in zip(peaks, peaks[1:], strict=False))
+
+
+def test_averages_take_one_more_number_a_trained_parameter_divided_as_moments_are() -> None:
+    averaged = replace(SIZES, averaged=SIZES.trained)
+
+    def more(engine: str) -> int:
+        plain, kept = (peak_of(engine, Rank(4), sizes, WORK) for sizes in (SIZES, averaged))
+        assert kept.bytes - plain.bytes == kept.idle - plain.idle
+        return kept.idle + kept.host - plain.idle - plain.host
+
+    assert more("ddp") == more("zero0") == 4 * SIZES.trained
+    divided = ("zero1", "zero2", "zero2_offload", "zero3", "zero3_offload")
+    assert [more(engine) for engine in divided] == [SIZES.trained] * 5
+    assert averaged.checkpoint_bytes - SIZES.checkpoint_bytes == 4 * SIZES.trained
 
 
 def test_offloading_moves_states_to_the_host_and_off_the_device() -> None:
