@@ -7,6 +7,7 @@ import datetime
 import json
 import logging
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +31,13 @@ def export_encoder(
     folder: Path,
     pixel_constants: tuple[float, float] | None = None,
     provenance: dict[str, Any] | None = None,
+    write_graphs: Callable[[Path], dict[str, Any]] | None = None,
 ) -> None:
     """Writes `folder`, whole or not at all; fp32 weights, without a classifier.
 
     `pixel_constants`: mean and std of the grey levels (0-255) that the encoder was trained with. `provenance`: whatever tells
-    where the weights come from, plain values. ConfigError when the folder exists.
+    where the weights come from, plain values. `write_graphs` writes more into the folder and gives what the card says of it
+    (`deepcoro.sharing.portable`). ConfigError when the folder exists.
     """
     from safetensors.torch import save
 
@@ -61,6 +64,8 @@ def export_encoder(
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
         unfinished = Path(scratch) / folder.name
         write_bytes(unfinished / WEIGHTS, save(weights, metadata={"format": "pt"}))
+        if write_graphs is not None:
+            card["graphs"] = write_graphs(unfinished)
         write_bytes(unfinished / CARD, (json.dumps(card, indent=2) + "\n").encode())
         publish(unfinished, folder)
 

@@ -19,6 +19,7 @@ from deepcoro.config import ConfigError
 from deepcoro.kernels.grid import Grid, strided
 from deepcoro.mvit import compilation
 from deepcoro.mvit.shapes import VARIANTS, BlockShape
+from deepcoro.mvit.twin import torchvision_mvit
 from deepcoro.mvit.work import Work, clip_work
 from deepcoro.towers.video_mvit import EncoderSettings, VideoMViT
 
@@ -140,24 +141,9 @@ class Step:
 
 
 def make_torchvision_model(frames: int, size_px: int) -> nn.Module:
-    """torchvision's `mvit_v2_s`, whose own constructor allows neither another film size nor no drop path."""
-    from torchvision.models.video.mvit import MSBlockConfig, MViT
-
-    kernel = [3, 3, 3]
-    blocks = [
-        MSBlockConfig(
-            num_heads=shape.heads,
-            input_channels=shape.dim_in,
-            output_channels=shape.dim_out,
-            kernel_q=kernel,
-            kernel_kv=kernel,
-            stride_q=[1, shape.query_stride, shape.query_stride],
-            stride_kv=[1, shape.key_stride, shape.key_stride],
-        )
-        for shape in VARIANTS[VARIANT].block_shapes((frames // 2, size_px // 4, size_px // 4))
-    ]
-    switches = dict.fromkeys(("residual_pool", "rel_pos_embed", "proj_after_attn"), True)
-    return MViT((size_px, size_px), frames, blocks, residual_with_cls_embed=False, dropout=0.0, **switches)
+    """torchvision's `mvit_v2_s` for films of this size, without drop path."""
+    shapes = VARIANTS[VARIANT].block_shapes((frames // 2, size_px // 4, size_px // 4))
+    return torchvision_mvit(shapes, frames, size_px)
 
 
 def time_in_turns(

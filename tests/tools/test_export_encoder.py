@@ -55,6 +55,22 @@ def test_public_weights_become_a_folder_that_knows_its_variant(tmp_path: Path, m
     assert card["provenance"]["file"] == "public.pyth"
 
 
+@pytest.mark.slow
+def test_a_graph_is_written_beside_them_where_one_is_asked_for(tmp_path: Path, monkeypatch, capsys) -> None:
+    source = VideoMViT.from_variant("tiny", num_classes=5, frames=4, size_px=32)
+    torch.save({"model_state": source.state_dict()}, tmp_path / "public.pyth")
+    words = ("--variant", "tiny", "--frames", "4", "--size_px", "32", "--graph", "torch")
+    code, _, _ = call_tool(
+        "export_encoder", (tmp_path / "public.pyth", tmp_path / "encoder", *words), monkeypatch, capsys
+    )
+    assert code == 0
+    card = json.loads((tmp_path / "encoder" / "config.json").read_text())
+    assert card["graphs"]["input"].endswith("grey levels, normalised")
+    assert {each.name for each in (tmp_path / "encoder").iterdir()} == {
+        *("config.json", "model.safetensors", "encoder.pt2")
+    }
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
