@@ -58,7 +58,8 @@ def test_an_empty_split_names_those_there_are(
     words = tiny(shards, tmp_path / "run", "max_steps=1")
     assert told(capsys, *words)[0] == 0, "training does without"
     code, line = told(capsys, *words, "run_mode=val")
-    assert code == 2 and line == "DataError: split 'val' is empty; splits of this folder: ['train', 'test']"
+    said = "DataError: split 'val' is empty; splits of this folder: ['train', 'test']"
+    assert code == 2 and line == f"{said} [docs/errors.md#empty-split]"
     assert exit_code(tmp_path / "run") == 2
 
 

@@ -381,6 +381,6 @@ def test_the_documentation_has_a_row_for_each_layout_and_rules_that_are_read(tmp
     text = (TOOL.parents[1] / "docs" / "data.md").read_text()
     for name in LAYOUTS:
         assert f"| `{name}` |" in text
-    example = text.split("puts your rules before these:\n```\n")[1].split("```")[0]
+    example = text.split("puts your rules before these:\n```yaml\n")[1].split("```")[0]
     (tmp_path / "rules.yaml").write_text(example)
     assert set(read_rules(tmp_path / "rules.yaml").rules) == {"*_cto", "OM1_calcif", "flow"}

@@ -4,10 +4,10 @@ import pytest
 import torch
 import yaml
 
-from deepcoro import checkpoint
 from deepcoro.config import ConfigError
 from deepcoro.features import VideoFeatures
-from deepcoro.inference.model import Answerer, config_of_checkpoint, loaded_model
+from deepcoro.inference.model import Answerer
+from deepcoro.inference.trained import open_trained
 from deepcoro.migration.names import NAMES, UNKNOWN, renamed
 from deepcoro.migration.old_checkpoint import read_old_checkpoint
 from deepcoro.migration.old_model import import_model
@@ -38,11 +38,9 @@ def films(studies=2, clips=3, seed=3):
 
 
 def loaded(run_dir):
-    saved = checkpoint.find(run_dir / "checkpoints", "best")
-    config = config_of_checkpoint(saved.state(), run_dir)
-    text = config.towers.text
-    tokenizer = None if text is None else text.load_tokenizer(run_dir / "tokenizer")
-    return config, tokenizer, loaded_model(config, saved, tokenizer).eval()
+    trained = open_trained(run_dir)
+    model, tokenizer = trained.build()
+    return trained.config, tokenizer, model.eval()
 
 
 def batch_of(video, mask):

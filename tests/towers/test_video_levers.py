@@ -98,12 +98,14 @@ def test_rotary_positions_tell_frames_apart_where_attention_alone_would_not():
     assert changes["rope3d"] > 1e-4
 
 
-def test_compiled_blocks_keep_their_names_and_the_limit_of_versions_fits_all_blocks(monkeypatch):
-    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 8)
-    compiled = tiny(compile=True)
+def test_compiled_blocks_keep_their_names_and_the_limit_of_versions_fits_all_blocks():
+    with torch._dynamo.config.patch(
+        recompile_limit=8
+    ):  # monkeypatch would delete the key where it puts back the value
+        compiled = tiny(compile=True)
+        assert torch._dynamo.config.recompile_limit == 8 * 3
     assert all(block._compiled_call_impl is not None for block in compiled.blocks)
     assert list(compiled.state_dict()) == list(tiny().state_dict())
-    assert torch._dynamo.config.recompile_limit == 8 * 3
 
 
 @pytest.mark.slow
