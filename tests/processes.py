@@ -22,6 +22,9 @@ ALONE = (
 
 LONGEST = (
     *(*ALONE, "tests/faults/test_stall.py", "tests/test_save_load_matrix.py"),
+    *("tests/test_docs_run.py", "tests/sweeping/test_real_trainings.py", "tests/tools/test_sweep.py"),
+    *("tests/test_extending.py", "tests/test_container.py", "tests/test_averages.py"),
+    *("tests/migration/test_migrating_page.py", "tests/sharing/test_whole_path.py"),
     *(
         "tests/planning/test_activations.py",
         "tests/test_non_finite.py",

@@ -61,7 +61,8 @@ CLIP = {
 
 
 def probe_network(mode="attention+cls_token", seed=0, std=0.2):
-    """Encoder and multi-instance model."""
+    """Encoder and multi-instance model, the same in every call."""
+    torch.manual_seed(seed)
     encoder = original.perturbed(original.VideoEncoder(), seed, std)
     return encoder, original.perturbed(original.MultiInstance(mode, HEADS), seed + 1, std)
 
