@@ -1,8 +1,9 @@
-"""A file is written whole or not at all."""
+"""A file, or a folder of them, is written whole or not at all."""
 
 import contextlib
 import fcntl
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -36,11 +37,29 @@ def write_bytes(path: Path, payload: bytes, private: bool = False) -> None:
 def publish(temporary: Path, path: Path) -> None:
     """Gives a finished, synced file or folder its name, for good."""
     temporary.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY)
+    _sync(path.parent)
+
+
+@contextlib.contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """An empty folder to fill. It becomes `folder`, which must not be there, when the block ends, and is gone when that fails."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
+        unfinished = Path(scratch) / folder.name
+        unfinished.mkdir()
+        yield unfinished
+        for each in unfinished.rglob("*"):
+            _sync(each)
+        publish(unfinished, folder)
+
+
+def _sync(path: Path) -> None:
+    """Of a file what is in it, of a folder which names."""
+    handle = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(folder)
+        os.fsync(handle)
     finally:
-        os.close(folder)
+        os.close(handle)
 
 
 @contextlib.contextmanager

@@ -23,6 +23,7 @@ from deepcoro.evaluated import Evaluated, Measurement
 from deepcoro.groups import LEAKS, measure_groups
 from deepcoro.head_columns import head_columns
 from deepcoro.logged_films import LoggedFilm, films_to_log
+from deepcoro.normalisation import carried_by
 from deepcoro.predictions import Predictions, write_predictions
 from deepcoro.reconstructions import reconstruction_pictures
 from deepcoro.report_captions import CaptionExample, choose_captions, show_captions
@@ -119,8 +120,9 @@ def open_run(run_dir: Path, load: str, overrides: Sequence[str] = ()) -> tuple[R
 def load_model(config: RunConfig, parts: Parts, saved: checkpoint.Checkpoint) -> nn.Module:
     """The checkpoint's model, whole, with its own normalisation constants unless the config sets others."""
     weights = saved.evaluated_weights()
-    own = weights["normalisation.mean"].item(), weights["normalisation.std"].item()
-    model = build_model(config, parts, of_films=own)  # shards without training films tell none
+    model = build_model(
+        config, parts, of_films=carried_by(weights)
+    )  # shards without training films tell none
     model.load_state_dict(weights)
     model.normalisation.override(config.normalisation)
     return model

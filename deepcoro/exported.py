@@ -6,7 +6,6 @@
 import datetime
 import json
 import logging
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from typing import Any
 from torch import nn
 
 from deepcoro import __version__
-from deepcoro.atomic import publish, write_bytes
+from deepcoro.atomic import whole_folder, write_bytes
 from deepcoro.config import ConfigError
 
 logger = logging.getLogger(__name__)
@@ -60,14 +59,11 @@ def export_encoder(
         }
         | (provenance or {}),
     }
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
-        unfinished = Path(scratch) / folder.name
+    with whole_folder(folder) as unfinished:
         write_bytes(unfinished / WEIGHTS, save(weights, metadata={"format": "pt"}))
         if write_graphs is not None:
             card["graphs"] = write_graphs(unfinished)
         write_bytes(unfinished / CARD, (json.dumps(card, indent=2) + "\n").encode())
-        publish(unfinished, folder)
 
 
 def read_card(folder: Path) -> dict[str, Any] | None:

@@ -31,6 +31,11 @@ class Config(Block):
         return self
 
 
+def carried_by(weights: dict[str, Tensor]) -> tuple[float, float]:
+    """Mean and deviation that a model's weights bring along."""
+    return weights["normalisation.mean"].item(), weights["normalisation.std"].item()
+
+
 class PixelNormalisation(nn.Module):
     """Zero mean and unit variance; grey films stay one channel. The constants are buffers, so a checkpoint carries them."""
 

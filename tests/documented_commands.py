@@ -110,11 +110,12 @@ def _check_make(words: list[str]) -> None:
 
 def _check_pip(words: list[str]) -> None:
     extras = (ROOT / "pyproject.toml").read_text().split("[project.optional-dependencies]")[1]
-    for word in words:
-        for extra in re.findall(r"^(?:deepcoro|\.)\[([\w,]+)\]$", word):
-            for name in extra.split(","):
-                if not re.search(rf"^{name} = \[", extras, re.MULTILINE):
-                    raise ValueError(f"{word}: no extra {name}")
+    for listed in re.findall(r"(?:deepcoro|\.)\[([\w,]+)\]", " ".join(words)):
+        missing = [
+            name for name in listed.split(",") if not re.search(rf"^{name} = \[", extras, re.MULTILINE)
+        ]
+        if missing:
+            raise ValueError(f"pip {' '.join(words)}: no extra {missing}")
 
 
 CHECKS: dict[str, Callable[[list[str]], None]] = {

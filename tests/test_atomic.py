@@ -23,3 +23,16 @@ def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space"):
         atomic.write_bytes(path, b"second")
     assert path.read_bytes() == b"first"
+
+
+def test_a_folder_is_there_whole_or_not_at_all(tmp_path):
+    folder = tmp_path / "above" / "model"
+    with atomic.whole_folder(folder) as unfinished:
+        (unfinished / "weights").write_bytes(b"all of them")
+        assert not folder.exists()
+    assert (folder / "weights").read_bytes() == b"all of them"
+    with pytest.raises(ValueError, match="half"), atomic.whole_folder(tmp_path / "other") as unfinished:
+        (unfinished / "weights").write_bytes(b"half")
+        raise ValueError("half")
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["above"]
+    assert list(folder.parent.iterdir()) == [folder]

@@ -12,6 +12,7 @@ from deepcoro.calibrated import Calibration, read_calibration
 from deepcoro.config import ConfigError
 from deepcoro.inference.prediction import Model
 from deepcoro.model import VideoTextModel
+from deepcoro.normalisation import carried_by
 from deepcoro.run_config import RunConfig, run_config_from_dump
 from deepcoro.seen import Seen, seen_of_state
 from deepcoro.sharing.layout import TOKENIZER, is_shared_model, read_shared_model, read_shared_weights
@@ -86,7 +87,6 @@ def config_of_checkpoint(state: dict[str, Any], run_dir: Path) -> RunConfig:
 
 def model_of_weights(config: RunConfig, weights: dict[str, Tensor], tokenizer: Any) -> VideoTextModel:
     """The model with these weights and the constants of the grey levels that they were trained with."""
-    constants = (weights["normalisation.mean"].item(), weights["normalisation.std"].item())
-    model = VideoTextModel(config, tokenizer, *constants)
+    model = VideoTextModel(config, tokenizer, *carried_by(weights))
     model.load_state_dict(weights)
     return model

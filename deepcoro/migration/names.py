@@ -1,6 +1,7 @@
 """Names of tensors in a checkpoint of DeepCORO_CLIP, and the names of ours that are the same numbers of the same function."""
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -85,6 +86,12 @@ def renamed(theirs: Mapping[str, Tensor], ours: Iterable[str], kind: str) -> Ren
         else:
             unused.setdefault(_first(_UNUSED[kind], name) or UNKNOWN, []).append(name)
     return Renamed(used, unused, sorted(own - used.keys()))
+
+
+def by_part(names: Iterable[str]) -> str:
+    """Names of tensors in few words: the first three parts of each, and how many begin so."""
+    groups = Counter(".".join(name.split(".")[:3]) for name in names)
+    return ", ".join(f"{group} ({number})" for group, number in sorted(groups.items()))
 
 
 def _first(patterns: Iterable[tuple[str, str]], name: str) -> str | None:

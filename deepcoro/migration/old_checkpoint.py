@@ -6,7 +6,6 @@ What is taken is MViTv2-S itself, to train on with poolers and heads of here. Wh
 
 import logging
 import pickle
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from deepcoro.config import ConfigError
 from deepcoro.exported import export_encoder
+from deepcoro.migration.names import UNKNOWN, by_part
 from deepcoro.towers import video_mvit
 
 logger = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ LEFT_OUT = {
     "mil_model.": "multi-instance pooling of the projected tokens",
     "captioning_decoder.": "caption decoder over the projected tokens",
     "masked_video_modeling.": "decoder of tokens that were masked after the encoder (W21)",
-    "": "no part of a model of the predecessor",
+    "": UNKNOWN,
 }
 """Beginning of a name -> what it was, the first that fits."""
 STATES = ("video_encoder", "text_encoder", "captioning_decoder", "masked_video_modeling")
@@ -149,9 +149,7 @@ def _report(
         "left out of an encoder:",
     ]
     for was, names in old.left_out().items():
-        groups = Counter(".".join(name.split(".")[:3]) for name in names)
-        told = ", ".join(f"{group} ({number})" for group, number in groups.items())
-        lines.append(f"  {len(names)} tensors, {was}: {told}")
+        lines.append(f"  {len(names)} tensors, {was}: {by_part(names)}")
     if pixel_constants is None:
         lines.append(
             "grey levels: unknown; give --config OLD.yaml or --pixel_mean and --pixel_std, which the encoder was trained with"

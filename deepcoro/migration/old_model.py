@@ -4,10 +4,8 @@ Contrastive (and multitask) checkpoints become two towers, the pooler `aggregato
 `multi_instance` and its heads. Both are the same functions as there in evaluation, but for what `FAULTS` names.
 """
 
-import copy
 import json
 import math
-import tempfile
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +18,7 @@ from torch import Tensor
 from deepcoro import __version__, atomic, checkpoint
 from deepcoro.config import ConfigError, dump, parse, show
 from deepcoro.migration.conversions import kind_of
-from deepcoro.migration.names import Renamed, renamed
+from deepcoro.migration.names import Renamed, by_part, renamed
 from deepcoro.migration.old_checkpoint import OldCheckpoint, read_old_checkpoint, require_mvit
 from deepcoro.migration.old_config import import_config, pixel_constants_of, read_old
 from deepcoro.migration.old_text import write_text_model
@@ -75,10 +73,7 @@ def import_model(old: Old, run_dir: Path) -> str:
         raise ConfigError(
             f"{old.config} has no dataset_mean and dataset_std, on which every score hangs: give --pixel_mean and --pixel_std"
         )
-    run_dir.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=run_dir.parent, prefix=f".{run_dir.name}-") as scratch:
-        unfinished = Path(scratch) / run_dir.name
-        unfinished.mkdir()
+    with atomic.whole_folder(run_dir) as unfinished:
         tree = _tree(old, read, kind, constants)
         config = _config(tree, run_dir, run_dir)
         beside, tokenizer = _config(tree, unfinished, run_dir), None
@@ -90,7 +85,6 @@ def import_model(old: Old, run_dir: Path) -> str:
         found = renamed(read.tensors, model.state_dict(), kind)
         given = _fill(model, read, found, config)
         _write_run(unfinished, config, model, old, read)
-        atomic.publish(unfinished, run_dir)
     return _report(read, found, given, kind)
 
 
@@ -108,7 +102,7 @@ def _kind(old: Old, read: OldCheckpoint) -> str:
 def _tree(old: Old, read: OldCheckpoint, kind: str, constants: tuple[float, float]) -> dict:
     """The config of the run, without its folders."""
     given = read_old(old.config)
-    tree = copy.deepcopy(import_config(old.config).tree)
+    tree = import_config(old.config).tree
     pooler = _aggregator(given, read) if kind == "clip" else _multi_instance(given, read, old.absent_films)
     objective = "contrastive" if kind == "clip" else "linear_probing"
     own = tree.get("objectives", {}).get(objective) or {}
@@ -265,18 +259,14 @@ def _write_run(folder: Path, config: RunConfig, model: VideoTextModel, old: Old,
 
 
 def _report(read: OldCheckpoint, found: Renamed, given: dict[str, str], kind: str) -> str:
-    def told(names: Any) -> str:
-        groups = Counter(".".join(name.split(".")[:3]) for name in names)
-        return ", ".join(f"{group} ({number})" for group, number in sorted(groups.items()))
-
-    by_part = Counter(name.split(".")[0] + "." + name.split(".")[1] for name in found.used)
+    of_part = Counter(".".join(name.split(".")[:2]) for name in found.used)
     unused = sum(map(len, found.unused.values()))
     lines = [
         f"layout: {read.layout}; {len(read.tensors)} tensors",
         f"used: {len(found.used)}",
-        *(f"  {number} tensors -> {part}" for part, number in sorted(by_part.items())),
+        *(f"  {number} tensors -> {part}" for part, number in sorted(of_part.items())),
         f"unused: {unused}",
-        *(f"  {len(names)} tensors, {why}: {told(names)}" for why, names in found.unused.items()),
+        *(f"  {len(names)} tensors, {why}: {by_part(names)}" for why, names in found.unused.items()),
         "missing: 0; ours that no file of theirs has:",
         *(f"  {name}: {what}" for name, what in _grouped(given).items()),
         "the same function as there in evaluation, but for:",

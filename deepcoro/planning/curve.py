@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from deepcoro.planning.activations import Activations, Parameters
 from deepcoro.planning.sheet import Task
-from deepcoro.planning.speed import StepTime, step_time
+from deepcoro.planning.speed import StepTime, gpu_seconds, step_time
 from deepcoro.planning.states import Rank, peak_of
 from deepcoro.planning.table import GB
 from deepcoro.planning.traffic import (
@@ -65,7 +65,7 @@ class Curve:
     def fewest_films(self, engine: Exchanging, gpus: int) -> float:
         """Of a GPU's micro-step: with fewer the computation no longer hides what runs beside it, were the host no matter."""
         hidden, _ = traffic_seconds(engine, self.on(gpus), self.sizes)
-        return hidden / (self.work.flops / (self.machine.tflops * 1e12)) * self.films
+        return hidden / gpu_seconds(self.machine, self.work) * self.films
 
 
 def traffic_table(curve: Curve) -> str:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from rich.table import Table
 
 from deepcoro.config import ConfigError
+from deepcoro.planning.speed import gpu_seconds, issue_seconds
 from deepcoro.planning.table import GB, RESERVED_GB, WASTE, Choice, Plan, micro_batches
 
 FILM_MB = 1.31
@@ -105,7 +106,7 @@ def _durations(plan: Plan, choice: Choice, task: Task) -> Iterator[str]:
         f"(at {machine.tflops:.3g} TFLOP/s a GPU and {machine.launch_us:.3g} us a kernel; --samples_per_s of your own log makes it yours)"
     )
     work = plan.work(choice.way, choice.micro_batch)[1]
-    if work.launches * machine.launch_us * 1e6 > work.flops / machine.tflops:
+    if issue_seconds(machine, work) > gpu_seconds(machine, work):
         yield (
             f"  the host sets the pace: it issues {work.launches} kernels a micro-step; larger micro-batches"
             f"{' and clips_per_chunk' if plan.config.clips_per_chunk else ''} cost no time until the GPU is busy"

@@ -29,6 +29,16 @@ class StepTime:
         return max(self.compute, self.hidden_traffic) + self.open_traffic + self.host
 
 
+def gpu_seconds(machine: Machine, work: Activations) -> float:
+    """What the products of a micro-step take."""
+    return work.flops / (machine.tflops * 1e12)
+
+
+def issue_seconds(machine: Machine, work: Activations) -> float:
+    """What the host takes to issue the kernels of a micro-step."""
+    return work.launches * machine.launch_us / 1e6
+
+
 def step_time(
     engine: Exchanging,
     machine: Machine,
@@ -41,7 +51,7 @@ def step_time(
     (`gradient_cache`), a third of the work without recomputation.
     """
     again = 4 / 3 if micro_steps > 1 and repeats_towers else 1.0
-    slowest = max(work.flops / (machine.tflops * 1e12), work.launches * machine.launch_us / 1e6)
+    slowest = max(gpu_seconds(machine, work), issue_seconds(machine, work))
     compute = slowest * micro_steps * again
     hidden, after = traffic_seconds(engine, machine, sizes, micro_steps)
     host = 0.0

@@ -1,9 +1,7 @@
 """From a checkpoint of a run to a folder for others, whole or not at all."""
 
 import logging
-import os
 import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +12,7 @@ from huggingface_hub import save_torch_state_dict
 from torch import Tensor
 
 from deepcoro import __version__
-from deepcoro.atomic import publish, write_text
+from deepcoro.atomic import whole_folder, write_text
 from deepcoro.bank import told_of
 from deepcoro.config import ConfigError, dump
 from deepcoro.fields import report
@@ -57,23 +55,17 @@ def export_model(
     along = _files_along(run_dir, trained.who.digest, asked)
     config = shared_config(trained.config)
     weights = kept_weights(trained.weights(), config)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
-        unfinished = Path(scratch) / folder.name
+    with whole_folder(folder) as unfinished:
         about = _write(unfinished, trained, config, weights)
         for source, place in along:
             (unfinished / place).parent.mkdir(exist_ok=True)
             shutil.copyfile(source, unfinished / place)
         extras = Extras(license_name, [place for _, place in along])
         write_text(unfinished / CARD, render_card(run_dir, about, extras))
-        for file in unfinished.rglob("*"):
-            _sync(file)
-        publish(unfinished, folder)
     return about
 
 
 def _write(folder: Path, trained: Trained, config: dict[str, Any], weights: dict[str, Tensor]) -> SharedModel:
-    folder.mkdir()
     save_torch_state_dict(weights, folder, max_shard_size=SHARD_BYTES)
     if trained.config.towers.text is not None:
         tokenizer = trained.config.towers.text.load_tokenizer(trained.tokenizer_folder)
@@ -171,11 +163,3 @@ def _refuse_other_weights(flag: str, files: Sequence[Path], digest: str) -> None
             raise ConfigError(
                 f"--{flag}: '{file.name}' was written by {written_by}, and the exported weights are {digest}: {_HOW[flag]} anew"
             )
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -1,5 +1,6 @@
 """The drawings of a sweep's summary: a line a trial through all hyper-parameters, and what the best was as trials went on."""
 
+import functools
 import itertools
 import math
 from collections.abc import Sequence
@@ -81,7 +82,7 @@ def parallel_coordinates(space: Sequence[Parameter], metric: Metric, rows: Seque
     with matplotlib.rc_context(STYLE):
         figure, (axes,) = new_figure(10.2, 4.2)
         # the best is drawn last, on top; of equal ones the first is the best
-        order = sorted(shown, key=lambda row: (_goodness(row, metric), -row.number))
+        order = sorted(shown, key=lambda row: (metric.cost(row.value), row.number), reverse=True)
         for place, row in enumerate(order):
             share = (place + 1) / len(order)
             points = [scale.at(value) for scale, value in zip(scales, _along(row, space), strict=True)]
@@ -97,10 +98,6 @@ def parallel_coordinates(space: Sequence[Parameter], metric: Metric, rows: Seque
 
 def _along(row: "Row", space: Sequence[Parameter]) -> list[Any]:
     return [*(row.values[parameter.name] for parameter in space), row.value]
-
-
-def _goodness(row: "Row", metric: Metric) -> float:
-    return row.value if metric.goal == "maximize" else -row.value
 
 
 def _draw_axes(axes: "Axes", scales: Sequence[_Scale], names: Sequence[str]) -> None:
@@ -128,7 +125,7 @@ def progress_figure(metric: Metric, rows: Sequence["Row"]) -> str | None:
     pruned = [row for row in rows if row.state == "pruned" and row.value is not None]
     if not complete:
         return None
-    better = max if metric.goal == "maximize" else min
+    better = functools.partial(min, key=metric.cost)
     with matplotlib.rc_context(STYLE):
         figure, (axes,) = new_figure(10.2, 2.6)
         axes.plot([row.number for row in complete], [row.value for row in complete], "o", color=COLOURS[0], markersize=4.5, label="trial")  # fmt: skip

@@ -52,7 +52,7 @@ def write_summary(sweep: Sweep, trials: Trials) -> list[Path]:
         names = [parameter.name for parameter in sweep.file.space()]
         page = render_page(
             "sweep.html",
-            {"text": lambda value: "–" if value is None else value_text(value)},
+            {"text": _text},
             sweep=sweep,
             title=sweep.file.name or f"Sweep of {sweep.config}",
             rows=sorted(rows, key=lambda row: _rank(row, sweep)),
@@ -69,6 +69,10 @@ def write_summary(sweep: Sweep, trials: Trials) -> list[Path]:
         )
         written.append(_write(sweep.folder / "summary.html", page))
     return written
+
+
+def _text(value: Any) -> str:
+    return "–" if value is None else value_text(value)
 
 
 def _write(path: Path, text: str) -> Path:
@@ -98,7 +102,7 @@ def _rank(row: Row, sweep: Sweep) -> tuple:
     """Complete trials first, the best on top; then the others by number."""
     if row.state != "complete":
         return (1, row.number)
-    return (0, row.value if sweep.file.metric.goal == "minimize" else -row.value)
+    return (0, sweep.file.metric.cost(row.value))
 
 
 def _counts(rows: Sequence[Row]) -> dict[str, int]:

@@ -70,6 +70,10 @@ class Metric(Block):
     target: float | None = None
     """No further trial is begun once one is this good."""
 
+    def cost(self, value: float) -> float:
+        """The value, turned over where the largest is the best: less is better."""
+        return value if self.goal == "minimize" else -value
+
     @pydantic.field_validator("name")
     @classmethod
     def _is_of_val(cls, value: str) -> str:

@@ -125,9 +125,8 @@ class Trials:
                 if held is not None:
                     return held
             number = len(self.study.get_trials(deepcopy=False))
-            waiting = self.of_state(
-                "WAITING"
-            )  # a worker died between the two lines that begin a trial of a grid
+            # a worker died between the two lines that begin a trial of a grid
+            waiting = self.of_state("WAITING")
             if not waiting and (number >= self._most or self._reached_target()):
                 return None
             self._refuse_to_go_on_failing()
@@ -198,15 +197,14 @@ class Trials:
 
     def best(self) -> "optuna.trial.FrozenTrial | None":
         """The complete trial with the best value; the earlier of equal ones."""
-        complete = self.of_state("COMPLETE")
-        sign = 1 if self._sweep.file.metric.goal == "minimize" else -1
-        return min(complete, key=lambda trial: sign * trial.value, default=None)
+        metric = self._sweep.file.metric
+        return min(self.of_state("COMPLETE"), key=lambda trial: metric.cost(trial.value), default=None)
 
     def _reached_target(self) -> bool:
-        target, best = self._sweep.file.metric.target, self.best()
-        if target is None or best is None:
+        metric, best = self._sweep.file.metric, self.best()
+        if metric.target is None or best is None:
             return False
-        return best.value <= target if self._sweep.file.metric.goal == "minimize" else best.value >= target
+        return metric.cost(best.value) <= metric.cost(metric.target)
 
     def _refuse_to_go_on_failing(self) -> None:
         failed = self.of_state("FAIL")

@@ -209,18 +209,14 @@ class Worker:
 
     def _tell_value(self, held: Held, measured: Sequence[float]) -> None:
         numbers = [value for value in measured if math.isfinite(value)]
-        better = min if self._sweep.file.metric.goal == "minimize" else max
+        metric = self._sweep.file.metric
         if numbers:
-            self._end(held, "COMPLETE", better(numbers))
+            self._end(held, "COMPLETE", min(numbers, key=metric.cost))
         elif measured:
             self._end(held, "FAIL", reason="the metric was never a finite number")
         else:
-            name = self._sweep.file.metric.name
-            self._end(
-                held,
-                "FAIL",
-                reason=f"metrics.jsonl has no '{name}'; {_evaluated(self._sweep.run_dir(held.number))}",
-            )
+            found = _evaluated(self._sweep.run_dir(held.number))
+            self._end(held, "FAIL", reason=f"metrics.jsonl has no '{metric.name}'; {found}")
 
     def _tell_failure(self, run: _Run, status: int) -> None:
         """What config or data are to blame for would fail again; a killed run goes on from its checkpoint."""

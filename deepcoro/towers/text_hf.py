@@ -2,7 +2,6 @@
 
 import logging
 import math
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -14,6 +13,7 @@ from jaxtyping import Bool, Float, Int
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from deepcoro.atomic import whole_folder
 from deepcoro.config import Block, ConfigError
 
 log = logging.getLogger(__name__)
@@ -241,10 +241,8 @@ class Config(Block):
             )
         else:
             tokenizer = self.load_tokenizer(None)
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as unfinished:
-            tokenizer.save_pretrained(Path(unfinished) / folder.name)
-            (Path(unfinished) / folder.name).replace(folder)
+        with whole_folder(folder) as unfinished:
+            tokenizer.save_pretrained(unfinished)
 
     def load_tokenizer(self, folder: Path | None) -> Any:
         """The tokenizer that `make_tokenizer` wrote to `folder`; where there is none, the model's own."""
