@@ -40,9 +40,9 @@ class Attempt:
         for process in self._processes:
             process.start()
 
-    def kill(self) -> None:
-        """SIGKILL to all at once, as when a node dies."""
-        for process in self._processes:
+    def kill(self, rank: int | None = None) -> None:
+        """SIGKILL to all at once, as when a node dies, or to one rank, whose launcher then ends the others (`wait`)."""
+        for process in self._processes if rank is None else [self._processes[rank]]:
             process.kill()
         self.wait()
 

@@ -1,6 +1,7 @@
 """One run killed again and again, at random and in every moment of saving, its newest checkpoint damaged in between: it ends as if nothing had been."""
 
 import random
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -43,19 +44,26 @@ def damage_newest(run_dir: Path, chance: random.Random) -> int:
     return before.step
 
 
+@dataclass(frozen=True)
+class Kill:
+    """Of rank 0 at the fault, or a few steps after the run went on, anywhere within a step: of `victim`, or of all ranks at once."""
+
+    fault: str | None = None
+    victim: int | None = None
+
+
 def killed_once(
-    engine: str, world_size: int, words: list[str], run_dir: Path, fault: str | None, chance: random.Random
+    engine: str, world_size: int, words: list[str], run_dir: Path, how: Kill, chance: random.Random
 ) -> None:
-    """At the fault, or a few steps after it went on, anywhere within a step."""
-    attempt = Attempt(engine, world_size, words, fault)
+    attempt = Attempt(engine, world_size, words, how.fault)
     began = newest_whole(run_dir)
-    if fault is None:
+    if how.fault is None:
         target = began + chance.randint(1, 4)
         attempt.wait_until(lambda: last_step(run_dir) >= target)
         attempt.wait_until(lambda: chance.random() < 0.1)
-        attempt.kill()
+        attempt.kill(how.victim)
     codes = attempt.wait()
-    assert codes[0] == -9, f"{fault}: {codes}\n{attempt.log()}"
+    assert codes[how.victim or 0] == -9 and 0 not in codes, f"{how}: {codes}\n{attempt.log()}"
     assert acknowledged(run_dir) <= newest_whole(run_dir) <= last_step(run_dir), attempt.log()
 
 
@@ -64,21 +72,39 @@ def finished(engine: str, world_size: int, words: list[str]) -> None:
     assert attempt.wait() == [0] * world_size, attempt.log()
 
 
+def kills_of_one_rank(number: int, chance: random.Random) -> list[Kill]:
+    kills = [*map(Kill, EVERY_MOMENT), *[Kill()] * number][:number]
+    chance.shuffle(kills)
+    return kills
+
+
+def kills_of_two_ranks(chance: random.Random) -> list[Kill]:
+    """Either rank and both, between saves and in two moments of one."""
+    kills = [
+        Kill(victim=0),
+        Kill(victim=1),
+        Kill(),
+        Kill(victim=1),
+        *map(Kill, chance.sample(EVERY_MOMENT, 2)),
+    ]
+    chance.shuffle(kills)
+    return kills
+
+
 @pytest.mark.parametrize(
-    ("engine", "world_size", "kills", "background"),
-    [("ddp", 1, 20, "true"), ("ddp", 1, 7, "false")],
+    ("engine", "world_size", "number", "background"),
+    [("ddp", 1, 20, "true"), ("ddp", 1, 7, "false"), ("zero2", 2, 6, "true")],
 )
 def test_a_run_that_is_killed_again_and_again_is_the_run_that_never_was(
-    tiny_shards: Path, tmp_path: Path, engine: str, world_size: int, kills: int, background: str
+    tiny_shards: Path, tmp_path: Path, engine: str, world_size: int, number: int, background: str
 ) -> None:
-    chance, run_dir = random.Random(kills), tmp_path / "killed"
+    chance, run_dir = random.Random(number), tmp_path / "killed"
     words = tiny(tiny_shards, run_dir, *WORDS, f"checkpoint.in_background={background}", "max_steps=100000")
-    faults: list[str | None] = [*EVERY_MOMENT, *[None] * kills][:kills]
-    chance.shuffle(faults)
+    kills = kills_of_one_rank(number, chance) if world_size == 1 else kills_of_two_ranks(chance)
     fallbacks = 0
-    for number, fault in enumerate(faults):
-        killed_once(engine, world_size, words, run_dir, fault, chance)
-        if number % 3 == 2 and len(checkpoint._committed(run_dir / "checkpoints")) > 1:
+    for done, how in enumerate(kills):
+        killed_once(engine, world_size, words, run_dir, how, chance)
+        if done % 3 == 2 and len(checkpoint._committed(run_dir / "checkpoints")) > 1:
             assert newest_whole(run_dir) >= acknowledged(run_dir)
             before = damage_newest(run_dir, chance)
             assert newest_whole(run_dir) == before
