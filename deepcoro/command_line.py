@@ -9,9 +9,9 @@ import time
 from pathlib import Path
 
 from deepcoro import __version__, config, distributed
-from deepcoro.config import ConfigError, DataError
+from deepcoro.config import ConfigError, DataError, pointer
 from deepcoro.data.watch import WorkerFault, worker_fault
-from deepcoro.exit_record import EXIT_BAD_INPUT, another_rank_told, write_exit
+from deepcoro.exit_record import EXIT_BAD_INPUT, EXIT_FAILED, another_rank_told, write_exit
 from deepcoro.preemption import end_with_launcher
 from deepcoro.run_config import RunConfig, load_run_config
 
@@ -22,6 +22,10 @@ class MemoryFull(ConfigError):
     """The run does not fit into this rank's GPU. Only this rank knows, so it speaks for itself."""
 
     topic = "out-of-memory"
+
+
+class LostRank(RuntimeError):
+    """Another rank ended under way. This one cannot go on; the same command can, so the exit code is one after which it is given again."""
 
 
 OF_ONE_RANK = (WorkerFault, MemoryFull)
@@ -37,8 +41,8 @@ CONFIG is a YAML file or the name of a shipped one; key=value pairs are laid ove
   python train.py clip/base_config --show          every key, its value and what it means
   python train.py --list objectives                what a folder offers
 
-Exit codes: 0 done, 2 bad config or data, 75 preempted after saving, 76 stalled (run_dir/stalls/ tells where); also in run_dir/exit.json, since accelerate
-turns every failure into 1.
+Exit codes: 0 done, 1 a bug or another rank was lost, 2 bad config or data, 75 preempted after saving, 76 stalled (run_dir/stalls/ tells where); also in
+run_dir/exit.json, since accelerate turns every failure into 1.
 """
 
 
@@ -62,6 +66,11 @@ def main(words: list[str]) -> int:
         if _is_main() or isinstance(error, OF_ONE_RANK):
             sys.stderr.write(f"{type(error).__name__}: {error.told}\n")
         return EXIT_BAD_INPUT
+    except LostRank as error:
+        if options.debug:
+            raise
+        sys.stderr.write(f"{error} {pointer('lost-rank')}\n")
+        return EXIT_FAILED
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -113,16 +122,20 @@ def _defaults(block: type[config.Block]) -> config.Block:
 
 def _run(run_config: RunConfig) -> int:
     """Runs the verb and leaves its exit code in the run folder."""
-    code, reason, is_mine, began = 1, "a bug: see the traceback in the log", _is_main(), time.time()
+    code, reason, is_mine, began = EXIT_FAILED, "a bug: see the traceback in the log", _is_main(), time.time()
+    is_lost = False
     try:
         code, reason = _call_verb(run_config), ""
     except (ConfigError, DataError) as error:
         code, reason = EXIT_BAD_INPUT, str(error)
         is_mine |= isinstance(error, OF_ONE_RANK)
         raise
+    except LostRank as error:
+        reason, is_lost = str(error), True
+        raise
     finally:
-        is_echo = code == 1 and another_rank_told(run_config.run_dir, began)
-        if (is_mine or code == 1) and not is_echo:
+        is_echo = code == EXIT_FAILED and another_rank_told(run_config.run_dir, began, also_of_a_bug=is_lost)
+        if (is_mine or code == EXIT_FAILED) and not is_echo:
             write_exit(run_config.run_dir, code, reason)
     return code
 
@@ -133,7 +146,7 @@ def _call_verb(run_config: RunConfig) -> int:
         with distributed.own_group():
             return verb.run(run_config)
     except RuntimeError as error:  # torch tells of a dead worker wherever the rank happens to be
-        fault = worker_fault(error) or _memory_fault(error)
+        fault = worker_fault(error) or _memory_fault(error) or _lost_rank(error)
         if fault is None:
             raise
         raise fault from error
@@ -148,6 +161,15 @@ def _memory_fault(error: RuntimeError) -> MemoryFull | None:
     return MemoryFull(
         f"rank {os.environ.get('RANK', '0')}: {asked} `python tools/plan_memory.py CONFIG` says which batch_size, clips_per_chunk, "
         "recomputation and ZeRO stage fit; --debug shows where it happened"
+    )
+
+
+def _lost_rank(error: RuntimeError) -> LostRank | None:
+    if not distributed.tells_of_a_lost_rank(error):
+        return None
+    return LostRank(
+        f"rank {os.environ.get('RANK', '0')}: another rank was lost (killed, out of memory, its machine gone, or an error of its own, which "
+        "the log then shows); this one stops too. The same command goes on from the last checkpoint"
     )
 
 

@@ -21,6 +21,12 @@ from torch.nn import functional
 Object = TypeVar("Object")
 TIMEOUT = datetime.timedelta(minutes=30)
 
+_GONE = (
+    *("Connection closed by peer", "Connection reset by peer", "Broken pipe"),  # gloo
+    "remote process exited or there was a network error",  # NCCL (not run here)
+)
+"""What the libraries say of a connection whose other end was closed."""
+
 _host_groups: dict[dist.ProcessGroup, dist.ProcessGroup | None] = {}
 """Default group -> the group of its hosts; None = it takes host tensors itself."""
 
@@ -43,6 +49,11 @@ def own_group() -> Iterator[None]:
         if not was_there and _is_distributed():
             dist.destroy_process_group()
             _host_groups.clear()
+
+
+def tells_of_a_lost_rank(error: RuntimeError) -> bool:
+    """Whether a collective failed because another rank's process is gone. A rank that only waits is not: the watchdog tells of it."""
+    return any(words in str(error) for words in _GONE)
 
 
 def rank() -> int:

@@ -5,6 +5,8 @@ import os
 import time
 from pathlib import Path
 
+EXIT_FAILED = 1
+"""A bug, or another rank was lost."""
 EXIT_BAD_INPUT = 2
 """Config or data are at fault; the reason says what to change."""
 EXIT_STALLED = 76
@@ -13,13 +15,17 @@ EXIT_STALLED = 76
 _WITH_A_REASON = (EXIT_BAD_INPUT, EXIT_STALLED)
 
 
-def another_rank_told(run_dir: Path, began: float) -> bool:
-    """A rank that ends with a reason breaks the connections of the others; their errors must not hide it."""
+def another_rank_told(run_dir: Path, began: float, also_of_a_bug: bool = False) -> bool:
+    """A rank that ends with a reason breaks the connections of the others; their errors must not hide it.
+
+    `also_of_a_bug`: whether a bug is reason enough.
+    """
     path = run_dir / "exit.json"
     if not path.is_file():
         return False
     record = json.loads(path.read_text())
-    return record["code"] in _WITH_A_REASON and record["time"] > began
+    reasons = (*_WITH_A_REASON, EXIT_FAILED) if also_of_a_bug else _WITH_A_REASON
+    return record["code"] in reasons and record["time"] > began
 
 
 def write_exit(run_dir: Path, code: int, reason: str) -> None:
