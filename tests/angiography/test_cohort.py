@@ -64,14 +64,14 @@ def test_learnable_presets_have_what_the_demo_is_to_learn(name):
         assert held_out[split, "left", True] + held_out[split, "right", True]
 
 
-def test_the_demo_has_its_size_and_few_distinct_reports():
+def test_the_demo_has_its_size_and_reports_that_are_now_and_then_equal():
     assert preset_named("demo").films_per_side == (2, 2)
     films, texts = Counter(), set()
     for study in studies("demo"):
         films[study.patient.split] += 2 * len(study.sides)
         texts |= set(study.reports.values())
     assert 2500 < films["train"] < 2750 and 350 < films["val"] + films["test"] < 700
-    assert 50 <= len(texts) <= 90
+    assert 200 <= len(texts) <= 300
 
 
 def test_splits_are_spread_evenly_even_over_few_patients():

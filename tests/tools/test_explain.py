@@ -88,7 +88,7 @@ def test_what_cannot_be_explained_is_told_in_one_line(run_dir, capsys):
 
 def test_scenes_with_and_without_a_lesion_are_scored(run_dir, tmp_path, capsys):
     (tmp_path / "recipe.json").write_text(
-        json.dumps({"preset": "tiny", "seed": 3, "patients": 12, "format": "avi", "generation": 3})
+        json.dumps({"preset": "tiny", "seed": 3, "patients": 12, "format": "avi", "generation": 4})
     )
     words = [str(tmp_path), str(run_dir), "--task", "cto", "--pairs", "3", "--vendors", "Aster", "Cormorant"]
     assert load_tool("counterfactuals").main([*words, "--split", "train"]) == 0
