@@ -78,7 +78,8 @@ def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
 
 def main(arguments: list[str] | None = None) -> int:
     options = parse_arguments(arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.basicConfig(format="%(message)s")
+    LOG.setLevel(logging.INFO)  # not of the libraries: OpenJPEG's encoder tells of each tile
     # the films are small: threads inside numpy would only get in the way of the other processes
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     try:

@@ -2,12 +2,14 @@
 
 import csv
 import hashlib
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
+TOOLS = Path(__file__).parents[2] / "tools"
+sys.path.insert(0, str(TOOLS))
 import make_demo_data  # noqa: E402
 
 
@@ -139,3 +141,15 @@ def test_help_teaches_presets_outputs_and_the_next_command(capsys):
 def test_the_key_is_hex_and_public(folder):
     key = (folder / "demo.key").read_text().strip()
     assert len(bytes.fromhex(key)) == 32
+
+
+def test_libraries_beneath_tell_nothing_over_the_progress_bar(tmp_path):
+    asked = f"import logging, make_demo_data; make_demo_data.main(['{tmp_path}', '--patients', '1', '--workers', '1'])"
+    told = subprocess.run(
+        [sys.executable, "-c", f"{asked}; print(logging.getLogger('openjpeg').getEffectiveLevel())"],
+        cwd=TOOLS,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert told.stdout.endswith("\n30\n") and "films in" in told.stderr
