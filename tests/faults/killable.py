@@ -21,6 +21,7 @@ from tests.launch import main_on_this_rank
 from tests.ranks import _join_group
 
 TIMEOUT_S = 600
+SURVIVAL_S = 120
 _FORKED = multiprocessing.get_context("forkserver")
 _FORKED.set_forkserver_preload(
     ["deepspeed", "accelerate", "deepcoro.train", "deepcoro.command_line", __name__]
@@ -41,7 +42,7 @@ class Attempt:
             process.start()
 
     def kill(self, rank: int | None = None) -> None:
-        """SIGKILL to all at once, as when a node dies, or to one rank, whose launcher then ends the others (`wait`)."""
+        """SIGKILL to all at once, as when a node dies, or to one rank, which no launcher tells the others."""
         for process in self._processes if rank is None else [self._processes[rank]]:
             process.kill()
         self.wait()
@@ -54,10 +55,10 @@ class Attempt:
             time.sleep(0.01)
 
     def wait(self) -> list[int | None]:
-        """Exit codes; a process that waits for a dead one is killed, as a launcher would."""
+        """Exit codes; -9 too of a process that outlives a dead one by `SURVIVAL_S`."""
         self.wait_until(lambda: False)
         for process in self._processes:
-            process.join(None if process.exitcode is not None or self._ended_well() else 0.5)
+            process.join(None if self._ended_well() else SURVIVAL_S)
             process.kill()
             process.join()
         return [process.exitcode for process in self._processes]

@@ -1,5 +1,6 @@
 """Real launches, really killed: nodes that die and schedulers that take them back."""
 
+import json
 import random
 import signal
 import subprocess
@@ -89,6 +90,8 @@ def test_a_rank_that_dies_takes_the_others_along(tiny_shards: Path, tmp_path: Pa
         subprocess.run(["kill", "-9", ranks.stdout.split()[-1]], check=True)
         process.communicate(timeout=TIMEOUT_S)
     assert process.returncode != 0
+    record = json.loads((tmp_path / "exit.json").read_text())
+    assert record["code"] == 1 and "another rank was lost" in record["reason"]
     assert newest_whole(tmp_path / "checkpoints").step >= 4
 
 

@@ -1,5 +1,6 @@
 """One run killed again and again, at random and in every moment of saving, its newest checkpoint damaged in between: it ends as if nothing had been."""
 
+import json
 import random
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,6 +52,11 @@ class Kill:
     fault: str | None = None
     victim: int | None = None
 
+    def dying(self, world_size: int) -> list[int]:
+        if self.fault is not None:
+            return [0]
+        return [*range(world_size)] if self.victim is None else [self.victim]
+
 
 def killed_once(
     engine: str, world_size: int, words: list[str], run_dir: Path, how: Kill, chance: random.Random
@@ -63,7 +69,11 @@ def killed_once(
         attempt.wait_until(lambda: chance.random() < 0.1)
         attempt.kill(how.victim)
     codes = attempt.wait()
-    assert codes[how.victim or 0] == -9 and 0 not in codes, f"{how}: {codes}\n{attempt.log()}"
+    assert codes == [-9 if rank in how.dying(world_size) else 1 for rank in range(world_size)], attempt.log()
+    if 1 in codes:
+        record = json.loads((run_dir / "exit.json").read_text())
+        assert record["code"] == 1 and record["rank"] == codes.index(1), record
+        assert "another rank was lost" in record["reason"] and "Traceback" not in attempt.log()
     assert acknowledged(run_dir) <= newest_whole(run_dir) <= last_step(run_dir), attempt.log()
 
 
