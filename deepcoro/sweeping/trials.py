@@ -7,7 +7,6 @@ its own number and in its own folder, from its last checkpoint. Optuna's own mea
 """
 
 import fcntl
-import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from deepcoro import atomic
-from deepcoro.config import ConfigError, DataError, dump, find_config
+from deepcoro.config import ConfigError, DataError, find_config
 from deepcoro.migration.keys import TABLES
 from deepcoro.run_config import RunConfig, load_run_config
+from deepcoro.sweeping import record
 from deepcoro.sweeping.space import product
 from deepcoro.sweeping.sweep_file import SweepFile
 
@@ -114,7 +114,8 @@ class Trials:
         self._most = sweep.most_trials()
         (sweep.folder / "locks").mkdir(parents=True, exist_ok=True)
         with atomic.locked(sweep.folder):
-            _refuse_another_sweep(sweep)
+            config = load_run_config(find_config(sweep.config), list(sweep.overrides))
+            record.keep_to_record(sweep.folder, config, sweep.file, sweep.seed)
             self.study = _open_study(sweep)
 
     def claim(self) -> Held | None:
@@ -259,24 +260,3 @@ def _open_study(sweep: Sweep) -> "optuna.Study":
         pruner=pruner,
         load_if_exists=True,
     )
-
-
-def _refuse_another_sweep(sweep: Sweep) -> None:
-    """What decides about the trials may not change between two starts; how many there are, and where they run, may."""
-    resolved = dump(load_run_config(find_config(sweep.config), list(sweep.overrides)))
-    free = ("run_cap", "name", "description", "project", "entity", "program", "command")
-    here = {
-        "config": {key: value for key, value in resolved.items() if key not in ("run_dir", "resume")},
-        "sweep": sweep.file.model_dump(mode="json", exclude=set(free)),
-        "seed": sweep.seed,
-    }
-    path = sweep.folder / "sweep.json"
-    if not path.is_file():
-        atomic.write_text(path, json.dumps(here, indent=1) + "\n")
-        return
-    there = json.loads(path.read_text())
-    changed = [key for key in here if there.get(key) != json.loads(json.dumps(here[key]))]
-    if changed:
-        raise ConfigError(
-            f"{sweep.folder} holds a sweep with another {' and another '.join(changed)}; choose another --output or give it back"
-        )

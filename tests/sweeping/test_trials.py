@@ -175,6 +175,29 @@ def test_more_trials_may_follow_and_another_sweep_may_not(tmp_path: Path) -> Non
         Trials(made(tmp_path, None))
 
 
+def test_a_sweep_begun_before_there_was_a_key_goes_on_and_what_differs_is_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    Trials(made(tmp_path))
+    path = tmp_path / "sweep.json"
+    whole = json.loads(path.read_text())
+    old = json.loads(path.read_text())
+    del old["config"]["optim"]["weight_decay"], old["config"]["ema"], old["sweep"]["early_terminate"]
+    path.write_text(json.dumps(old))
+    with caplog.at_level("INFO"):
+        Trials(made(tmp_path))
+    assert "begun before there was optim.weight_decay, ema, early_terminate; their defaults" in caplog.text
+    assert json.loads(path.read_text()) == whole, "they are kept from now on"
+
+    old["config"]["optim"]["lr"] = 0.5
+    path.write_text(json.dumps(old))
+    with pytest.raises(ConfigError, match=r"another config; .*: optim\.lr was 0\.5 and is [0-9.]+$"):
+        Trials(made(tmp_path))
+    path.write_text(json.dumps(whole | {"config": whole["config"] | {"gone": 1}}))
+    with pytest.raises(ConfigError, match=r"unknown key 'gone'.*the version it was begun with"):
+        Trials(made(tmp_path))
+
+
 def test_a_trial_that_falls_behind_ends_early_and_the_best_does_not(tmp_path: Path) -> None:
     stop = {"type": "hyperband", "min_iter": 1, "eta": 2}
     grid = {"optim.lr": {"values": [1e-3, 1e-1, 1e-2]}}
