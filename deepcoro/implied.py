@@ -1,8 +1,10 @@
-"""What a run's tree leaves unsaid because its objectives and its pooler say it: the fields they read, and whether texts are read at all.
+"""What a run's tree leaves unsaid because its objectives and its pooler say it: the fields they read, what chooses the best
+checkpoint, and whether texts are read at all.
 
 A Config of an objective or a pooler may have `needed_fields()` -> {field: block}, laid under what `data.fields` says, and
 `reads_text` (false unless it says otherwise): without an objective that reads texts a run has no text tower, no tokenizer and no
-field of texts.
+field of texts. `best_metric(name)` -> (key of results.json, max or min) is taken where `evaluate.best_metric` is unset and the
+metric that is the default there belongs to none of the objectives.
 """
 
 from typing import Any
@@ -37,10 +39,23 @@ def with_needs(tree: dict, objectives: Any, pooler: Any) -> dict:
             if given is False:
                 raise ValueError(f"{reader} reads the field '{name}', and data.fields.{name} is false")
             fields = fields | {name: _merged(_block(given), needed, f"data.fields.{name}", reader)}
-    tree = tree | {"data": data | {"fields": fields}}
+    tree = _with_best_metric(tree | {"data": data | {"fields": fields}}, objective_of)
     if any(getattr(each, "reads_text", False) for each in objective_of.values()):
         return tree
     return _without_texts(tree)
+
+
+def _with_best_metric(tree: dict, objective_of: dict) -> dict:
+    evaluated = _block(tree.get("evaluate"))
+    is_said = not isinstance(evaluated, dict) or {"best_metric", "best_metric_mode"} & set(evaluated)
+    if is_said or any(getattr(each, "reads_text", False) for each in objective_of.values()):
+        return tree
+    for name, each in objective_of.items():
+        if hasattr(each, "best_metric"):
+            metric, mode = each.best_metric(name)
+            chosen = {"best_metric": metric, "best_metric_mode": mode}
+            return tree | {"evaluate": evaluated | chosen}
+    return tree
 
 
 def _without_texts(tree: dict) -> dict:

@@ -147,7 +147,8 @@ class Evaluate(Block):
     by_min_patients: int = pydantic.Field(default=10, ge=1)
     """Groups of fewer patients are listed with their size only."""
     best_metric: str = "retrieval/text_to_video/R@5"
-    """Key of results.json that names the best checkpoint; higher is better unless best_metric_mode says min."""
+    """Key of results.json that names the best checkpoint; higher is better unless best_metric_mode says min. Unset in a run of heads
+    alone: linear_probing/macro/auroc (of classes macro_auroc of the first head, of numbers macro/pearson_r)."""
     best_metric_mode: Literal["max", "min"] = "max"
     """Whether a higher or a lower best_metric is better."""
     early_stop_patience: int | None = pydantic.Field(default=None, ge=1)

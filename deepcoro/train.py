@@ -1,8 +1,9 @@
 """The verb `train`: build, loop, save, evaluate. It knows no paradigm."""
 
+import difflib
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -342,7 +343,11 @@ def _evaluate(training: Run, tracker: Tracker) -> tuple[bool, bool]:
     value = numbers.get(config.evaluate.best_metric)
     if value is None:
         logger.warning(
-            "evaluate.best_metric '%s' is not among %s", config.evaluate.best_metric, sorted(numbers)
+            "evaluate.best_metric '%s' was not measured on val (a name that no metric has, or labels of one class), so no "
+            "checkpoint is the best yet; among the %d of this evaluation: %s",
+            config.evaluate.best_metric,
+            len(numbers),
+            _like(config.evaluate.best_metric, numbers),
         )
         return False, False
     sign = 1 if config.evaluate.best_metric_mode == "max" else -1
@@ -353,6 +358,13 @@ def _evaluate(training: Run, tracker: Tracker) -> tuple[bool, bool]:
         progress.evaluations_since_best += 1
     patience = config.evaluate.early_stop_patience
     return is_better, patience is not None and progress.evaluations_since_best >= patience
+
+
+def _like(metric: str, numbers: Mapping[str, float]) -> str:
+    """The few numbers that somebody who wrote `metric` may mean: the nearest names, else means over heads and the first ones."""
+    names = [name for name in numbers if not name.endswith(("_ci_low", "_ci_high", "_chance"))]
+    found = difflib.get_close_matches(metric, names, n=4, cutoff=0.6)
+    return ", ".join(found or sorted(names, key=lambda name: "/macro/" not in name)[:4])
 
 
 def _save(training: Run, saver: Saver, is_better: bool) -> None:

@@ -47,6 +47,41 @@ def test_a_field_that_is_needed_cannot_be_taken_out() -> None:
         completed({"labels": False}, DOMINANCE)
 
 
+SIZES = {"cto": 1, "dominance": 3, "lvef": 1}
+LOSSES = {"cto": "bce", "dominance": "ce", "lvef": "mae"}
+
+
+@pytest.mark.parametrize(
+    ("heads", "expected"),
+    [
+        (("lvef", "dominance", "cto"), "heads/macro/auroc"),
+        (("lvef", "dominance"), "heads/dominance/macro_auroc"),
+        (("lvef",), "heads/macro/pearson_r"),
+    ],
+)
+def test_the_best_checkpoint_of_heads_alone_is_chosen_by_a_metric_of_heads(
+    heads: tuple[str, ...], expected: str
+) -> None:
+    probe = {
+        "type": "linear_probing",
+        "head_structure": {head: SIZES[head] for head in heads},
+        "loss_structure": {head: LOSSES[head] for head in heads},
+    }
+    config = RunConfig(objectives={"heads": probe}, evaluate={"every_steps": 5})
+    assert (config.evaluate.best_metric, config.evaluate.best_metric_mode) == (expected, "max")
+    assert config.evaluate.every_steps == 5
+    assert run_config_from_dump(dump(config), "dump") == config
+    beside = RunConfig(objectives={"contrastive": {}, "heads": probe})
+    assert beside.evaluate.best_metric == "retrieval/text_to_video/R@5"
+
+
+def test_a_best_metric_that_is_named_is_never_replaced() -> None:
+    probe = {"linear_probing": {"head_structure": {"lvef": 1}, "loss_structure": {"lvef": "mae"}}}
+    named = {"best_metric": "linear_probing/lvef/mae", "best_metric_mode": "min"}
+    config = RunConfig(objectives=probe, evaluate=named)
+    assert (config.evaluate.best_metric, config.evaluate.best_metric_mode) == tuple(named.values())
+
+
 def test_a_run_whose_objectives_read_no_text_has_no_text_tower_and_no_field_of_texts() -> None:
     config = RunConfig(
         objectives={"masked_modeling": {}},

@@ -218,6 +218,16 @@ def test_training_stops_without_progress_and_keeps_the_best(
     assert {path.name for path in folder.glob("step_*")} == {"step_2", "step_3", "step_4"}
 
 
+def test_a_best_metric_that_was_not_measured_is_told_in_a_short_line_with_the_nearest_names(
+    tiny_shards: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    words = ("max_steps=1", "evaluate.every_steps=1", "evaluate.best_metric=retrieval/text_to_video/R5")
+    assert main_on_this_rank("ddp", *tiny(tiny_shards, tmp_path, *words)) == 0
+    told = [record.getMessage() for record in caplog.records if "best_metric" in record.getMessage()]
+    assert len(told) == 1 and "retrieval/text_to_video/R@5" in told[0]
+    assert len(told[0]) < 500
+
+
 def test_a_best_that_a_crash_left_unnamed_is_named_on_resume(
     tiny_shards: Path, tmp_path: Path, scores: list[float]
 ) -> None:

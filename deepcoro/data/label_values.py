@@ -87,8 +87,9 @@ def _present(columns: Sequence[str], shards: Collection, is_training: bool) -> l
     absent = [column for column in columns if column not in allowed]
     if absent and is_training:
         raise ConfigError(
-            f"the films have no label column {absent}; there are: {allowed}. Join it with data.tables, correct the name "
-            "(head_column of its head, or data.fields.labels.columns), or take the head out",
+            f"the films have no label column {absent}; there are: {allowed}. Join it with data.tables, shard again with "
+            "--label_columns if it is a column of your table, correct the name (head_column of its head, or "
+            "data.fields.labels.columns), or take the head out",
             topic="labels",
         )
     if absent:

@@ -1,6 +1,7 @@
 """Which column of a table means what, and how its cells are read. Only what is named here can enter a shard."""
 
 import fnmatch
+import logging
 import math
 import re
 from collections.abc import Sequence
@@ -8,6 +9,8 @@ from collections.abc import Sequence
 from deepcoro.config import Block, ConfigError
 from deepcoro.ingest.aliases import canonical_column
 from deepcoro.sample import Side
+
+logger = logging.getLogger(__name__)
 
 _SIDES: dict[str, Side] = {
     "left": "left", "l": "left", "lca": "left", "left coronary": "left", "left_coronary": "left",
@@ -97,6 +100,16 @@ def find_roles(columns: Sequence[str], given: dict[str, str | None], labels: Seq
             )
     private = {found[role] for role in ("path", "study", "patient", "split", "report")}
     return Roles(**found, labels=find_labels(columns, labels, private))
+
+
+def warn_unread(columns: Sequence[str], roles: Roles) -> None:
+    """Says which columns of a table go nowhere: a label of another name than the usual ones would be missed much later."""
+    taken = {getattr(roles, role) for role in NAMES} | set(roles.labels)
+    unread = [name for name in columns if name not in taken]
+    if unread:
+        logger.info(
+            "columns that are not read: %s; name labels with --label_columns", shown_names(unread, columns)
+        )
 
 
 def find_column(role: str, columns: Sequence[str], given: str | None) -> str | None:

@@ -156,7 +156,7 @@ class _RowReader:
         split = str(cells[self._roles.split]).lower()
         if split not in _SPLITS:
             raise DataError(
-                f"row {number}: the split is none of {list(_SPLITS)}; correct it or name another --split_column"
+                f"row {number}: the split is none of {list(_SPLITS)}{_meant(split)}; correct it or name another --split_column"
             )
         return split
 
@@ -191,6 +191,12 @@ def original_clip(path: Path, folder: Path) -> str:
 
 def _cell(cells: Cells, column: str | None) -> str | None:
     return None if column is None else cells[column]
+
+
+def _meant(split: str) -> str:
+    """The spelling of a split that goes by another name elsewhere; of any other cell nothing is repeated, it may be a patient's."""
+    meant = {"valid": "val", "validation": "val", "training": "train", "testing": "test"}.get(split.strip())
+    return f" (write '{meant}' for '{split.strip()}')" if meant else ""
 
 
 def _by_study(rows: Iterable[_Row]) -> dict[str, list[_Row]]:

@@ -338,6 +338,14 @@ class Config(Block):
             "labels": {"columns": sorted(set(map(self.column_of, self.head_structure))), "values": values}
         }
 
+    def best_metric(self, name: str) -> tuple[str, str]:
+        """What chooses the checkpoint where nothing is said: findings before classes before numbers. `name`: of the objective."""
+        tasks = {head: self.task_of(head) for head in self.head_structure}
+        if "binary_classification" in tasks.values():
+            return f"{name}/macro/auroc", "max"
+        classes = [head for head, task in tasks.items() if task != "regression"]
+        return (f"{name}/{classes[0]}/macro_auroc" if classes else f"{name}/macro/pearson_r"), "max"
+
     def build(self, beside: Surroundings) -> LinearProbing:
         return LinearProbing(self, beside)
 

@@ -3,7 +3,7 @@
 import pytest
 
 from deepcoro.config import ConfigError
-from deepcoro.ingest.columns import find_roles, number_of_cell, side_of, view_of_cell
+from deepcoro.ingest.columns import find_roles, number_of_cell, side_of, view_of_cell, warn_unread
 
 GENERATED = ("FileName", "PatientID", "StudyInstanceUID", "Split", "Report", "side", "view", "cto", "mid_lad_stenosis", "birth_date")  # fmt: skip
 
@@ -84,3 +84,16 @@ def test_an_error_about_columns_never_shows_the_row_of_a_table_without_a_header(
 @pytest.mark.parametrize(("cell", "number"), [("70", 70.0), ("12,5", 12.5), ("70_90", None), ("1_0", None), ("inf", None), ("", None), (None, None)])  # fmt: skip
 def test_a_number_is_what_a_person_would_call_one(cell, number):
     assert number_of_cell(cell) == number
+
+
+def test_columns_that_go_nowhere_are_named_and_a_table_without_any_is_left_in_peace(caplog) -> None:
+    caplog.set_level("INFO")
+    usual = ["FileName", "StudyInstanceUID", "Split", "Report", "cto"]
+    warn_unread(usual, find_roles(usual, {}, None))
+    assert not caplog.text
+    names = [*usual, "culprit", "operator"]
+    warn_unread(names, find_roles(names, {}, None))
+    assert "not read: ['culprit', 'operator']; name labels with --label_columns" in caplog.text
+    caplog.clear()
+    warn_unread(names, find_roles(names, {}, ["culprit"]))
+    assert "not read: ['cto', 'operator']" in caplog.text

@@ -114,6 +114,10 @@ def test_without_patients_a_loud_warning_says_what_cannot_be_verified(tmp_path, 
         ({"PatientID": "P2"}, "names 2 patients"),
         ({"Split": "val"}, "two splits .train/val."),
         ({"Split": "Mme Tremblay"}, "row 2: the split is none of"),
+        (
+            {"Split": "Validation"},
+            r"row 2: the split is none of .* \(write 'val' for 'validation'\); correct it",
+        ),
     ],
 )
 def test_contradictions_are_errors_that_name_rows_and_no_patient(tmp_path, second, message):
