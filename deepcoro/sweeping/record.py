@@ -13,7 +13,7 @@ from typing import Any
 from deepcoro import atomic
 from deepcoro.config import Block, ConfigError, dump, parse
 from deepcoro.run_config import RunConfig
-from deepcoro.sweeping.sweep_file import SweepFile
+from deepcoro.sweeping.sweep_file import EarlyTerminate, Metric, ParameterBlock, SweepFile
 
 logger = logging.getLogger(__name__)
 
@@ -40,8 +40,8 @@ def keep_to_record(folder: Path, config: RunConfig, file: SweepFile, seed: int) 
         return
     there = json.loads(path.read_text())
     filled = {
-        "config": _filled(RunConfig, there["config"], folder, _FREE_OF_CONFIG),
-        "sweep": _filled(SweepFile, there["sweep"], folder, _FREE_OF_FILE),
+        "config": _filled_config(there["config"], folder),
+        "sweep": _without(_filled_file(there["sweep"]), _FREE_OF_FILE),
         "seed": there["seed"],
     }
     _refuse_differences(folder, filled, json.loads(json.dumps(here)))
@@ -59,15 +59,39 @@ def _write(path: Path, record: dict[str, Any]) -> None:
     atomic.write_text(path, json.dumps(record, indent=1) + "\n")
 
 
-def _filled(block: type[Block], tree: dict[str, Any], folder: Path, free: tuple[str, ...]) -> dict[str, Any]:
+def _filled_config(tree: dict[str, Any], folder: Path) -> dict[str, Any]:
     """The recorded tree with today's defaults where it lacks keys."""
     try:
-        whole = dump(parse(block, tree, str(folder / FILE)))
+        whole = dump(parse(RunConfig, tree, str(folder / FILE)))
     except ConfigError as error:
         raise ConfigError(
             f"this version cannot go on with {folder}: {error}; choose another --output or the version it was begun with"
         ) from error
-    return json.loads(json.dumps(_without(whole, free)))
+    return json.loads(json.dumps(_without(whole, _FREE_OF_CONFIG)))
+
+
+def _filled_file(tree: dict[str, Any]) -> dict[str, Any]:
+    """The same, not parsed again: a parameter refuses keys that are spelled out and not of its distribution."""
+    stopping = tree.get("early_terminate")
+    return {
+        **_defaults(SweepFile),
+        **tree,
+        "metric": _defaults(Metric) | tree["metric"],
+        "early_terminate": stopping and _defaults(EarlyTerminate) | stopping,
+        "parameters": _filled_parameters(tree["parameters"]),
+    }
+
+
+def _filled_parameters(trees: dict[str, Any]) -> dict[str, Any]:
+    whole = {name: _defaults(ParameterBlock) | tree for name, tree in trees.items()}
+    return {
+        name: tree | {"parameters": tree["parameters"] and _filled_parameters(tree["parameters"])}
+        for name, tree in whole.items()
+    }
+
+
+def _defaults(block: type[Block]) -> dict[str, Any]:
+    return {name: field.default for name, field in block.model_fields.items() if not field.is_required()}
 
 
 def _missing(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> Iterator[str]:
