@@ -219,11 +219,11 @@ def test_training_stops_without_progress_and_keeps_the_best(
 
 
 def test_a_best_metric_that_was_not_measured_is_told_in_a_short_line_with_the_nearest_names(
-    tiny_shards: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tiny_shards: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     words = ("max_steps=1", "evaluate.every_steps=1", "evaluate.best_metric=retrieval/text_to_video/R5")
     assert main_on_this_rank("ddp", *tiny(tiny_shards, tmp_path, *words)) == 0
-    told = [record.getMessage() for record in caplog.records if "best_metric" in record.getMessage()]
+    told = [line for line in capfd.readouterr().err.splitlines() if "evaluate.best_metric" in line]
     assert len(told) == 1 and "retrieval/text_to_video/R@5" in told[0]
     assert len(told[0]) < 500
 

@@ -91,16 +91,7 @@ def frozen_of_probe(old: Old) -> New:
 def project(old: Old) -> New:
     kind = kind_of(old)
     if kind == "linear_probing":
-        has_classes = (
-            "regression" not in set((old.get("head_task") or {}).values())
-            or len(set((old.get("head_task") or {}).values())) > 1
-        )
-        best = ("auroc", "max") if has_classes else ("pearson_r", "max")
-        return {
-            "evaluate.every_steps": 500,
-            "evaluate.best_metric": f"linear_probing/macro/{best[0]}",
-            "evaluate.best_metric_mode": best[1],
-        }
+        return {"evaluate.every_steps": 500}
     new: New = {f"{CLIP}": {}, "evaluate.every_steps": 500}
     if kind == "clip":
         return new | {"optim.text_lr": TEXT_LR}
