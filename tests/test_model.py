@@ -13,7 +13,7 @@ from deepcoro.config import find_config
 from deepcoro.data.order import Shuffled
 from deepcoro.data.plan import Plan, rows_from
 from deepcoro.data.stream import Fetch
-from deepcoro.model import Batch, VideoTextModel
+from deepcoro.model import Batch, VideoTextModel, _copy_stream, to_device
 from deepcoro.run_config import load_run_config
 from tests.launch import SILENT, STEADY, main_on_rank, metrics, tiny
 from tests.ranks import Ranks
@@ -204,3 +204,30 @@ def test_zero_3_trains_with_buckets_that_hold_repeats_on_some_ranks(
     words = (*STEADY, *SILENT, "max_steps=2", "batch_size=1", "data.fields.report.length_buckets=3")
     assert two_ranks.run(main_on_rank, "zero3_whole", *tiny(tiny_shards, tmp_path / "run", *words)) == [0, 0]
     assert 0 < metrics(tmp_path / "run")[-1]["speed/padded_token_fraction"] < 1
+
+
+def test_a_batch_on_the_host_is_left_as_it_is() -> None:
+    batch = {"video": torch.zeros(1), "report": {"input_ids": torch.ones(2)}, "key": ["a.000"]}
+    moved = to_device(batch, torch.device("cpu"))
+    assert moved["video"] is batch["video"] and moved["report"]["input_ids"] is batch["report"]["input_ids"]
+    assert moved["key"] == ["a.000"]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU: two streams of it")
+def test_a_batch_is_copied_beside_the_compute_under_way_and_arrives_whole() -> None:
+    device, chance = torch.device("cuda"), torch.Generator().manual_seed(0)
+    batches = [torch.randint(256, (1 << 20,), generator=chance) for _ in range(8)]
+    sums = []
+    for batch in batches:
+        torch.cuda._sleep(50_000_000)
+        moved = to_device({"video": batch.pin_memory(), "key": "a.000"}, device)
+        sums.append(moved["video"].sum())
+        del moved  # its memory may go to the next batch, which is copied while the sum still waits
+    assert torch.stack(sums).tolist() == [int(batch.sum()) for batch in batches]
+
+    computing, pinned = torch.cuda.current_stream(), batches[0].pin_memory()
+    torch.cuda._sleep(2_000_000_000)
+    to_device(pinned, device)
+    _copy_stream(device).synchronize()
+    assert not computing.query(), "the copy waited for the compute"
