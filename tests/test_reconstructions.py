@@ -107,7 +107,10 @@ def _recipe(shards: Path) -> dict:
 
 
 def test_errors_on_arteries_come_beside_those_of_all_hidden_pixels(tiny_shards: Path, tmp_path: Path) -> None:
-    name, *overrides = tiny(tiny_shards, tmp_path, *MASKED)
+    with_captions = MASKED[0].replace(
+        "masked_modeling", "captioning: {decoder_layers: 1, decoder_heads: 2}, masked_modeling"
+    )
+    name, *overrides = tiny(tiny_shards, tmp_path, with_captions, *MASKED[1:])
     config = load_run_config(find_config(name), overrides)
     model = build_model(config, build_parts(config, make_tokenizer=True))
     recipe = Recipe("tiny", 0, 6, "mixed")
