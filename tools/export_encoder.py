@@ -125,9 +125,8 @@ def build(config: video_mvit.Config, weights: str, frames: int, size_px: int) ->
 def main(arguments: list[str] | None = None) -> int:
     options = parse_arguments(arguments)
     logging.basicConfig(format="%(message)s")
-    logging.getLogger("deepcoro").setLevel(
-        logging.INFO
-    )  # not of the libraries: ONNX's optimiser tells of each node
+    # not of the libraries: ONNX's optimiser tells of each node
+    logging.getLogger("deepcoro").setLevel(logging.INFO)
     try:
         (from_file if options.source.is_file() else from_run)(options)
     except (ConfigError, DataError) as error:
