@@ -1,7 +1,7 @@
 """VideoTextModel: the one module accelerate wraps. It runs each tower once and hands the features to every objective."""
 
 import contextlib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from functools import lru_cache
 from types import MappingProxyType
@@ -218,38 +218,27 @@ def to_device(batch: Any, device: torch.device) -> Any:
     """The batch's tensors on the device. On a GPU a stream of its own copies them, beside the compute that is still under way, and from pinned
     memory without the host's waiting.
     """
+    if isinstance(batch, Tensor):
+        return _copied(batch, device)
+    if isinstance(batch, dict):
+        return {key: to_device(value, device) for key, value in batch.items()}
+    return batch
+
+
+def _copied(tensor: Tensor, device: torch.device) -> Tensor:
     if device.type != "cuda":
-        return _moved(batch, device)
+        return tensor.to(device)
     copying, computing = _copy_stream(device), torch.cuda.current_stream(device)
     with torch.cuda.stream(copying):
-        moved = _moved(batch, device)
+        copy = tensor.to(device, non_blocking=True)
     computing.wait_stream(copying)
-    for tensor in _tensors(moved):
-        tensor.record_stream(
-            computing
-        )  # its memory belongs to the other stream, which must not give it away before
-    return moved
+    copy.record_stream(computing)  # its memory is the other stream's, which must not give it away before
+    return copy
 
 
 @lru_cache
 def _copy_stream(device: torch.device) -> torch.cuda.Stream:
     return torch.cuda.Stream(device)
-
-
-def _moved(batch: Any, device: torch.device) -> Any:
-    if isinstance(batch, Tensor):
-        return batch.to(device, non_blocking=True)
-    if isinstance(batch, dict):
-        return {key: _moved(value, device) for key, value in batch.items()}
-    return batch
-
-
-def _tensors(batch: Any) -> Iterator[Tensor]:
-    if isinstance(batch, Tensor):
-        yield batch
-    elif isinstance(batch, dict):
-        for value in batch.values():
-            yield from _tensors(value)
 
 
 def soon_on(small: Tensor, device: torch.device) -> Tensor:

@@ -24,7 +24,7 @@ from deepcoro.data.summary import summary_lines  # noqa: E402
 from deepcoro.data.verify import DAMAGED, verify_folder  # noqa: E402
 from deepcoro.data.withdrawal import refuse_withdrawn  # noqa: E402
 from deepcoro.data.writer import write_dataset  # noqa: E402
-from deepcoro.ingest.columns import DEFAULT_LABELS, NAMES, find_roles, warn_unread  # noqa: E402
+from deepcoro.ingest.columns import DEFAULT_LABELS, NAMES, find_roles, tell_unread  # noqa: E402
 from deepcoro.ingest.crosswalk import entries_of, merge_crosswalk, prepare_folder  # noqa: E402
 from deepcoro.ingest.film import StudySource  # noqa: E402
 from deepcoro.ingest.identity import load_identity  # noqa: E402
@@ -203,7 +203,7 @@ def run(arguments: argparse.Namespace) -> None:
     if label_columns is None and arguments.append:
         label_columns = folder_labels(arguments.output, table.columns)
     roles = find_roles(table.columns, given, label_columns)
-    warn_unread(table.columns, roles)
+    tell_unread(table.columns, roles)
     identity = load_identity(arguments.key_file, table_folder=folder, output=arguments.output)
     scrubber = Scrubber(arguments.scrub == "on", settings.workers)
     if arguments.crosswalk:

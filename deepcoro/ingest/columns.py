@@ -102,7 +102,7 @@ def find_roles(columns: Sequence[str], given: dict[str, str | None], labels: Seq
     return Roles(**found, labels=find_labels(columns, labels, private))
 
 
-def warn_unread(columns: Sequence[str], roles: Roles) -> None:
+def tell_unread(columns: Sequence[str], roles: Roles) -> None:
     """Says which columns of a table go nowhere: a label of another name than the usual ones would be missed much later."""
     taken = {getattr(roles, role) for role in NAMES} | set(roles.labels)
     unread = [name for name in columns if name not in taken]

@@ -80,9 +80,8 @@ def _without_panic(frames: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
     """pylibjpeg's Rust decoder panics on damaged run lengths, with an exception that no class of errors catches and no module names."""
     try:
         yield from frames
-    except (
-        BaseException
-    ) as error:  # noqa: BLE001  pyo3's PanicException derives from BaseException and cannot be imported by name; all else is raised again
+    # pyo3's PanicException derives from BaseException and cannot be imported by name; all else is raised again
+    except BaseException as error:  # noqa: BLE001
         if type(error).__name__ != "PanicException":
             raise
         raise ValueError("the decoder gave up on a damaged frame") from error

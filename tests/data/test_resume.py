@@ -160,12 +160,8 @@ def test_killed_at_random_moments_until_it_ends_the_bytes_are_those_of_an_uninte
             progress = tmp_path / "out" / ".progress"
             # Some films after the last kill: start-up alone takes seconds, and killing only that would test little.
             wanted = seen[-1] + random.integers(1, 12)
-            while kills < 8 and process.poll() is None:
-                if films_kept(progress) >= wanted:
-                    with contextlib.suppress(ProcessLookupError):  # it may have ended in that moment
-                        os.killpg(process.pid, signal.SIGKILL)
-                    break
-                time.sleep(random.uniform(0, 0.002))
+            if kills < 8:
+                kill_once_kept(process, progress, wanted, random)
         if process.returncode == 0:
             break
         assert process.returncode == -signal.SIGKILL
@@ -173,6 +169,18 @@ def test_killed_at_random_moments_until_it_ends_the_bytes_are_those_of_an_uninte
         seen.append(films_kept(progress))
     assert kills >= 3 and seen == sorted(seen)  # what was finished stays finished
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def kill_once_kept(
+    process: subprocess.Popen, progress: Path, wanted: int, random: np.random.Generator
+) -> None:
+    """SIGKILL to the process and its workers once so many films are kept, unless it ends before."""
+    while process.poll() is None:
+        if films_kept(progress) >= wanted:
+            with contextlib.suppress(ProcessLookupError):  # it may have ended in that moment
+                os.killpg(process.pid, signal.SIGKILL)
+            return
+        time.sleep(random.uniform(0, 0.002))
 
 
 def films_kept(progress: Path) -> int:

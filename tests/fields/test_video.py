@@ -16,15 +16,7 @@ from deepcoro.angiography.presets import preset_named
 from deepcoro.config import DataError
 from deepcoro.data.manifest import Encoding
 from deepcoro.data.member import encode
-from deepcoro.fields.video import (
-    Box,
-    Config,
-    decode_frames,
-    fitted,
-    frame_indices,
-    scale_factor,
-    shown_box,
-)
+from deepcoro.fields.video import Box, Config, decode_frames, fitted, frame_indices, scale_factor, shown_box
 from deepcoro.sample import ClipRecord
 from tests.data.folder import study_with
 

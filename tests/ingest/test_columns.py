@@ -3,7 +3,7 @@
 import pytest
 
 from deepcoro.config import ConfigError
-from deepcoro.ingest.columns import find_roles, number_of_cell, side_of, view_of_cell, warn_unread
+from deepcoro.ingest.columns import find_roles, number_of_cell, side_of, tell_unread, view_of_cell
 
 GENERATED = ("FileName", "PatientID", "StudyInstanceUID", "Split", "Report", "side", "view", "cto", "mid_lad_stenosis", "birth_date")  # fmt: skip
 
@@ -89,11 +89,11 @@ def test_a_number_is_what_a_person_would_call_one(cell, number):
 def test_columns_that_go_nowhere_are_named_and_a_table_without_any_is_left_in_peace(caplog) -> None:
     caplog.set_level("INFO")
     usual = ["FileName", "StudyInstanceUID", "Split", "Report", "cto"]
-    warn_unread(usual, find_roles(usual, {}, None))
+    tell_unread(usual, find_roles(usual, {}, None))
     assert not caplog.text
     names = [*usual, "culprit", "operator"]
-    warn_unread(names, find_roles(names, {}, None))
+    tell_unread(names, find_roles(names, {}, None))
     assert "not read: ['culprit', 'operator']; name labels with --label_columns" in caplog.text
     caplog.clear()
-    warn_unread(names, find_roles(names, {}, ["culprit"]))
+    tell_unread(names, find_roles(names, {}, ["culprit"]))
     assert "not read: ['cto', 'operator']" in caplog.text

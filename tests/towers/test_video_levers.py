@@ -77,22 +77,26 @@ def test_without_tables_public_weights_load_and_order_in_time_counts_as_it_shoul
     torch.testing.assert_close(tower.encode(video, visible), tokens, rtol=1e-4, atol=1e-5)
 
 
+def make_filters_identities(tower):
+    for name, parameter in tower.named_parameters():
+        if ".pool.weight" in name:
+            parameter.zero_()[:, :, 1, 1, 1] = 1
+
+
+@torch.no_grad()
 def test_rotary_positions_tell_frames_apart_where_attention_alone_would_not():
     """The filters are set to the identity: then only positions can tell one order of frames from another."""
     video = film(1, 1, 8, 32, 32)
     changes = {}
     for positions in ("none", "rope3d"):
         tower = tiny(frames=8, size_px=32, positions=positions).eval()
-        with torch.no_grad():
-            for name, parameter in tower.named_parameters():
-                if ".pool.weight" in name:
-                    parameter.zero_()[:, :, 1, 1, 1] = 1
-            tokens = tower.pos_encoding(tower.conv_proj(video))
-            order = torch.arange(4).flip(0)
-            patches = rearrange(tokens[:, 1:], "b (t l) c -> b t l c", t=4)[:, order]
-            flipped = torch.cat((tokens[:, :1], rearrange(patches, "b t l c -> b (t l) c")), dim=1)
-            for block in tower.blocks:
-                tokens, flipped = block(tokens), block(flipped)
+        make_filters_identities(tower)
+        tokens = tower.pos_encoding(tower.conv_proj(video))
+        order = torch.arange(4).flip(0)
+        patches = rearrange(tokens[:, 1:], "b (t l) c -> b t l c", t=4)[:, order]
+        flipped = torch.cat((tokens[:, :1], rearrange(patches, "b t l c -> b (t l) c")), dim=1)
+        for block in tower.blocks:
+            tokens, flipped = block(tokens), block(flipped)
         changes[positions] = (tokens[:, 0] - flipped[:, 0]).norm() / tokens[:, 0].norm()
     assert changes["none"] < 1e-5
     assert changes["rope3d"] > 1e-4
