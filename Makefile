@@ -1,6 +1,8 @@
 # `make demo` and `make test` set everything up by themselves; they need Python 3.11+, git, make and a C++ compiler.
 PYTHON ?= python3
 VENV := .venv
+# Where bytecode is not kept, each process compiles torch and DeepSpeed again: 7 s of its start, and a launch on two ranks is three processes.
+unexport PYTHONDONTWRITEBYTECODE
 BIN := $(VENV)/bin
 WITH_TESTS := .[test,lint]
 DEMO := data/demo
