@@ -21,6 +21,7 @@ import yaml
 
 from deepcoro import atomic
 from deepcoro.config import ConfigError, DataError, dump, find_config
+from deepcoro.numerals import decimals
 from deepcoro.resumable import changed_keys
 from deepcoro.run_config import RunConfig, load_run_config, run_config_from_dump
 
@@ -236,7 +237,7 @@ def _printed(cell: Cell | None, num_seeds: int) -> str:
     if cell is None:
         return "–"
     sd = "" if cell.sd is None else f" ± {cell.sd:.3f}"
-    return f"{cell.mean:.3f}{sd}" + (
+    return f"{decimals(cell.mean)}{sd}" + (
         f" ({cell.num_seeds} of {num_seeds})" if cell.num_seeds < num_seeds else ""
     )
 

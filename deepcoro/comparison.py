@@ -15,6 +15,7 @@ import numpy as np
 from deepcoro.bootstrap import Statistic, patient_rows
 from deepcoro.config import DataError
 from deepcoro.judged import BINARY, REGRESSION, families_of, with_means
+from deepcoro.numerals import decimals, signed
 from deepcoro.scored import SUFFIX, Answer, ScoredRows, read_scored
 from deepcoro.statistics.agreement import agreement_statistic
 from deepcoro.statistics.findings import BY_ORDER, DECISIONS, classes_statistic, finding_statistic
@@ -178,13 +179,13 @@ def markdown(compared: Compared, names: tuple[str, str], patterns: Sequence[str]
         "|---|---|---|---|---|---|---|",
     ]
     for key, each in rows.items():
-        bounds = "–" if each.low is None else f"{each.low:+.3f} to {each.high:+.3f}"
+        bounds = "–" if each.low is None else f"{signed(each.low)} to {signed(each.high)}"
         p_values = ("–", "–") if each.p_value is None else (f"{each.p_value:.3f}", f"{corrected[key]:.3f}")
         cells = (
             key,
             _mean(each.first_by_seed),
             _mean(each.second_by_seed),
-            f"{each.value:+.3f}",
+            signed(each.value),
             bounds,
             *p_values,
         )
@@ -199,7 +200,7 @@ _MEANING = (
 
 
 def _mean(values: Sequence[float]) -> str:
-    told = f"{np.mean(values):.3f}"
+    told = decimals(np.mean(values))
     return told if len(values) == 1 else f"{told} ± {np.std(values, ddof=1):.3f} (n = {len(values)})"
 
 

@@ -13,7 +13,7 @@ import numpy as np
 from deepcoro.comparison import compare_runs, markdown
 from deepcoro.config import ConfigError, DataError
 from deepcoro.report_shortcuts import WORDS, read_shortcuts
-from deepcoro.report_tables import number
+from deepcoro.numerals import decimals, number
 
 MEASURES = (
     "*/cto/auroc",
@@ -118,7 +118,8 @@ def _told(seeds: Sequence[Mapping[str, float]], key: str) -> str:
         return "–"
     spread = f" ± {np.std(values, ddof=1):.3f} (n = {len(values)})" if len(values) > 1 else ""
     low, high = (seeds[0].get(f"{key}_ci_{end}") for end in ("low", "high"))
-    return f"{np.mean(values):.3f}{spread}" + ("" if None in (low, high) else f" ({low:.3f}–{high:.3f})")
+    bounds = "" if None in (low, high) else f" ({decimals(low)}–{decimals(high)})"
+    return f"{decimals(np.mean(values))}{spread}{bounds}"
 
 
 def _shown_less(models: Sequence[Model], patterns: Sequence[str]) -> Iterator[str]:
@@ -162,7 +163,7 @@ def _judged(bar: Bar, model: str, numbers: Mapping[str, float], remedy: str) -> 
         yield f"| {bar.words} | {model} | – | not measured: {remedy} |"
     for key in keys:
         verdict = "met" if bar.is_met(numbers[key]) else "**not met**"
-        yield f"| {bar.words} | {model} | {key} {numbers[key]:.3f} | {verdict} |"
+        yield f"| {bar.words} | {model} | {key} {decimals(numbers[key])} | {verdict} |"
 
 
 def _attended(model: Model) -> Iterator[str]:
@@ -173,4 +174,4 @@ def _attended(model: Model) -> Iterator[str]:
         yield f"| {words} | {model.name} | – | not measured: `tools/shortcuts.py RUN` of studies whose pooler weighs clips |"
     for task, (gap, low, high) in gaps.items():
         verdict = "met" if low > 0 else "**not met**"
-        yield f"| {words} | {model.name} | {task} {gap:.3f} ({low:.3f}–{high:.3f}) | {verdict} |"
+        yield f"| {words} | {model.name} | {task} {decimals(gap)} ({decimals(low)}–{decimals(high)}) | {verdict} |"

@@ -7,11 +7,14 @@ from typing import Any
 
 import jinja2
 
+from deepcoro.numerals import decimals, number, signed, significant
+
 _TEMPLATES = Path(__file__).parent / "templates"
+_NUMBERS = {each.__name__: each for each in (decimals, number, signed, significant)}
 
 
 def render_page(template: str, filters: Mapping[str, Callable] = {}, /, **values: Any) -> str:
-    """The page as one text. `filters` are functions that the template applies with `|`."""
+    """The page as one text. `filters` are functions that the template applies with `|`, beside those of numbers."""
     return _environment(tuple(filters.items())).get_template(template).render(**values)
 
 
@@ -25,5 +28,5 @@ def _environment(filters: tuple[tuple[str, Callable], ...]) -> jinja2.Environmen
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update(filters)
+    environment.filters |= _NUMBERS | dict(filters)
     return environment

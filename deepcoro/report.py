@@ -231,7 +231,6 @@ def render_report(inputs: ReportInputs) -> str:
     measures = report_tables.measures(inputs.results, inputs.strata)
     return render_page(
         "report.html",
-        {"number": report_tables.number},
         inputs=inputs,
         created=inputs.created or datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         warnings=_warnings(inputs),

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from statistics import median
 
-from deepcoro.report_tables import number, percent
+from deepcoro.numerals import number, percent
 
 _HOURS = {
     "speed/gpu_hours": "GPU-hours, all starts",

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from deepcoro.report_tables import TASK_WORDS, Results, Show, fraction, number, percent, recalls, tasks
+from deepcoro.numerals import Show, fraction, number, percent
+from deepcoro.report_tables import TASK_WORDS, Results, recalls, tasks
 
 _WORDS = {
     "text_to_video": "report → film",

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from deepcoro.report_groups import Cell, CellRow
-from deepcoro.report_tables import Results, Show, fraction, interval, number, percent
+from deepcoro.numerals import Show, fraction, number, percent
+from deepcoro.report_tables import Results, interval
 
 _BINARY, _REGRESSION, _CLASSES = "/prevalence", "/mae_of_median", "/macro_f1"
 """A measure that heads of one kind alone have."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deepcoro.config import Block
-from deepcoro.report_tables import number
+from deepcoro.numerals import number
 
 FILE = "shortcuts.json"
 WORDS = {

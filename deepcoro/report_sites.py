@@ -7,7 +7,8 @@ from pathlib import Path
 
 from deepcoro.config import DataError
 from deepcoro.report_groups import OF_HEADS, Cell, CellRow
-from deepcoro.report_tables import fraction, interval, number, percent
+from deepcoro.numerals import fraction, number, percent
+from deepcoro.report_tables import interval
 
 SITES = "sites"
 """Folder of a run for what other sites measured."""

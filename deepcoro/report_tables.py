@@ -1,13 +1,12 @@
 """Flat metrics turned into what a reader meets: headline cards, table rows, plain words, warnings."""
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from deepcoro.numerals import Show, fraction, is_missing, number, percent, place
 from deepcoro.report_figures import Measure
 
 Results = Mapping[str, float]
-Show = Callable[[float | None], str]
 
 TASK_WORDS = {
     "side": "Right or left coronary artery",
@@ -71,32 +70,8 @@ class Card:
     chance_name: str = "Guessing"
 
 
-def percent(value: float | None) -> str:
-    return "–" if _is_missing(value) else f"{100 * value:.1f} %"
-
-
-def fraction(value: float | None) -> str:
-    return "–" if _is_missing(value) else f"{value:.2f}"
-
-
-def place(value: float | None) -> str:
-    """A rank, which ties and chance can put between two places."""
-    return number(value, 1)
-
-
-def number(value: float | int | None, digits: int = 3) -> str:
-    """At most `digits` decimals, none for whole numbers; a dash for what is not there."""
-    if _is_missing(value):
-        return "–"
-    return f"{value:,.0f}" if float(value).is_integer() else f"{value:,.{digits}f}"
-
-
-def _is_missing(value: float | int | None) -> bool:
-    return value is None or not math.isfinite(value)
-
-
 def _range(low: float | None, high: float | None, show: Show) -> str:
-    if _is_missing(low) or _is_missing(high):
+    if is_missing(low) or is_missing(high):
         return "–"
     return f"{show(low).removesuffix(' %')} – {show(high)}"
 

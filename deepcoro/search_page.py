@@ -7,6 +7,7 @@ from pathlib import Path
 
 from deepcoro import atomic
 from deepcoro.bank import FoundReport, Reading
+from deepcoro.numerals import decimals, signed
 from deepcoro.page import render_page
 from deepcoro.search import FoundFilm
 
@@ -39,13 +40,13 @@ def write_search_page(path: Path, search: Search) -> Path:
 def search_lines(search: Search) -> list[str]:
     """The results for a terminal."""
     lines = [
-        f"{place:3}  {found.similarity:+.3f}  {found.film}  {found.split}"
+        f"{place:3}  {signed(found.similarity)}  {found.film}  {found.split}"
         for place, found in enumerate(search.films, start=1)
     ]
     for place, found in enumerate(search.reports, start=1):
-        lines.append(f"{place:3}  {found.similarity:+.3f}  {' '.join(found.text.split())}")
+        lines.append(f"{place:3}  {signed(found.similarity)}  {' '.join(found.text.split())}")
     lines += [
-        f"{reading.label:32} {reading.value:8.3f}   all reports {reading.overall:8.3f}   known by {reading.known} of {search.num_neighbours}"
+        f"{reading.label:32} {decimals(reading.value):>8}   all reports {decimals(reading.overall):>8}   known by {reading.known} of {search.num_neighbours}"
         for reading in search.readings
     ]
     return lines

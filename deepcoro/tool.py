@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 
 from deepcoro.config import ConfigError, DataError, pointer
+from deepcoro.numerals import decimals
 
 BAD_INPUT, INTERRUPTED = 2, 130
 
@@ -48,5 +49,5 @@ def number_lines(numbers: Mapping[str, float]) -> Iterator[str]:
         if key.endswith(("_ci_low", "_ci_high")):
             continue
         ends = [numbers.get(f"{key}_ci_{end}") for end in ("low", "high")]
-        interval = "" if None in ends else f"   ({ends[0]:.4f} to {ends[1]:.4f})"
-        yield f"{key:60} {value:10.4f}{interval}"
+        interval = "" if None in ends else f"   ({decimals(ends[0], 4)} to {decimals(ends[1], 4)})"
+        yield f"{key:60} {decimals(value, 4):>10}{interval}"

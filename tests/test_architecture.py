@@ -19,6 +19,7 @@ LAYERS = [
         "atomic",
         "exported",
         "page",
+        "numerals",
         "tool",
         "weights",
         "seen",

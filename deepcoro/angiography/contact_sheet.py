@@ -9,6 +9,7 @@ from jaxtyping import UInt8
 from deepcoro.angiography.cohort import FilmPlan, films_of, patient_of, studies_of
 from deepcoro.angiography.film import render_film
 from deepcoro.angiography.presets import Preset
+from deepcoro.numerals import signed
 
 _TILE_PX = 256
 _LABEL_PX = 18
@@ -37,7 +38,8 @@ def _row(plan: FilmPlan, num_frames: int) -> UInt8[np.ndarray, "height width"]:
     chosen = np.linspace(0.04, 0.96, num_frames) * (len(grey) - 1)
     strip = np.concatenate([_tile(grey[round(position)]) for position in chosen], axis=1)
     study = plan.study
-    angles = f"{plan.injection.carm.primary_deg:+.0f}/{plan.injection.carm.secondary_deg:+.0f}"
+    carm = plan.injection.carm
+    angles = f"{signed(carm.primary_deg, 0)}/{signed(carm.secondary_deg, 0)}"
     content = plan.content
     shown = f"{content.main_structure}, contrast {content.contrast_agent:d}, {content.status}"
     caption = f"{plan.view} {angles}  LVEF {study.lvef_percent}  {study.reports[plan.side] if content.is_assessed else shown}"
