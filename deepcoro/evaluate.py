@@ -73,7 +73,7 @@ def run(config: RunConfig) -> int:
             "checkpoint": f"step {saved.step} ({saved.digest()})",
             "commit": git_commit(),
             "created": time.strftime("%Y-%m-%d %H:%M:%S"),
-            "data_summary": _data_summary(evaluated),
+            "data_summary": _data_summary(config, parts, evaluated),
         }
         write_results(config.run_dir, record)
         if split == "val" and evaluated.fixed:
@@ -200,12 +200,14 @@ def evaluate_in_training(
     return numbers, films_to_log(searches, caption_examples(config, parts, evaluated))
 
 
-def _data_summary(evaluated: Evaluated) -> dict[str, int | str]:
+def _data_summary(config: RunConfig, parts: Parts, evaluated: Evaluated) -> dict[str, int | str]:
+    """Films are those that the model was shown: of a row that is a study, up to `data.num_videos`."""
+    units = parts.shards.units(evaluated.split, config.data.multi_video, config.data.num_videos)
     patients = {patient for patient in evaluated.patients if patient is not None}
     return {
         "patients": len(patients) or "not named by the source",
         "studies": len(set(evaluated.studies)),
-        "films": len(evaluated.clips),
+        "films": sum(len(units.shown_clips(unit, None)) for unit in evaluated.units.tolist()),
         "distinct reports": len(evaluated.texts),
         "unreadable": len(evaluated.unreadable),
     }

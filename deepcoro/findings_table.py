@@ -12,8 +12,8 @@ import numpy as np
 
 from deepcoro.comparison import compare_runs, markdown
 from deepcoro.config import ConfigError, DataError
-from deepcoro.report_shortcuts import WORDS, read_shortcuts
 from deepcoro.numerals import decimals, number
+from deepcoro.report_shortcuts import WORDS, read_shortcuts
 
 MEASURES = (
     "*/cto/auroc",

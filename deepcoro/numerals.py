@@ -25,17 +25,17 @@ def place(value: float | None) -> str:
     return number(value, 1)
 
 
-def decimals(value: float | None, digits: int = 3) -> str:
+def decimals(value: float | int | None, digits: int = 3) -> str:
     """So many decimals, whatever the number."""
     return "–" if is_missing(value) else f"{value:z,.{digits}f}"
 
 
-def signed(value: float | None, digits: int = 3) -> str:
+def signed(value: float | int | None, digits: int = 3) -> str:
     """So many decimals behind a plus or a minus."""
     return "–" if is_missing(value) else f"{value:+z,.{digits}f}"
 
 
-def significant(value: float | None, digits: int = 4) -> str:
+def significant(value: float | int | None, digits: int = 4) -> str:
     """So many digits, of a number of any size."""
     return "–" if is_missing(value) else f"{value:z.{digits}g}"
 

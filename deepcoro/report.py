@@ -29,6 +29,7 @@ from deepcoro.report_examples import Example
 from deepcoro.report_explanations import Explanation, drawn, read_explanations
 from deepcoro.report_figures import Curve, Scored
 from deepcoro.report_head_figures import head_figures
+from deepcoro.report_intervals import interval_rows
 from deepcoro.report_reconstructions import Picture, read_pictures, reconstruction_rows
 from deepcoro.report_shortcuts import Shortcuts, read_shortcuts, shortcut_table
 from deepcoro.report_sites import read_sites, site_table
@@ -62,6 +63,8 @@ class ReportInputs:
     history: Sequence[Mapping] = ()
     """Lines of metrics.jsonl."""
     config_text: str = ""
+    unit: str = "films"
+    """What rows of the evaluation are: films, or studies."""
     strata: Sequence[str] = ()
     """Labels that bound the search within strata."""
     positives: Mapping[str, str] = field(default_factory=dict)
@@ -130,7 +133,8 @@ def read_inputs(run_dir: Path) -> ReportInputs:
     documents = result_documents(run_dir)
     document = (documents or [{}])[-1]
     config_text = _text(run_dir / "config.yaml")
-    measured = _metrics_of(yaml.safe_load(config_text) or {})
+    config = yaml.safe_load(config_text) or {}
+    measured = _metrics_of(config)
     metric = zero_shot.Config.model_validate(measured.get("zero_shot", {})).build()
     examples = _text(run_dir / EXAMPLES_FILE)
     results = _numbers(json.loads(_text(run_dir / "results.json") or "{}") or document.get("metrics", {}))
@@ -146,6 +150,7 @@ def read_inputs(run_dir: Path) -> ReportInputs:
         results=results,
         history=[json.loads(line) for line in _text(run_dir / "metrics.jsonl").splitlines() if line.strip()],
         config_text=config_text,
+        unit="studies" if (config.get("data") or {}).get("multi_video") else "films",
         strata=measured.get("retrieval", {}).get("strata") or [],
         positives={name: task.positive for name, task in metric.config.tasks.items()},
         examples=_EXAMPLES.validate_json(examples) if examples else [],
@@ -228,7 +233,6 @@ def _scored(rows: Sequence[Mapping[str, str]], name: str, metric: zero_shot.Zero
 
 def render_report(inputs: ReportInputs) -> str:
     """The page as one HTML text; every string of the run is escaped."""
-    measures = report_tables.measures(inputs.results, inputs.strata)
     return render_page(
         "report.html",
         inputs=inputs,
@@ -239,7 +243,7 @@ def render_report(inputs: ReportInputs) -> str:
             *report_captions.caption_cards(inputs.results),
         ],
         tables=report_tables.tables(inputs.results, inputs.strata, inputs.positives),
-        group_tables=report_groups.group_tables(inputs.results),
+        group_tables=report_groups.group_tables(inputs.results, inputs.unit),
         head_tables=report_heads.head_tables(inputs.results),
         head_figures=[
             *head_figures(inputs.answers),
@@ -247,7 +251,7 @@ def render_report(inputs: ReportInputs) -> str:
             *survival_figures(inputs.followed),
         ],
         site_table=site_table(inputs.documents, inputs.sites),
-        interval_figure=report_figures.interval_figure(measures) if measures else "",
+        intervals=interval_rows(report_tables.measures(inputs.results, inputs.strata)),
         score_figures=_score_figures(inputs.scored, inputs.aggregates_only),
         training_figures=training_figures(inputs.history),
         costs=costs(inputs.history),
@@ -295,7 +299,8 @@ def _warnings(inputs: ReportInputs) -> list[str]:
             f"This split has been evaluated {inputs.times_computed} times in this run; a choice made after looking "
             "makes the numbers too good."
         )
-    return found + report_tables.warnings(inputs.results) + list(inputs.notes)
+    named = inputs.patient_split != "unverifiable"
+    return found + report_tables.warnings(inputs.results, named) + list(inputs.notes)
 
 
 def training_figures(history: Sequence[Mapping]) -> list[str]:

@@ -44,6 +44,7 @@ def aggregates_of(inputs: ReportInputs) -> ReportInputs:
         results={} if few else shareable(inputs.results),
         history=[{"step": line.get("step"), **shareable(_without_step(line))} for line in inputs.history],
         config_text=without_places(inputs.config_text),
+        unit=inputs.unit,
         strata=inputs.strata,
         positives=inputs.positives,
         scored=[] if few else [each for each in inputs.scored if _has_many_of_both(each.positive)],

@@ -12,8 +12,8 @@ from deepcoro.angiography.vocabulary import SEGMENTS
 from deepcoro.config import Block
 from deepcoro.evaluated import Evaluated
 from deepcoro.metrics.clinical_findings import Judgement, Stated, judge, stated
-from deepcoro.report_examples import Kind, spread
 from deepcoro.numerals import Show, fraction, number, percent
+from deepcoro.report_examples import Kind, spread
 from deepcoro.report_tables import Card, Results, interval
 
 Mark = Literal["plain", "right", "wrong", "open", "omitted", "unread"]

@@ -41,21 +41,6 @@ STYLE = {
 
 
 @dataclass(frozen=True)
-class Measure:
-    """One row of the interval plot, on a scale from 0 to 1."""
-
-    label: str
-    value: float
-    low: float | None = None
-    high: float | None = None
-    chance: float | None = None
-    control_low: float | None = None
-    control_high: float | None = None
-    group: str = ""
-    """Rows of one group stand together."""
-
-
-@dataclass(frozen=True)
 class Curve:
     """One line over optimiser steps."""
 
@@ -100,47 +85,6 @@ def as_svg(figure: "Figure", description: str) -> str:
     drawing = re.sub(r' id="([^"]*)"', lambda found: found[0] if found[1] in referred else "", drawing)
     label = description.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
     return drawing.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
-
-
-def interval_figure(measures: Sequence[Measure]) -> str:
-    """Each measure with its interval, a tick at chance and a grey band where the shuffled control falls."""
-    import matplotlib
-
-    with matplotlib.rc_context(STYLE):
-        rows = _rows(measures)
-        figure, (axes,) = new_figure(10.2, 0.6 + 0.32 * rows[0])
-        for row, measure in zip(rows, measures, strict=True):
-            _draw_measure(axes, row, measure)
-        axes.set_yticks(rows, [measure.label for measure in measures], color=INK)
-        axes.set_ylim(0.4, rows[0] + 0.6)
-        axes.set_xlim(-0.01, 1.01)
-        axes.set_xticks(np.linspace(0, 1, 6), ["0", "0.2", "0.4", "0.6", "0.8", "1"])
-        axes.grid(axis="y", visible=False)
-        axes.tick_params(axis="y", length=0)
-        axes.spines["left"].set_visible(False)
-        return as_svg(
-            figure, "Each measure with its 95 % interval, the chance level and the shuffled control"
-        )
-
-
-def _rows(measures: Sequence[Measure]) -> list[float]:
-    """Heights from the top down to 1, with a gap between groups."""
-    is_new = [later.group != earlier.group for earlier, later in zip(measures, measures[1:], strict=False)]
-    depth = np.cumsum([0.0, *(1.5 if gap else 1.0 for gap in is_new)])
-    return (1.0 + depth[-1] - depth).tolist()
-
-
-def _draw_measure(axes: "Axes", row: float, measure: Measure) -> None:
-    if measure.control_low is not None and measure.control_high is not None:
-        width = max(measure.control_high - measure.control_low, 0.004)
-        axes.barh(row, width, left=measure.control_low, height=0.56, color="#dbe1e7", linewidth=0)
-    if measure.chance is not None:
-        axes.plot([measure.chance] * 2, [row - 0.32, row + 0.32], color=COLOURS[1], linewidth=2)
-    if measure.low is not None and measure.high is not None:
-        axes.plot(
-            [measure.low, measure.high], [row, row], color=COLOURS[0], linewidth=2.2, solid_capstyle="butt"
-        )
-    axes.plot([measure.value], [row], "o", color=COLOURS[0], markersize=6.5)
 
 
 def curve_figure(curves: Sequence[Curve], title: str, smoothed: bool = True, x_label: str = "step") -> str:

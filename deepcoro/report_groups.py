@@ -47,21 +47,21 @@ class GroupTable:
     column: str
     caption: str
     groups: list[str]
-    """Names of the columns, all films first."""
+    """Names of the columns, that of all rows first."""
     sizes: list[str]
-    """Films and patients of each."""
+    """Rows and patients of each."""
     rows: list[CellRow]
 
 
-def group_tables(results: Results) -> list[GroupTable]:
-    """One table a label column, in alphabetical order."""
+def group_tables(results: Results, unit: str = "films") -> list[GroupTable]:
+    """One table a label column, in alphabetical order; `unit` is what rows are."""
     columns = sorted(
         {key.split("/")[1] for key in results if key.startswith("by/") and "=" not in key.split("/")[1]}
     )
-    return [_table(results, column) for column in columns]
+    return [_table(results, column, unit) for column in columns]
 
 
-def _table(results: Results, column: str) -> GroupTable:
+def _table(results: Results, column: str, unit: str) -> GroupTable:
     start = f"by/{column}="
     names = list(
         dict.fromkeys(key.removeprefix(start).split("/")[0] for key in results if key.startswith(start))
@@ -73,13 +73,13 @@ def _table(results: Results, column: str) -> GroupTable:
         for label, key, show in _measures(results)
     ]
     sizes = [
-        f"{number(results.get(f'{prefix}num_films'))} films, {number(results.get(f'{prefix}num_patients'))} patients"
+        f"{number(results.get(f'{prefix}num_films'))} {unit}, {number(results.get(f'{prefix}num_patients'))} patients"
         for prefix in prefixes[1:]
     ]
     return GroupTable(
         column=column,
-        caption=f"{number(missing)} films not assessed, in no group" if missing else "",
-        groups=["all films", *names],
+        caption=f"{number(missing)} {unit} not assessed, in no group" if missing else "",
+        groups=[f"all {unit}", *names],
         sizes=["", *sizes],
         rows=[row for row in rows if any(cell.value != "–" for cell in row.cells[1:])],
     )

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from deepcoro.report_groups import Cell, CellRow
 from deepcoro.numerals import Show, fraction, number, percent
+from deepcoro.report_groups import Cell, CellRow
 from deepcoro.report_tables import Results, interval
 
 _BINARY, _REGRESSION, _CLASSES = "/prevalence", "/mae_of_median", "/macro_f1"

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deepcoro.config import DataError
-from deepcoro.report_groups import OF_HEADS, Cell, CellRow
 from deepcoro.numerals import fraction, number, percent
+from deepcoro.report_groups import OF_HEADS, Cell, CellRow
 from deepcoro.report_tables import interval
 
 SITES = "sites"
 """Folder of a run for what other sites measured."""
+_COUNTED = ("films", "studies", "patients")
 _SHOWN = OF_HEADS | {"macro_auroc": ("AUROC, mean of classes", fraction), "R@5": ("R@5", percent)}
 
 
@@ -22,7 +23,7 @@ class SiteTable:
     sites: list[str]
     """`{data}, {split}` of each column."""
     sizes: list[str]
-    """Films and patients of each."""
+    """Films, studies and patients of each."""
     rows: list[CellRow]
 
 
@@ -50,7 +51,7 @@ def read_sites(run_dir: Path) -> list[dict]:
 def _document(path: Path) -> dict:
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        model, sizes = record["model"], {name: record[name] for name in ("films", "patients")}
+        model, sizes = record["model"], {name: record[name] for name in _COUNTED}
         checkpoint = f"step {model['step']} ({model['digest']})"
         return {
             "data": path.stem,
@@ -86,8 +87,7 @@ def _cell(metrics: Mapping[str, float], key: str) -> Cell:
 
 def _size(document: Mapping) -> str:
     summary = document.get("data_summary") or {}
-    films, patients = summary.get("films"), summary.get("patients")
-    told = [f"{number(films)} films"] if isinstance(films, int | float) else []
+    counts = {name: summary.get(name) for name in _COUNTED}
     return ", ".join(
-        [*told, *([f"{number(patients)} patients"] if isinstance(patients, int | float) else [])]
+        f"{number(count)} {name}" for name, count in counts.items() if isinstance(count, int | float)
     )

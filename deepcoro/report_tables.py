@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from deepcoro.numerals import Show, fraction, is_missing, number, percent, place
-from deepcoro.report_figures import Measure
+from deepcoro.report_intervals import Measure
 
 Results = Mapping[str, float]
 
@@ -302,12 +302,13 @@ def _card(results: Results, key: str, title: str, sentence: str, show: Show) -> 
     )
 
 
-def warnings(results: Results) -> list[str]:
-    """What the numbers themselves say against trusting them."""
+def warnings(results: Results, are_patients_named: bool = True) -> list[str]:
+    """What the numbers themselves say against trusting them. Films whose patient is not named count as patients of their own."""
     found = []
     patients = results.get("retrieval/num_patients")
     if patients is not None and patients < _FEW_PATIENTS:
-        found.append(f"Only {number(patients)} patients: intervals from so few are too narrow.")
+        most = "Only" if are_patients_named else "At most"
+        found.append(f"{most} {number(patients)} patients: intervals from so few are too narrow.")
     found += [
         f"The shuffled control of {key.removesuffix('_ci_low').removeprefix('retrieval/control/')} does not hold chance: "
         "the measure is at fault, do not use these numbers."

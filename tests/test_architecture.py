@@ -84,6 +84,7 @@ LAYERS = [
         "report_groups",
         "report_head_figures",
         "report_heads",
+        "report_intervals",
         "report_sites",
         "report_survival",
         "report_tables",

@@ -104,6 +104,9 @@ def test_the_page_shows_heads_and_every_evaluation_of_the_checkpoint(probe):
     assert "decisions at thresholds fixed on val" in page
     assert "This checkpoint on every data set" in page
     assert "shards, val" in page
+    counts = results(probe, "test")["data_summary"]
+    assert counts["films"] > counts["studies"], "rows are studies of several films"
+    assert f"{counts['films']} films, {counts['studies']} studies" in page
 
 
 def test_a_run_does_not_differ_from_itself(probe):

@@ -4,6 +4,7 @@ import base64
 import html.parser
 import json
 import re
+from dataclasses import replace
 
 import numpy as np
 
@@ -189,7 +190,7 @@ def test_a_whole_run_shows_its_numbers_beside_chance_and_control(tmp_path):
     ):
         assert expected in page.text, expected
     assert page.tags.count("img") == 2  # the hit of the report that searches, and the film that searches
-    assert page.tags.count("svg") == 1 + 2 + 4  # intervals, scores, loss and validation and rate and speed
+    assert page.tags.count("svg") == 2 + 4  # scores, loss and validation and rate and speed
     assert not list(run_dir.glob("*.tmp"))
 
 
@@ -231,8 +232,32 @@ def test_an_unverifiable_patient_split_is_said_at_the_top():
     inputs = ReportInputs(run_name="run", split="val", results=RESULTS, patient_split="unverifiable")
     text = Page(render_report(inputs)).text
     assert "Patient split unverifiable" in text
-    assert "Patients unknown" in text
+    assert "Patients unknown, at most 63" in text
     assert "Patient split unverifiable" not in render_report(ReportInputs(run_name="run", results=RESULTS))
+
+
+def test_few_patients_are_counted_only_where_the_data_name_them():
+    few = RESULTS | {"retrieval/num_patients": 12.0}
+    assert "Only 12 patients" in Page(render_report(ReportInputs("run", results=few))).text
+    unnamed = Page(render_report(ReportInputs("run", results=few, patient_split="unverifiable"))).text
+    assert "At most 12 patients" in unnamed and "Only 12" not in unnamed
+
+
+def test_rows_that_are_studies_are_not_called_films(tmp_path):
+    run_dir = run_folder(tmp_path)
+    assert "Films with a report" in Page(render_report(read_inputs(run_dir))).text
+    config = run_dir / "config.yaml"
+    config.write_text(config.read_text() + "data: {multi_video: true}\n")
+    grouped = {
+        "by/status=PCI/num_films": 9.0,
+        "by/status=PCI/num_patients": 8.0,
+        "by/status/num_not_assessed": 1.0,
+    }
+    grouped["by/status=PCI/zero_shot/side/auroc"] = 0.75
+    inputs = read_inputs(run_dir)
+    text = Page(render_report(replace(inputs, results=inputs.results | grouped))).text
+    assert "Studies with a report" in text and "where a measure on this page says film" in text
+    assert "By group of studies" in text and "all studies" in text and "9 studies, 8 patients" in text
 
 
 def test_a_control_that_misses_chance_is_a_warning():

@@ -153,6 +153,7 @@ def test_what_another_hospital_measured_of_the_checkpoint_is_a_column(results, t
     record = {
         "model": {"step": 9, "digest": "a"},
         "films": 300,
+        "studies": 50,
         "patients": 40,
         "metrics": {"probe/om1_cto/auroc": 0.625},
     }
@@ -161,7 +162,10 @@ def test_what_another_hospital_measured_of_the_checkpoint_is_a_column(results, t
     other = record | {"model": {"step": 3, "digest": "b"}}
     (tmp_path / "sites" / "earlier.json").write_text(json.dumps(other))
     table = site_table([here], read_sites(tmp_path))
-    assert (table.sites, table.sizes[1]) == (["mine, test", "lyon, site"], "300 films, 40 patients")
+    assert (table.sites, table.sizes[1]) == (
+        ["mine, test", "lyon, site"],
+        "300 films, 50 studies, 40 patients",
+    )
     row = next(row for row in table.rows if row.label == "probe: om1 cto: AUROC")
     assert row.cells[1].value == "0.62"
     (tmp_path / "sites" / "notes.json").write_text("[]")

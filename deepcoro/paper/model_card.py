@@ -159,8 +159,8 @@ def _evaluation(document: Mapping[str, Any], inputs: ReportInputs) -> Evaluation
         ("patients shared with training", str(document.get("patient_overlap", "unknown"))),
         ("times this split was evaluated in this run", str(document.get("times_computed", "unknown"))),
     ]
-    tables = list(sheets(results, inputs.strata, inputs.positives))
-    cautions = report_tables.warnings(results)
+    tables = list(sheets(results, inputs.strata, inputs.positives, inputs.unit))
+    cautions = report_tables.warnings(results, document.get("patient_split") != "unverifiable")
     if too_few(document.get("data_summary") or {}):
         cautions = [f"Fewer than {FEWEST} patients: numbers are left out of this card.", *cautions]
     return Evaluation(f"{document.get('split')} split of {document.get('data')}", facts, tables, cautions)

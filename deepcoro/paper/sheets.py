@@ -56,7 +56,7 @@ def write_tables(run_dir: Path, inputs: ReportInputs) -> list[Path]:
     written = [folder / "measures.csv"]
     atomic.write_text(written[0], csv_text(measures(inputs)))
     about = f"{inputs.run_name}, {inputs.data or 'unknown data'}, split {inputs.split or 'unknown'}, {inputs.checkpoint or 'unknown checkpoint'}"
-    for sheet in sheets(inputs.results, inputs.strata, inputs.positives):
+    for sheet in sheets(inputs.results, inputs.strata, inputs.positives, inputs.unit):
         for suffix, text in (("csv", sheet_csv(sheet)), ("tex", latex(sheet, about))):
             written.append(folder / f"{sheet.name}.{suffix}")
             atomic.write_text(written[-1], text)
@@ -80,9 +80,12 @@ def measures(inputs: ReportInputs) -> list[dict[str, object]]:
 
 
 def sheets(
-    results: report_tables.Results, strata: Sequence[str], positives: report_tables.Positives
+    results: report_tables.Results,
+    strata: Sequence[str],
+    positives: report_tables.Positives,
+    unit: str = "films",
 ) -> Iterator[Sheet]:
-    """Every table of the report, of the numbers given; strata and class words as in `report_tables.tables`."""
+    """Every table of the report, of the numbers given; strata and class words as in `report_tables.tables`, `unit` as in `ReportInputs`."""
     for table in report_tables.tables(results, strata, positives):
         yield Sheet(
             name=_file_name(table.heading),
@@ -107,7 +110,7 @@ def sheets(
             columns=("Finding", *table.columns),
             rows=[(row.label, *map(_words, row.cells)) for row in table.rows],
         )
-    for table in report_groups.group_tables(results):
+    for table in report_groups.group_tables(results, unit):
         yield _of_groups(table)
 
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from deepcoro.evaluate import open_run
+from deepcoro.numerals import number
 from deepcoro.report import read_inputs
 from deepcoro.report_explanations import read_explanations
 from deepcoro.report_shortcuts import read_shortcuts, shortcut_table
-from deepcoro.numerals import number
 from tests.launch import main_on_this_rank, tiny
 from tests.tools.command import load_tool
 
