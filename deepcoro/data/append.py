@@ -67,7 +67,8 @@ def admitted(
     known_studies = {row.study: row.split for row in there}
     again = [SplitRow(study.study, study.patient, study.split) for study in studies]
     _check_again([row for row in again if row.study in known_studies], known_studies)
-    check_splits([*there, *(row for row in again if row.study not in known_studies)])
+    row_of_study = {study.study: study.films[0].row for study in studies}
+    check_splits([*there, *(row for row in again if row.study not in known_studies)], row_of_study)
     known_films = {film for batch in others for film in batch.films["clip"].to_pylist()}
     known = {study for batch in others for study in batch.films["study"].to_pylist()}
     new, refused = [], []

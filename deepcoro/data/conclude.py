@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,10 @@ from deepcoro.data.batches import Batch, next_folder, publish_next, refused_rows
 from deepcoro.data.duplicates import check_duplicates, count_duplicates
 from deepcoro.data.film_table import SCHEMA, joined, write_films
 from deepcoro.data.manifest import Counts, Manifest, RefusedRow, SplitCounts, SplitRow
+from deepcoro.data.notices import windows_paths
 from deepcoro.data.sharding import Settings
+
+_MOST_SHOWN = 3
 
 
 def conclude(
@@ -70,31 +74,49 @@ def _counted(refused: Sequence[RefusedRow]) -> str:
     """Reasons and how often; a hint where it is the paths of the table that are wrong."""
     words = Counter(row.reason.split(":")[0] for row in refused)
     counts = ", ".join(f"{count} x {word}" for word, count in words.most_common())
-    hint = "; paths are relative to the table's folder, or absolute on this machine"
-    return counts + hint if set(words) == {"missing_file"} else counts
+    hints = list(windows_paths(row.reason for row in refused))
+    if not hints and set(words) == {"missing_file"}:
+        hints = ["paths are relative to the table's folder, or absolute on this machine"]
+    return "; ".join([counts, *hints])
 
 
-def check_splits(rows: Sequence[SplitRow]) -> None:
-    """DataError when a study key occurs twice or a patient is in two splits; names the splits, not the patient."""
+def check_splits(rows: Sequence[SplitRow], row_of_study: Mapping[str, int] = MappingProxyType({})) -> None:
+    """DataError when a study key occurs twice or a patient is in two splits; names the splits, not the patient.
+
+    `row_of_study`: the first row in the user's table of the studies that come from it; the first few that contradict each other are named.
+    """
     if len({row.study for row in rows}) != len(rows):
         raise DataError("two studies share one key; give each study its own id", topic="ids-twice")
-    first: dict[str, str] = {}
-    crossing: dict[tuple[str, str], set[str]] = {}
+    first: dict[str, SplitRow] = {}
+    crossing: dict[str, tuple[SplitRow, SplitRow]] = {}
     for row in rows:
         if row.patient is None:
             continue
-        earlier = first.setdefault(row.patient, row.split)
-        if earlier != row.split:
-            pair = tuple(sorted((earlier, row.split)))
-            crossing.setdefault(pair, set()).add(row.patient)
+        earlier = first.setdefault(row.patient, row)
+        if earlier.split != row.split:
+            crossing.setdefault(row.patient, (earlier, row))
     if crossing:
-        pairs = ", ".join(
-            f"{one}/{other}: {len(who)} patient(s)" for (one, other), who in sorted(crossing.items())
-        )
+        counts = Counter("/".join(sorted((one.split, other.split))) for one, other in crossing.values())
+        pairs = ", ".join(f"{pair}: {count} patient(s)" for pair, count in sorted(counts.items()))
         raise DataError(
-            f"patients are in two splits ({pairs}); give every row of a patient the same split, or drop the split column",
+            f"patients are in two splits ({pairs}){_named_rows(list(crossing.values()), row_of_study)};"
+            " give every row of a patient the same split, or drop the split column",
             topic="patients-in-two-splits",
         )
+
+
+def _named_rows(crossing: Sequence[tuple[SplitRow, SplitRow]], row_of_study: Mapping[str, int]) -> str:
+    """A pair of rows for each of the first patients; a study of an earlier table has no row in this one."""
+    if not row_of_study:
+        return ""
+    shown = [" and ".join(_place(row, row_of_study) for row in pair) for pair in crossing[:_MOST_SHOWN]]
+    more = ", ..." if len(crossing) > _MOST_SHOWN else ""
+    return f": {', '.join(shown)}{more} (row 1 is the first under the header)"
+
+
+def _place(row: SplitRow, row_of_study: Mapping[str, int]) -> str:
+    number = row_of_study.get(row.study)
+    return f"an earlier table ({row.split})" if number is None else f"row {number} ({row.split})"
 
 
 def _pixel_statistics(films: pyarrow.Table) -> tuple[float | None, float | None]:

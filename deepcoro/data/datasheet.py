@@ -18,6 +18,7 @@ from deepcoro import atomic
 from deepcoro.data import manifest as schema
 from deepcoro.data.film_table import read_films
 from deepcoro.data.manifest import Manifest, RefusedRow
+from deepcoro.data.notices import empty_splits, films_without_text, split_rule_told
 from deepcoro.data.prevalence import prevalences
 from deepcoro.data.shards import Shards
 from deepcoro.data.summary import outcome, reason_word
@@ -81,6 +82,9 @@ def render_datasheet(folder: Path, num_examples: int) -> str:
         DATASHEET,
         manifest=manifest,
         splits=_splits(manifest, films, split_of),
+        split_rule=split_rule_told(manifest),
+        empty_splits=list(empty_splits(manifest)),
+        films_without_text=list(films_without_text(films)),
         size_gb=sum(shard.bytes for shard in manifest.shards) / 1e9,
         **_content(films),
         points=_angles(films),

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from deepcoro.data.film_table import read_films
 from deepcoro.data.manifest import Manifest, RefusedRow, read_refused, read_splits
+from deepcoro.data.notices import empty_splits, films_without_text, split_rule_told, windows_paths
 from deepcoro.data.prevalence import Prevalence, prevalences
 
 SKIPPED = frozenset(
@@ -49,8 +50,11 @@ def summary_lines(
             f"         {name}: {split.studies} studies, {split.clips} films, {split.patients} patients"
             for name, split in counts.splits.items()
         ),
+        f"         {split_rule_told(manifest)}",
+        *(f"         {notice}" for notice in empty_splits(manifest)),
         f"frames   {counts.frames} in {len(manifest.shards)} shards, {size_mb:.1f} MB",
         f"pixels   mean {manifest.pixel_mean}, std {manifest.pixel_std} (training films)",
+        *(f"texts    {notice}" for notice in films_without_text(films)),
         f"labels   {', '.join(manifest.label_columns) or 'none'}",
         *(f"         {note}" for note in label_notes),
         *_stratification(prevalences(films, splits, manifest.label_columns)),
@@ -70,6 +74,7 @@ def _rows(manifest: Manifest, refused: Sequence[RefusedRow]) -> Iterator[str]:
         )
         for word, count in Counter(map(reason_word, own)).most_common():
             yield f"         {count} x {word} ({outcome(word)})"
+        yield from (f"         {notice}" for notice in windows_paths(own))
 
 
 def _stratification(found: Sequence[Prevalence]) -> Iterator[str]:

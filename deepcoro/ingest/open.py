@@ -1,6 +1,7 @@
 """Which reader opens which file."""
 
 import errno
+import re
 from pathlib import Path
 
 from deepcoro.ingest.array_file import open_array
@@ -9,6 +10,10 @@ from deepcoro.ingest.film import Film, RejectedFilm
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
 ARRAY_SUFFIXES = (".npy", ".npz")
 VIDEO_SUFFIXES = (".avi", ".mp4", ".mkv", ".mov", ".m4v", ".webm", ".mpg", ".mpeg", ".wmv")
+
+OF_WINDOWS = "missing_file: a path of Windows"
+"""Why there is no such file, where the table names a drive or a server as Windows does."""
+_DRIVE = re.compile(r"[A-Za-z]:")
 
 
 def open_film(path: Path, accept_burned_in: bool = False) -> Film:
@@ -33,7 +38,7 @@ def _open(path: Path, accept_burned_in: bool) -> Film:
 
         return open_folder(path)
     if not path.is_file():
-        raise RejectedFilm("missing_file")
+        raise RejectedFilm(OF_WINDOWS if _is_of_windows(path) else "missing_file")
     suffix = path.suffix.lower()
     if path.name.lower().endswith(NIFTI_SUFFIXES):
         from deepcoro.ingest.nifti_file import open_nifti
@@ -52,6 +57,11 @@ def _open(path: Path, accept_burned_in: bool) -> Film:
     from deepcoro.ingest.dicom import open_dicom
 
     return open_dicom(path, accept_burned_in)
+
+
+def _is_of_windows(path: Path) -> bool:
+    r"""`D:\films\a.avi` of a table has become `FOLDER/D:/films/a.avi` here, and `\\server\films\a.avi` has kept its two strokes."""
+    return path.as_posix().startswith("//") or any(_DRIVE.fullmatch(part) for part in path.parts)
 
 
 def has_dicom_preamble(path: Path) -> bool:
