@@ -1,7 +1,9 @@
 """The code blocks of the documents: which are run, which are checked, which are neither and why.
 
-A comment right above a block says so: `<!-- run -->`, or `<!-- not checked: REASON -->`; without one it is checked. A page that says
-`<!-- every block of this page is run -->` is run from top to bottom. In a page that is run `<!-- checked -->` marks what is not.
+A comment right above a block says so: `<!-- run -->`; `<!-- checked: REASON -->` where only parsers and readers of configs are asked, and
+`<!-- not checked: REASON -->`. Commands and Python that are not run say why; YAML is read by its reader without a comment, and
+`<!-- file: NAME -->` is also what the page has its reader save under that name. In a page that says
+`<!-- every block of this page is run -->` all others are run from top to bottom.
 """
 
 import re
@@ -16,7 +18,7 @@ _BLOCK = re.compile(
     r"^(?:[ ]*<!-- (?P<note>[^\n]*?) -->\n)?(?P<indent>[ ]*)```(?P<language>[\w{}-]*)[^\n]*\n(?P<text>.*?)^[ ]*```[ ]*$",
     re.DOTALL | re.MULTILINE,
 )
-_NOT_CHECKED = "not checked: "
+_CHECKED, _NOT_CHECKED, _FILE = "checked: ", "not checked: ", "file: "
 
 
 @dataclass(frozen=True)
@@ -35,8 +37,21 @@ class Block:
 
     @property
     def reason(self) -> str:
-        """Why it is neither run nor checked; empty where it is."""
-        return self.note.removeprefix(_NOT_CHECKED) if self.note.startswith(_NOT_CHECKED) else ""
+        """Why it is not run; empty where it is, or where nothing is said."""
+        return _rest(self.note, _CHECKED) or _rest(self.note, _NOT_CHECKED)
+
+    @property
+    def is_checked(self) -> bool:
+        return not self.note.startswith(_NOT_CHECKED)
+
+    @property
+    def file(self) -> str:
+        """Name under which the reader saves it; empty where it is not to be saved."""
+        return _rest(self.note, _FILE)
+
+
+def _rest(note: str, beginning: str) -> str:
+    return note.removeprefix(beginning) if note.startswith(beginning) else ""
 
 
 def pages() -> list[Path]:
@@ -56,7 +71,7 @@ def blocks_of(page: Path) -> list[Block]:
     for match in _BLOCK.finditer(text):
         note = match["note"] or ""
         lines = [line.removeprefix(match["indent"]) for line in match["text"].splitlines(keepends=True)]
-        is_run = note == "run" or whole and not note.startswith(("checked", _NOT_CHECKED))
+        is_run = note == "run" or whole and not note.startswith((_CHECKED, _NOT_CHECKED))
         line = text[: match.start("language")].count("\n") + 1
         name = str(page.relative_to(ROOT))
         found.append(Block(name, line, match["language"], "".join(lines), note, is_run))
