@@ -13,6 +13,15 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+SERVED = multiprocessing.get_context("forkserver")
+"""Makes processes that know what training imports: children of a server, one a test process, that has imported it once."""
+SERVED.set_forkserver_preload(
+    [
+        *("deepspeed", "accelerate", "transformers.models.bert.modeling_bert", "torchvision"),
+        *("matplotlib.backends.backend_svg", "deepcoro.train", "deepcoro.command_line"),
+    ]
+)
+
 
 class Ranks:
     """A gloo process group of `world_size` ranks. A rank that fails or hangs ends them all; the next call starts new ones."""
@@ -42,12 +51,11 @@ class Ranks:
         self._processes, self._pipes = [], []
 
     def _start(self) -> None:
-        context = multiprocessing.get_context("spawn")
         self._folder = tempfile.TemporaryDirectory()
         for rank in range(self._world_size):
-            mine, theirs = context.Pipe()
+            mine, theirs = SERVED.Pipe()
             arguments = (rank, self._world_size, self._folder.name, theirs)
-            process = context.Process(target=_serve, args=arguments)
+            process = SERVED.Process(target=_serve, args=arguments)
             process.start()
             theirs.close()
             self._processes.append(process)

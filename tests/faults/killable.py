@@ -1,8 +1,7 @@
-"""Training in processes that are really killed, many times over: children of a server that has imported everything once."""
+"""Training in processes that are really killed, many times over."""
 
 import functools
 import json
-import multiprocessing
 import os
 import signal
 import sys
@@ -18,14 +17,10 @@ import torch
 
 from deepcoro import checkpoint, saving, train
 from tests.launch import main_on_this_rank
-from tests.ranks import _join_group
+from tests.ranks import SERVED, _join_group
 
 TIMEOUT_S = 600
 SURVIVAL_S = 120
-_FORKED = multiprocessing.get_context("forkserver")
-_FORKED.set_forkserver_preload(
-    ["deepspeed", "accelerate", "deepcoro.train", "deepcoro.command_line", __name__]
-)
 
 
 class Attempt:
@@ -36,7 +31,7 @@ class Attempt:
         self._folder = tempfile.TemporaryDirectory()
         arguments = (world_size, self._folder.name, engine, words, fault)
         self._processes = [
-            _FORKED.Process(target=_train, args=(rank, *arguments)) for rank in range(world_size)
+            SERVED.Process(target=_train, args=(rank, *arguments)) for rank in range(world_size)
         ]
         for process in self._processes:
             process.start()
