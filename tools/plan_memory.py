@@ -88,11 +88,20 @@ def parse_arguments(words: list[str] | None) -> argparse.Namespace:
 
 
 def counts(word: str) -> list[int]:
-    return [int(each) for each in word.split(",")]
+    found = word.split(",")
+    if not all(each.isdecimal() and int(each) for each in found):
+        raise argparse.ArgumentTypeError(f"whole numbers from 1 up, such as 8 or 1,8,64; got '{word}'")
+    return [int(each) for each in found]
 
 
 def sizes(word: str) -> list[float]:
-    return [float(each) for each in word.split(",")]
+    try:
+        found = [float(each) for each in word.split(",")]
+    except ValueError:
+        found = []
+    if not found or min(found) <= 0:
+        raise argparse.ArgumentTypeError(f"GB without the unit, such as 24 or 24,40,80; got '{word}'")
+    return found
 
 
 def machine_of(options: argparse.Namespace, gpus: int) -> Machine:

@@ -40,9 +40,16 @@ class Trained:
 
 
 def open_trained(path: Path, load: str = "best") -> Trained:
-    """`load`: of a run folder best, last or step_N; a shared folder holds one model. ConfigError when there is no such checkpoint."""
+    """`load`: of a run folder best, last or step_N; a shared folder holds one model. ConfigError when there is no such checkpoint, or
+    `path` is no run."""
     if is_shared_model(path):
         return _shared(path, load)
+    if not (path / "checkpoints").is_dir():
+        what = "is neither a run folder nor one of tools/export_model.py" if path.is_dir() else "is no folder"
+        raise ConfigError(
+            f"'{path}' {what}; a run folder is the run_dir that train.py wrote, with checkpoints/ in it",
+            topic="no-checkpoint",
+        )
     saved = checkpoint.find(path / "checkpoints", load)
     state = saved.state()
     who = Model(

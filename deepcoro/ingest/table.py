@@ -84,11 +84,12 @@ def with_column(table: Table, name: str, cells: Sequence[str | None]) -> Table:
 def read_table(path: Path, delimiter: str = "auto") -> Table:
     """Reads a table in UTF-8, or in UTF-16 with its mark; `auto` takes the delimiter that the header uses most. Cells that say missing become None.
 
-    ConfigError when the file is absent or a column name occurs twice; DataError when it is in another code, holds no row, or
+    ConfigError when there is no such file or a column name occurs twice; DataError when it is in another code, holds no row, or
     a quote swallows its end.
     """
     if not path.is_file():
-        raise ConfigError(f"table {path} does not exist; give --csv FILE")
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise ConfigError(f"table {path} {what}; give the file, a header and one row a film in CSV or TSV")
     text = _read_text(path)
     if not text.strip():
         raise DataError(f"{path} is empty; a header and one row a film are expected")

@@ -122,7 +122,7 @@ def test_a_film_that_the_model_cannot_be_shown_is_skipped_and_the_others_are_ans
 
 def test_a_checkpoint_that_is_not_there_is_one_line(predict: Predict, tmp_path: Path) -> None:
     code, _, complained = predict(tmp_path, checkpoint=tmp_path / "no_run")
-    assert code == 2 and "holds no checkpoint" in complained
+    assert code == 2 and "no_run' is no folder; a run folder is the run_dir" in complained
 
 
 def test_every_film_of_the_shards_is_answered_once(

@@ -86,8 +86,10 @@ def test_columns_named_twice_are_told_but_not_the_row_of_a_table_without_a_heade
 
 
 def test_a_missing_table_is_a_config_error(tmp_path):
-    with pytest.raises(ConfigError, match="does not exist"):
+    with pytest.raises(ConfigError, match=r"none\.csv does not exist; give the file"):
         read_table(tmp_path / "none.csv")
+    with pytest.raises(ConfigError, match="is a folder; give the file"):
+        read_table(tmp_path)
 
 
 def test_none_is_an_empty_field_to_all_but_label_columns(tmp_path):

@@ -274,11 +274,15 @@ def test_what_is_asked_for_goes_along_and_the_card_says_so(multitask_run: Path, 
 
 
 def test_the_tool_writes_from_a_run_and_from_a_checkpoint_folder(
-    multitask_run: Path, tmp_path: Path, monkeypatch, capsys
+    multitask_run: Path, tmp_path: Path, monkeypatch, capsys, caplog
 ) -> None:
+    caplog.set_level("INFO")
     step = multitask_run / "checkpoints" / "step_3"
     code, out, _ = call_tool("export_model", (step, "--output", tmp_path / "a"), monkeypatch, capsys)
     assert code == 0 and 'deepcoro.load("' in out and "step 3" in out
+    assert (
+        "saved to" not in caplog.text
+    ), "the folder where weights lie before all is written is nobody's business"
     code, _, err = call_tool("export_model", (multitask_run, "--output", tmp_path / "b", "--checkpoint", "step_9"), monkeypatch, capsys)  # fmt: skip
     assert code == 2 and "step_9" in err and err.count("\n") == 1
     assert open_trained(tmp_path / "a", "step_3").who.step == 3

@@ -28,3 +28,15 @@ def test_it_says_in_one_line_what_to_change_where_nothing_fits(capsys: pytest.Ca
 def test_gpus_that_nodes_cannot_share_are_refused(capsys: pytest.CaptureFixture) -> None:
     assert plan_memory.main(["demo/tiny", "--gpus", "9", "--nodes", "2", "--gpu_memory_gb", "24"]) == 2
     assert "every node has the same number" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("gpus", "memory", "told"),
+    [("one", "24", "whole numbers from 1 up"), ("0", "24", "got '0'"), ("1", "24GB", "GB without the unit"), ("1", "-24", "got '-24'")],
+)  # fmt: skip
+def test_numbers_that_are_none_are_refused_before_the_model_is_measured(
+    gpus: str, memory: str, told: str, capsys: pytest.CaptureFixture
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        plan_memory.main(["demo/tiny", f"--gpus={gpus}", f"--gpu_memory_gb={memory}"])
+    assert told in capsys.readouterr().err
