@@ -11,7 +11,7 @@ from pathlib import Path
 from deepcoro import __version__, config, distributed
 from deepcoro.config import ConfigError, DataError, pointer
 from deepcoro.data.watch import WorkerFault, worker_fault
-from deepcoro.exit_record import EXIT_BAD_INPUT, EXIT_FAILED, another_rank_told, write_exit
+from deepcoro.exit_record import EXIT_BAD_INPUT, EXIT_FAILED, another_rank_told, tell_launcher, write_exit
 from deepcoro.preemption import end_with_launcher
 from deepcoro.run_config import RunConfig, load_run_config
 
@@ -63,8 +63,10 @@ def main(words: list[str]) -> int:
     except (ConfigError, DataError) as error:
         if options.debug:
             raise
+        line = f"{type(error).__name__}: {error.told}"
+        tell_launcher(line)
         if _is_main() or isinstance(error, OF_ONE_RANK):
-            sys.stderr.write(f"{type(error).__name__}: {error.told}\n")
+            sys.stderr.write(line + "\n")
         return EXIT_BAD_INPUT
     except LostRank as error:
         if options.debug:

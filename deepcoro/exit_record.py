@@ -1,4 +1,7 @@
-"""How a run ended, in run_dir/exit.json: launchers turn every code into 1, and the ranks of a run may end with different ones."""
+"""How a run ended, in run_dir/exit.json: launchers turn every code into 1, and the ranks of a run may end with different ones.
+
+And in the words that the launcher itself prints last.
+"""
 
 import json
 import os
@@ -36,3 +39,16 @@ def write_exit(run_dir: Path, code: int, reason: str) -> None:
         json.dumps({"code": code, "reason": reason, "rank": int(rank), "time": time.time()}) + "\n"
     )
     temporary.replace(run_dir / "exit.json")
+
+
+def tell_launcher(line: str) -> None:
+    """Torch's elastic launcher ends with a traceback of its own and a summary: the line stands there as this rank's reason.
+
+    Nothing to do where no such launcher started this process.
+    """
+    name = os.environ.get("TORCHELASTIC_ERROR_FILE")
+    if name:
+        # whole or not at all: another rank that ended first has this one killed, and half a file would be a traceback more
+        temporary = Path(f"{name}.tmp")
+        temporary.write_text(json.dumps({"message": line, "timestamp": int(time.time())}))
+        temporary.replace(name)

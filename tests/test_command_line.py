@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
 from deepcoro.config import dump, find_config, shipped_names, show
 from deepcoro.run_config import load_run_config, run_config_from_dump
@@ -42,6 +43,17 @@ def test_bad_words_are_one_line_and_exit_code_2(
     code, line = told(capsys, *words, *([f"run_dir={tmp_path}"] if words else []))
     assert code == 2
     assert expected in line and "\n" not in line and "Traceback" not in line
+
+
+def test_the_summary_of_torchs_launcher_ends_with_the_line_of_any_rank(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCHELASTIC_ERROR_FILE", str(tmp_path / "error.json"))
+    monkeypatch.setenv("RANK", "1")
+    assert main_on_this_rank("ddp", "demo/tiny", "optim.lrr=1", f"run_dir={tmp_path}") == 2
+    failure = ProcessFailure(local_rank=1, pid=1, exitcode=2, error_file=str(tmp_path / "error.json"))
+    last = str(ChildFailedError("train.py", {1: failure})).splitlines()[-2]
+    assert "traceback : ConfigError: " in last and "unknown key 'optim.lrr'; did you mean 'lr'?" in last
 
 
 def without_split(shards: Path, copy: Path, split: str) -> Path:
@@ -169,5 +181,7 @@ def test_a_bug_leaves_its_code_and_its_traceback(
 def test_accelerate_hides_the_code_and_exit_json_tells_it(tmp_path: Path) -> None:
     finished = launch("cpu_1", "demo/tiny", "data.shards=nowhere", f"run_dir={tmp_path}")
     assert finished.code == 1
-    assert finished.stderr.count("DataError: nowhere holds no manifest.json") == 1
+    # by the rank, and in the summary with which torch's launcher ends
+    assert finished.stderr.count("DataError: nowhere holds no manifest.json") == 2
+    assert "DataError: nowhere holds no manifest.json" in finished.stderr.splitlines()[-2]
     assert exit_code(tmp_path) == 2
