@@ -9,7 +9,6 @@ from concurrent.futures.process import BrokenProcessPool
 
 from deepcoro.config import DataError
 from deepcoro.ingest.known_words import KNOWN_WORDS, normal_form
-from deepcoro.ingest.scrub import Scrubbed, scrub
 from deepcoro.ingest.workers import worker_pool
 
 logger = logging.getLogger(__name__)
@@ -69,9 +68,10 @@ class Scrubber:
             self._keep(text, scrub(text))
         return self._scrubbed[text]
 
-    def _keep(self, text: str, scrubbed: Scrubbed) -> None:
-        self._scrubbed[text] = text if scrubbed.text == text else scrubbed.text
-        self.replaced.update(scrubbed.replaced)
+    def _keep(self, text: str, scrubbed: tuple[str, dict[str, int]]) -> None:
+        kept, replaced = scrubbed
+        self._scrubbed[text] = text if kept == text else kept
+        self.replaced.update(replaced)
 
     def label(self, column: str, value: float | str | None) -> float | str | None:
         """A label as it may enter a shard: words scrubbed, a number as long as a record number or a date left out."""
@@ -90,7 +90,15 @@ class Scrubber:
         return None
 
 
-def _scrub_all(texts: list[str]) -> list[Scrubbed]:
+def scrub(text: str) -> tuple[str, dict[str, int]]:
+    """`deepcoro.ingest.scrub.scrub`: the text, and kind of placeholder -> how many."""
+    # compiling its patterns takes half a second, which a rank that scrubs nothing need not spend at each start
+    from deepcoro.ingest import scrub as patterns
+
+    return patterns.scrub(text)
+
+
+def _scrub_all(texts: list[str]) -> list[tuple[str, dict[str, int]]]:
     return [scrub(text) for text in texts]
 
 

@@ -23,6 +23,7 @@ from deepcoro.data.writer import write_dataset
 from deepcoro.ingest.film import Rejection
 from deepcoro.sample import patient_digest
 from tests.data.studies import SMALL, contents, encoded, make_studies
+from tests.tools.command import call_tool
 
 ROOT = Path(__file__).resolve().parents[2]
 GONE = f"{2:016x}"
@@ -226,23 +227,25 @@ def names_and_sizes(folder: Path) -> dict[str, int]:
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-def test_sigkill_at_any_moment_and_the_same_command_again(tmp_path, folder):
-    words = [sys.executable, ROOT / "tools" / "remove_patient.py", "--keyed", GONE, "--purge"]
+def test_sigkill_at_any_moment_and_the_same_command_again(tmp_path, folder, monkeypatch, capsys):
+    words = ("--keyed", GONE, "--purge")
+    killable = [sys.executable, ROOT / "tools" / "remove_patient.py", *words]
     shutil.copytree(folder, tmp_path / "whole")
-    subprocess.run([*words, tmp_path / "whole"], check=True, capture_output=True)
+    subprocess.run([*killable, tmp_path / "whole"], check=True, capture_output=True)
     expected = in_folder(tmp_path / "whole")
     killed = 0
     for attempt in range(12):
         target = tmp_path / f"killed{attempt}"
         shutil.copytree(folder, target)
-        with subprocess.Popen([*words, target], stdout=subprocess.DEVNULL) as process:
+        with subprocess.Popen([*killable, target], stdout=subprocess.DEVNULL) as process:
             deadline = time.monotonic() + 300
             while names_and_sizes(target) == names_and_sizes(folder):
                 assert time.monotonic() < deadline
             time.sleep(0.004 * attempt)
             process.send_signal(signal.SIGKILL)
         killed += process.returncode == -signal.SIGKILL
-        subprocess.run([*words, target], check=True, capture_output=True)
+        code, _, told = call_tool("remove_patient", (*words, target), monkeypatch, capsys)
+        assert code == 0, told
         assert in_folder(target) == expected
     assert killed
 

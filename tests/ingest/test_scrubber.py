@@ -1,11 +1,15 @@
 """What a table gives is scrubbed once a distinct text, by as many processes as there are, to the same words and counts."""
 
+import subprocess
+import sys
+
 import pytest
 
 from deepcoro.ingest import scrubber as module
 from deepcoro.ingest.scrub import scrub
 from deepcoro.ingest.scrubber import Scrubber
 from tests.ingest.test_scrub import IDENTIFYING, MEDICAL
+from tests.launch import ROOT
 
 
 def test_two_processes_give_the_words_and_counts_of_one(monkeypatch):
@@ -66,3 +70,8 @@ def test_a_view_is_made_of_words_of_views():
     for name in ("RAO_CAU", "LAO_CRANIAL", "AP", "A4C", "PLAX", "2CH", "RAO_30_CAU_20", "SPIDER", None):
         assert scrubber.view(name) == name
     assert scrubber.view("MME_TREMBLAY") is None and scrubber.withheld == {"view": 1}
+
+
+def test_its_patterns_are_compiled_when_the_first_text_is_scrubbed():
+    code = "import sys, deepcoro.ingest.scrubber; sys.exit('deepcoro.ingest.scrub' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
