@@ -7,7 +7,7 @@ from pathlib import Path
 from deepcoro.data.film_table import read_films
 from deepcoro.data.manifest import Manifest, RefusedRow, read_refused, read_splits
 from deepcoro.data.notices import empty_splits, films_without_text, split_rule_told, windows_paths
-from deepcoro.data.prevalence import Prevalence, prevalences
+from deepcoro.data.prevalence import Prevalence, Share, prevalences
 
 SKIPPED = frozenset(
     {
@@ -81,12 +81,13 @@ def _stratification(found: Sequence[Prevalence]) -> Iterator[str]:
     """The first labels, and any whose share in one split is not what chance would give."""
     for number, each in enumerate(found):
         if number < _MOST_LABELS or each.uneven:
-            shares = ", ".join(
-                f"{split} {100 * share.share:.1f} % of {share.assessed}"
-                for split, share in each.splits.items()
-            )
+            shares = ", ".join(f"{split} {_of_assessed(share)}" for split, share in each.splits.items())
             note = f"  UNEVEN in {', '.join(each.uneven)}" if each.uneven else ""
             yield f"         {each.name}: {shares}{note}"
+
+
+def _of_assessed(share: Share) -> str:
+    return f"{100 * share.share:.1f} % of {share.assessed}" if share.assessed else "not assessed"
 
 
 def _alike(manifest: Manifest) -> Iterator[str]:

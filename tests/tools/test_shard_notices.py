@@ -142,3 +142,13 @@ def test_paths_of_windows_are_told_with_what_to_do(tmp_path, shard, start):
     code, out, _ = shard([*of_windows[:4], *rows[4:]])
     assert code == 0 and "4 x missing_file (failed)\n         4 paths are those of Windows" in out
     assert "missing_file: a path of Windows" in (tmp_path / "out" / "rejected.csv").read_text()
+
+
+def test_a_label_that_a_split_lacks_is_said_to_be_not_assessed(tmp_path, shard):
+    rows = [
+        row | {"cto": row["cto"] if row["Split"] == "train" else ""} for row in make_rows(tmp_path / "data")
+    ]
+    code, out, err = shard(rows, "--label_columns", "cto")
+    assert code == 0 and re.search(r"cto: .*train 50\.0 % of \d+", out) and "val not assessed" in out, (
+        out + err
+    )
