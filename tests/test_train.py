@@ -276,18 +276,6 @@ def test_accelerate_launch_trains_on_two_processes(launched: dict) -> None:
         assert (launched["run"] / name).exists(), name
 
 
-@pytest.mark.slow
-def test_accelerate_launch_resumes_under_another_stage(
-    tiny_shards: Path, launched: dict, tmp_path: Path
-) -> None:
-    resumed = shutil.copytree(launched["run"], tmp_path / "resumed")
-    shutil.rmtree(resumed / "checkpoints" / "step_4")
-    again = launch("cpu_2_zero3", *tiny(tiny_shards, resumed, *LAUNCHED))
-    assert again.code == 0, again.stderr
-    assert "continuing from step_2" in again.stderr
-    assert losses(resumed) == pytest.approx(losses(launched["run"]), rel=1e-6)
-
-
 def test_only_rank_0_speaks(launched: dict) -> None:
     output = launched["first"].stdout + launched["first"].stderr
     assert output.count("parameters: {") == 1

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.launch import CONSTANT_LR, SILENT, exit_code, launch, metrics, tiny
+from tests.launch import CONSTANT_LR, SILENT, exit_code, launch, losses, main_on_rank, metrics, tiny
+from tests.ranks import Ranks
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(2400)]
 
@@ -29,8 +30,9 @@ if os.environ.get("RANK") == "1":
 
 
 def test_a_rank_that_sleeps_ends_the_launch_and_both_ranks_have_written_their_stacks(
-    tiny_shards: Path, tmp_path: Path
+    tiny_shards: Path, two_ranks: Ranks, tmp_path: Path
 ) -> None:
+    """The same command, as it happens under another stage of ZeRO."""
     (tmp_path / "sleeper").mkdir()
     (tmp_path / "sleeper" / "sitecustomize.py").write_text(SLEEPER)
     words = (*SILENT, *CONSTANT_LR, "checkpoint.every_steps=2", "max_steps=5", "stall_timeout_s=40")
@@ -42,6 +44,9 @@ def test_a_rank_that_sleeps_ends_the_launch_and_both_ranks_have_written_their_st
         assert f"rank {rank} has been in phase 'compute' of step 4" in stack
         assert f"rank {rank} has been in phase" in ended.stderr
     assert ["never_returns" in stack for stack in stacks] == [False, True]
-    again = launch("cpu_2_zero2", *words)
+    again = launch("cpu_2_zero3", *words)
     assert again.code == 0 and "continuing from step_2" in again.stderr, again.stderr
     assert [line["step"] for line in metrics(tmp_path / "run")] == [1, 2, 3, 4, 5]
+    whole = tiny(tiny_shards, tmp_path / "whole", *words[3:])
+    assert two_ranks.run(main_on_rank, "zero2", *whole) == [0, 0]
+    assert losses(tmp_path / "run") == pytest.approx(losses(tmp_path / "whole"), rel=1e-6)
