@@ -1,9 +1,7 @@
-"""The whole path on a run that was trained: export, load, and the numbers of its evaluation and inference; docs/sharing.md as written."""
+"""The whole path on a run that was trained: export, load, and the numbers of its evaluation and inference."""
 
 import csv
 import json
-import re
-import shlex
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +12,7 @@ import deepcoro
 from deepcoro.embeddings import matrix
 from tests.inference.conftest import trained
 from tests.inference.test_answers import evaluated_scores
-from tests.launch import ROOT, main_on_this_rank
+from tests.launch import main_on_this_rank
 from tests.tools.command import call_tool
 
 pytestmark = pytest.mark.slow
@@ -67,34 +65,3 @@ def films_like(embeddings: np.ndarray, of_clip: dict[str, np.ndarray]) -> list[s
     """Key of the clip in the run's table that each embedding is nearest to."""
     keys, table = list(of_clip), np.stack(list(of_clip.values()))
     return [keys[int((table @ each).argmax())] for each in embeddings]
-
-
-def test_the_page_is_run_as_it_is_written(tmp_path: Path, monkeypatch, capsys) -> None:
-    """Its commands and its Python, in its order, in a folder that has a run and films under the names it uses."""
-    from tests.ingest.films import moving_bar, write_video
-    from tests.sharing.conftest import made_run
-
-    made_run(tmp_path / "runs" / "mine", "demo/tiny_multitask")
-    (tmp_path / "films").mkdir()
-    for name in ("one", "two"):
-        write_video(tmp_path / "films" / f"{name}.avi", moving_bar(), "mpeg4", "yuv420p")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("DEEPCORO_KEY_FILE", str(_key(tmp_path)))
-    page, scope = (ROOT / "docs" / "sharing.md").read_text(), {}
-    blocks = re.findall(r"```(\w+)\n(.*?)```", page, re.DOTALL)
-    assert len(blocks) >= 4
-    for language, block in blocks:
-        if language == "python":
-            exec(block, scope)  # noqa: S102
-            continue
-        for line in block.splitlines():
-            python, tool, *words = shlex.split(line)
-            assert python == "python"
-            assert call_tool(Path(tool).stem, tuple(words), monkeypatch, capsys)[0] == 0, line
-
-
-def _key(folder: Path) -> Path:
-    path = folder / "id.key"
-    path.write_text("0123456789abcdef0123456789abcdef\n")
-    path.chmod(0o600)
-    return path
