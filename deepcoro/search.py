@@ -91,6 +91,16 @@ def config_of_bank(
     return config.model_copy(update={"data": data}), saved
 
 
+def open_films(config: RunConfig) -> Collection:
+    """Where the films of the results lie. DataError, which says how to name the place, where they do not."""
+    try:
+        return Collection.open(config.data)
+    except DataError as error:
+        raise DataError(
+            f"{error}; or say with --shards where the films are now, seen from here", topic=error.topic
+        ) from error
+
+
 def embed_query(
     config: RunConfig, saved: checkpoint.Checkpoint, sentences: Sequence[str]
 ) -> Float[np.ndarray, " dim"]:

@@ -114,6 +114,7 @@ def test_a_film_finds_training_reports_and_what_they_say(
         (("a", "--num", "0"), "must be 1 or more"),
         (("a", "--splits", "train"), "the bank has no films of ['train']"),
         (("--film", "nobody.000"), "no film 'nobody.000'"),
+        (("a", "--shards", "nowhere"), "or say with --shards where the films are now"),
     ],
 )
 def test_what_cannot_be_searched_is_one_line(

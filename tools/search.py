@@ -10,12 +10,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a chec
 
 from deepcoro.bank import read_bank, reports_nearest  # noqa: E402
 from deepcoro.config import ConfigError  # noqa: E402
-from deepcoro.data.collection import Collection  # noqa: E402
 from deepcoro.search import (  # noqa: E402
     config_of_bank,
     embed_query,
     film_query,
     films_nearest,
+    open_films,
     reports_for,
     with_strips,
 )
@@ -83,12 +83,13 @@ def search(options: argparse.Namespace) -> None:
 def find_films(options: argparse.Namespace) -> Search:
     bank = read_bank(options.bank, options.splits.split(",") if options.splits else None)
     config, saved = config_of_bank(options.run or options.bank.parent, bank, options.shards)
+    shards = open_films(config)
     films = films_nearest(bank, embed_query(config, saved, options.sentences), options.num)
     return Search(
         num_candidates=len(set(bank.clips["clip"].to_pylist())),
         checkpoint=bank.checkpoint,
         sentences=options.sentences,
-        films=with_strips(Collection.open(config.data), films),
+        films=with_strips(shards, films),
     )
 
 
@@ -101,7 +102,7 @@ def find_reports(options: argparse.Namespace) -> Search:
     return Search(
         num_candidates=len(reports.texts),
         checkpoint=bank.checkpoint,
-        film=with_strips(Collection.open(config.data), [film])[0],
+        film=with_strips(open_films(config), [film])[0],
         reports=found,
         readings=readings,
         num_neighbours=min(options.neighbours, len(reports.texts)),

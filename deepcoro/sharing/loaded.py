@@ -80,8 +80,14 @@ class LoadedModel:
         )
 
     def embed_texts(self, sentences: Sequence[str]) -> Float[np.ndarray, "sentence dim"]:
-        """Unit vectors, to be compared with those of films by their inner product. ConfigError where the model has no such space."""
+        """Unit vectors, to be compared with those of films by their inner product. ConfigError where the model has no such space, and for
+        a single sentence in no list.
+        """
         self._require_texts("embed_texts")
+        if isinstance(sentences, str):
+            raise ConfigError(
+                "embed_texts: give a list of sentences, also of one; a text alone would be taken letter by letter"
+            )
         return self._answerer.embed_texts(list(sentences))
 
     def zero_shot(

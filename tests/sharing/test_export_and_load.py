@@ -226,6 +226,13 @@ def test_films_that_cannot_be_used_are_told_by_place(model: LoadedModel, bars, t
     assert model.embed(tmp_path).film.tolist() == [0]
     with pytest.raises(ConfigError, match="question 'cto' needs two classes or more"):
         model.zero_shot(bars, {"cto": {"present": ["Occluded."]}})
+    with pytest.raises(ConfigError, match="give a list of sentences, also of one"):
+        model.embed_texts("Occluded.")
+
+
+def test_a_device_that_is_not_there_is_told_before_films_are_read(folder: Path) -> None:
+    with pytest.raises(ConfigError, match="device 'gpu' is not there; there are: auto, cpu"):
+        deepcoro.load(folder, device="gpu")
 
 
 def test_a_text_tower_of_the_hub_is_built_without_it(tmp_path: Path, monkeypatch, bars) -> None:
