@@ -69,8 +69,6 @@ def run(options: argparse.Namespace) -> None:
 def main() -> int:
     options = parse_arguments()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    # It tells of the folder where the weights are before all is written.
-    logging.getLogger("huggingface_hub").setLevel(logging.WARNING)
     return exit_code("export_model", lambda: run(options), options.debug)
 
 

@@ -1,5 +1,6 @@
 """From a checkpoint of a run to a folder for others, whole or not at all."""
 
+import inspect
 import logging
 import shutil
 from collections.abc import Sequence
@@ -22,6 +23,8 @@ from deepcoro.sharing.card import Extras, render_card
 from deepcoro.sharing.layout import BANK, CARD, CONFIG, SHARD_BYTES, TOKENIZER, SharedModel, sha256_of
 
 logger = logging.getLogger(__name__)
+# Its log goes by its file's name, and tells of the folder where weights lie before all is written.
+logging.getLogger(inspect.getfile(save_torch_state_dict)).setLevel(logging.WARNING)
 
 FILMS_PAGE = "report.html"
 _RUN_KEYS = ("precision", "clips_per_chunk", "batch_size", "normalisation", "pooler")
