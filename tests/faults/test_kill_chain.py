@@ -94,7 +94,6 @@ def kills_of_two_ranks(chance: random.Random) -> list[Kill]:
         Kill(victim=0),
         Kill(victim=1),
         Kill(),
-        Kill(victim=1),
         *map(Kill, chance.sample(EVERY_MOMENT, 2)),
     ]
     chance.shuffle(kills)
@@ -103,7 +102,7 @@ def kills_of_two_ranks(chance: random.Random) -> list[Kill]:
 
 @pytest.mark.parametrize(
     ("engine", "world_size", "number", "background"),
-    [("ddp", 1, 20, "true"), ("ddp", 1, 7, "false"), ("zero2", 2, 6, "true")],
+    [("ddp", 1, 20, "true"), ("ddp", 1, 7, "false"), ("zero2", 2, 5, "true")],
 )
 def test_a_run_that_is_killed_again_and_again_is_the_run_that_never_was(
     tiny_shards: Path, tmp_path: Path, engine: str, world_size: int, number: int, background: str
@@ -114,7 +113,7 @@ def test_a_run_that_is_killed_again_and_again_is_the_run_that_never_was(
     fallbacks = 0
     for done, how in enumerate(kills):
         killed_once(engine, world_size, words, run_dir, how, chance)
-        if done % 3 == 2 and len(checkpoint._committed(run_dir / "checkpoints")) > 1:
+        if done % 2 == 1 and len(checkpoint._committed(run_dir / "checkpoints")) > 1:
             assert newest_whole(run_dir) >= acknowledged(run_dir)
             before = damage_newest(run_dir, chance)
             assert newest_whole(run_dir) == before
