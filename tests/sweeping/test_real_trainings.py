@@ -1,4 +1,4 @@
-"""Twelve real trainings of a sweep whose workers are killed midway: all are children of a server that has imported everything once."""
+"""Twelve real trainings of a sweep whose workers are killed midway."""
 
 import fcntl
 import functools
@@ -16,6 +16,7 @@ from deepcoro.launching.supervise import end_with_parent
 from deepcoro.sweeping import summary, worker
 from deepcoro.sweeping.trials import Sweep, Trials
 from tests.launch import METRICS, last_step, losses, main_on_this_rank
+from tests.ranks import SERVED
 from tests.sweeping.test_sweep_file import sweep_file
 from tests.sweeping.test_trials import results, wait_for
 
@@ -37,10 +38,7 @@ PARAMETERS = {
 }
 METRIC = {"name": "val/retrieval/text_to_video/R@5", "goal": "maximize"}
 
-_SERVED, _FORKED = multiprocessing.get_context("forkserver"), multiprocessing.get_context("fork")
-_TRAINING = "deepspeed accelerate transformers.models.bert.modeling_bert torchvision deepcoro.train deepcoro.command_line"
-_SWEEPING = "matplotlib.backends.backend_svg optuna.samplers"
-_SERVED.set_forkserver_preload([*_TRAINING.split(), *_SWEEPING.split(), __name__])
+_FORKED = multiprocessing.get_context("fork")
 
 
 class Training:
@@ -86,7 +84,7 @@ def _work(sweep: Sweep) -> None:
 
 
 def _began(sweep: Sweep) -> multiprocessing.Process:
-    process = _SERVED.Process(target=_work, args=(sweep,))
+    process = SERVED.Process(target=_work, args=(sweep,))
     process.start()
     return process
 
@@ -133,7 +131,7 @@ def test_twelve_trainings_whose_workers_are_killed_are_the_same_twelve_and_none_
     assert num_starts.count(1) in (10, 11), "what was interrupted is taken up, nothing else is done again"
 
     best = sweep.folder / "best_config.yaml"
-    training = _SERVED.Process(target=_train, args=([str(best)], sweep.run_dir(0)))
+    training = SERVED.Process(target=_train, args=([str(best)], sweep.run_dir(0)))
     training.start()
     training.join()
     assert training.exitcode == 0
