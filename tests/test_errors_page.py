@@ -55,7 +55,10 @@ def raised(tree: ast.Module) -> Iterator[tuple[str, ast.expr]]:
             yield node.args[0].value, ast.Name("elsewhere")
         elif node.func.id in CLASSES:
             named = [each.value for each in node.keywords if each.arg == "topic"]
-            yield named[0].value if named else CLASSES[node.func.id].topic, node.args[0]
+            topic = named[0] if named else ast.Constant(CLASSES[node.func.id].topic)
+            # the topic of another error, to whose text this one adds
+            if isinstance(topic, ast.Constant):
+                yield topic.value, node.args[0]
 
 
 def pattern_of(text: ast.expr) -> str:

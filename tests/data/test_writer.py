@@ -317,7 +317,7 @@ def test_the_readers_example_in_the_readme_reads_a_film(tmp_path, studies):
     code = (
         text.split("```python\n")[1]
         .split("```")[0]
-        .replace('Path("FOLDER")', f"Path({str(tmp_path / 'out')!r})")
+        .replace('Path("shards/mine")', f"Path({str(tmp_path / 'out')!r})")
     )
     scope: dict = {}
     exec(code, scope)
