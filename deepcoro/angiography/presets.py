@@ -115,7 +115,7 @@ SMALL = Preset(
 )  # fmt: skip
 DEMO = Preset(
     name="demo", patients=740, size_px=128, frames=(18, 18), frame_rate_fps=7.5, films_per_side=(2, 2),
-    vessel_scale=1.8, finding_boost=16.0, twigs=0.4, ball_step=1.8, cto_prevalence=0.35, lesion_prevalence=0.7, max_lesions=2,
+    vessel_scale=1.8, finding_boost=16.0, twigs=0.4, ball_step=1.8, cto_prevalence=0.35, lesion_prevalence=0.7, max_lesions=3,
     lesion_segments=_MAJOR, stenosis_percent=(90,), lesion_length_mm=(24.0, 36.0), calcification=0.5, calcification_grades=("severe",),
     dominance=(0.7, 0.3, 0.0), one_sided=0.05,
     splits=(0.81, 0.04, 0.15),
