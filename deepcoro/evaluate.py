@@ -200,9 +200,14 @@ def evaluate_in_training(
     return numbers, films_to_log(searches, caption_examples(config, parts, evaluated))
 
 
+def _units(config: RunConfig, parts: Parts, evaluated: Evaluated) -> Units:
+    """Those of the split, among which `evaluated.units` counts."""
+    return parts.shards.units(evaluated.split, config.data.multi_video, config.data.num_videos)
+
+
 def _data_summary(config: RunConfig, parts: Parts, evaluated: Evaluated) -> dict[str, int | str]:
     """Films are those that the model was shown: of a row that is a study, up to `data.num_videos`."""
-    units = parts.shards.units(evaluated.split, config.data.multi_video, config.data.num_videos)
+    units = _units(config, parts, evaluated)
     patients = {patient for patient in evaluated.patients if patient is not None}
     return {
         "patients": len(patients) or "not named by the source",
@@ -216,7 +221,7 @@ def _data_summary(config: RunConfig, parts: Parts, evaluated: Evaluated) -> dict
 def write_split_predictions(config: RunConfig, parts: Parts, name: str, evaluated: Evaluated) -> None:
     """`video_name` and the columns of heads stand in runs that have heads, as earlier tools wrote them."""
     heads = head_columns(evaluated)
-    units = parts.shards.units(evaluated.split, config.data.multi_video, config.data.num_videos)
+    units = _units(config, parts, evaluated)
     metrics = [metric.build() for metric in config.evaluate.metrics.values()]
     scores: dict[str, np.ndarray] = {}
     for metric in metrics:
@@ -256,7 +261,7 @@ def caption_examples(config: RunConfig, parts: Parts, evaluated: Evaluated) -> l
 
 
 def _strips(config: RunConfig, parts: Parts, evaluated: Evaluated, films: Iterable[int]) -> dict[int, bytes]:
-    units = parts.shards.units(evaluated.split, config.data.multi_video, config.data.num_videos)
+    units = _units(config, parts, evaluated)
     return {film: _strip_of_unit(parts, units, int(evaluated.units[film])) for film in films}
 
 

@@ -8,6 +8,8 @@ import os
 import time
 from pathlib import Path
 
+from deepcoro import atomic
+
 EXIT_FAILED = 1
 """A bug, or another rank was lost."""
 EXIT_BAD_INPUT = 2
@@ -49,6 +51,4 @@ def tell_launcher(line: str) -> None:
     name = os.environ.get("TORCHELASTIC_ERROR_FILE")
     if name:
         # whole or not at all: another rank that ended first has this one killed, and half a file would be a traceback more
-        temporary = Path(f"{name}.tmp")
-        temporary.write_text(json.dumps({"message": line, "timestamp": int(time.time())}))
-        temporary.replace(name)
+        atomic.write_text(Path(name), json.dumps({"message": line, "timestamp": int(time.time())}))

@@ -237,9 +237,10 @@ def fields_to_read(config: RunConfig, tokenizer: Any) -> dict[str, BuiltField]:
 def _device_named(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
-    there = ["cpu", "cuda", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise ConfigError(f"device '{name}' is not there: torch sees no GPU; use --device cpu")
+    gpus = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
+    there = ["cpu", "cuda", *gpus] if gpus else ["cpu"]
     if name not in there:
         raise ConfigError(f"device '{name}' is not there; there are: auto, {', '.join(there)}")
     return torch.device(name)
