@@ -1,11 +1,21 @@
 """A file, or a folder of them, is written whole or not at all."""
 
 import contextlib
+import errno
 import fcntl
 import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+
+
+def check_writable(path: Path) -> None:
+    """The OSError that writing `path` would end with, before the work whose result it is to hold. Makes the folder."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(path))
+    with tempfile.TemporaryFile(dir=path.parent):
+        pass
 
 
 def write_text(path: Path, text: str) -> None:

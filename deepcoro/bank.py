@@ -174,6 +174,12 @@ class Bank:
         return matrix(self.clips["embedding"])
 
 
+def bank_folder(path: str | Path) -> Path:
+    """The folder of a bank: `path` itself, or `embeddings` in it where it is the folder of a run."""
+    inside = Path(path) / "embeddings"
+    return inside if inside.is_dir() else Path(path)
+
+
 def read_reports(folder: Path) -> tuple[pyarrow.Table, str]:
     """The reports of a bank and which checkpoint wrote them. ConfigError where it holds none, or of several checkpoints."""
     tables = [pyarrow.parquet.read_table(path) for path in sorted(folder.glob("*_reports.parquet"))]

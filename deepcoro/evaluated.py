@@ -167,6 +167,12 @@ class Measurement:
         """Columns of the predictions table by their names: a number a film, NaN = none."""
         return {}
 
+    def higher_means(self) -> dict[str, str]:
+        """By column of `film_scores`, the class that a higher score speaks for, as `LABEL = CLASS`. A column without one is a number in the
+        unit of its label.
+        """
+        return {}
+
     def answers(self, evaluated: Evaluated) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """Questions of its own that it puts to every film: prefix of the numbers -> scores and truth (NaN = not assessed)."""
         return {}

@@ -12,6 +12,16 @@ def test_writing_replaces_a_file_whole_and_leaves_nothing_else(tmp_path):
     assert path.read_bytes() == b"second" and list(tmp_path.iterdir()) == [path]
 
 
+def test_a_place_that_cannot_be_written_is_known_before_the_work(tmp_path):
+    atomic.check_writable(tmp_path / "new" / "site.json")
+    assert list((tmp_path / "new").iterdir()) == []
+    with pytest.raises(IsADirectoryError):
+        atomic.check_writable(tmp_path / "new")
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(OSError, match="file"):
+        atomic.check_writable(tmp_path / "file" / "site.json")
+
+
 def test_a_write_that_fails_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "table"
     atomic.write_bytes(path, b"first")

@@ -60,12 +60,11 @@ def test_two_ranks_write_the_reports_that_one_does(
 def test_a_sentence_finds_films_in_the_order_of_their_cosines(
     tiny_shards: Path, run_dir: Path, tmp_path: Path, monkeypatch, capsys
 ) -> None:
-    bank = run_dir / "embeddings"
     own = Shards.open(tiny_shards).units("test", False, 1)
     study = Shards.open(tiny_shards).study(int(own.study_row[0]))
     sentence = study.report_of((int(own.clip[0]),))
     page = tmp_path / "page.html"
-    words = (sentence, "--bank", bank, "--splits", "test", "--num", 4, "--output", page)
+    words = (sentence, "--bank", run_dir, "--splits", "test", "--num", 4, "--output", page)
     code, out, _ = call_tool("search", words, monkeypatch, capsys)
     lines = out.splitlines()
     assert code == 0 and lines[-1] == f"page: {page}" and len(lines) == 5
@@ -120,7 +119,7 @@ def test_a_film_finds_training_reports_and_what_they_say(
 def test_what_cannot_be_searched_is_one_line(
     run_dir: Path, monkeypatch, capsys, words: tuple[str, ...], message: str
 ) -> None:
-    code, _, err = call_tool("search", (*words, "--bank", run_dir / "embeddings"), monkeypatch, capsys)
+    code, _, err = call_tool("search", (*words, "--bank", run_dir), monkeypatch, capsys)
     assert code == 2 and message in err and len(err.splitlines()) == 1
 
 

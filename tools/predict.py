@@ -21,7 +21,7 @@ examples:
     python tools/predict.py films.csv --checkpoint runs/mine --output answers
 
   With the training reports that are nearest to it, from the bank that inference.reports=true wrote:
-    python tools/predict.py /data/export --checkpoint runs/mine --output answers --html --bank runs/mine/embeddings
+    python tools/predict.py /data/export --checkpoint runs/mine --output answers --html --bank runs/mine
 
   A shard folder, one split of it:
     python tools/predict.py shards/study --split test --checkpoint runs/mine --output answers
@@ -54,7 +54,7 @@ def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
     add("--crosswalk", type=Path, metavar="FOLDER", help=private)
     reports = "private folder (0700, outside OUTPUT) for a DICOM Structured Report a study, with the TRUE ids of its films"
     add("--sr", type=Path, metavar="FOLDER", help=reports)
-    bank = "folder `embeddings` of the run (inference.reports=true): also the nearest training reports and what their films were labelled; the answers then hold reports of the train split"
+    bank = "the run, or its folder `embeddings` (inference.reports=true): also the nearest training reports and what their films were labelled; the answers then hold reports of the train split"
     add("--bank", type=Path, metavar="FOLDER", help=bank)
     add("--neighbours", type=int, default=50, help="with --bank: reports that are averaged (default: 50)")
     add("--split", help="of shards: train, val, test or inference (default: all)")
@@ -73,6 +73,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def answer_all(options: argparse.Namespace, opener: object) -> None:
+    from deepcoro.bank import bank_folder
     from deepcoro.inference.model import Answerer
     from deepcoro.inference.neighbours import Neighbours
     from deepcoro.inference.predict import Outputs, predict, summary_of
@@ -80,7 +81,7 @@ def answer_all(options: argparse.Namespace, opener: object) -> None:
     from deepcoro.ingest.identity import load_identity
 
     answerer = Answerer(options.checkpoint, options.load, options.device, options.certainty)
-    bank = options.bank
+    bank = options.bank and bank_folder(options.bank)
     neighbours = Neighbours(bank, answerer.who.digest, options.neighbours) if bank else None
     if is_shard_folder(options.source):
         source = shards_source(options.source, options.split)

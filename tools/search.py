@@ -8,7 +8,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a checkout that is not installed
 
-from deepcoro.bank import read_bank, reports_nearest  # noqa: E402
+from deepcoro.bank import bank_folder, read_bank, reports_nearest  # noqa: E402
 from deepcoro.config import ConfigError  # noqa: E402
 from deepcoro.search import (  # noqa: E402
     config_of_bank,
@@ -29,11 +29,11 @@ examples:
         inference.splits=[val,test] inference.reports=true
 
   Sentences find films; several that say the same are averaged:
-    python tools/search.py "severe mid LAD stenosis" --bank runs/mine/embeddings
-    python tools/search.py "Severe stenosis (80 %) of the mid LAD." "Critical mid LAD lesion." --bank runs/mine/embeddings --splits test
+    python tools/search.py "severe mid LAD stenosis" --bank runs/mine
+    python tools/search.py "Severe stenosis (80 %) of the mid LAD." "Critical mid LAD lesion." --bank runs/mine --splits test
 
   A film finds reports, and what the nearest of them are labelled:
-    python tools/search.py --film STUDY.000 --bank runs/mine/embeddings
+    python tools/search.py --film STUDY.000 --bank runs/mine
 
 what is written: one HTML file with strips of the films and their reports, which holds patient data as your shards do; nothing else.
 Cosines rank, they are no probabilities: write sentences as your reports are written.
@@ -53,7 +53,8 @@ def parse_arguments(words: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--film", help="search reports with this film instead: STUDY.000, as in the column clip"
     )
-    parser.add_argument("--bank", type=Path, required=True, help="folder `embeddings` of a run")
+    bank = "folder of a run, or its folder `embeddings`"
+    parser.add_argument("--bank", type=bank_folder, required=True, metavar="FOLDER", help=bank)
     parser.add_argument("--run", type=Path, help="folder of the run (default: the one that holds the bank)")
     parser.add_argument(
         "--shards", type=Path, help="where the films are now (default: where the run read them)"

@@ -57,8 +57,10 @@ def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
 
 
 def run(options: argparse.Namespace) -> None:
+    from deepcoro import atomic
     from deepcoro.inference.opened import FilmOpener, settings_of
 
+    atomic.check_writable(options.output)
     settings = settings_of(options.workers, options.modality, options.accept_burned_in, options.echo_mask)
     settings = settings.model_copy(update={"report_scope": options.report_scope})
     with FilmOpener(settings) as opener:

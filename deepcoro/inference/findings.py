@@ -13,9 +13,16 @@ from deepcoro.run_config import RunConfig
 from deepcoro.statistics.calibration import Recalibration
 
 
-def zero_shot_findings(scores: Mapping[str, Float[np.ndarray, "row"]], num_films: int) -> list[Finding]:
-    """By name, of all rows of a study."""
-    return [_finding(name, "zero_shot", values, num_films) for name, values in scores.items()]
+def findings_without_heads(
+    scores: Mapping[str, Float[np.ndarray, "row"]], higher_means: Mapping[str, str], num_films: int
+) -> list[Finding]:
+    """Zero-shot scores and numbers read off sentences, by name, of all rows of a study; `higher_means` as in Questions."""
+    return [
+        _finding(name, "zero_shot" if name in higher_means else "value", values, num_films).model_copy(
+            update={"higher_means": higher_means.get(name)}
+        )
+        for name, values in scores.items()
+    ]
 
 
 class HeadFindings:

@@ -19,7 +19,7 @@ from deepcoro.data.stream import BuiltField
 from deepcoro.embed import captions_of, embed_texts
 from deepcoro.fields.labels import LabelsField
 from deepcoro.implied import TEXT_FIELDS
-from deepcoro.inference.findings import HeadFindings, zero_shot_findings
+from deepcoro.inference.findings import HeadFindings, findings_without_heads
 from deepcoro.inference.neighbours import Neighbours
 from deepcoro.inference.opened import OpenedStudy
 from deepcoro.inference.prediction import FilmAnswer, NearReport, Seconds, Skipped, StudyAnswer
@@ -112,7 +112,7 @@ class Answerer:
             skipped=_skipped(study),
             findings=[
                 *self._heads.of(said.numbers, num_films),
-                *zero_shot_findings(scores, num_films),
+                *findings_without_heads(scores, self.questions.higher_means, num_films),
             ],
             caption=said.captions[0] if said.captions and self.answers_for_studies else None,
             nearest_reports=near[0] if near and self.answers_for_studies else [],

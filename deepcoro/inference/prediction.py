@@ -14,7 +14,7 @@ class Finding(Block):
     """One question put to the study."""
 
     name: str
-    """`zero_shot/TASK`, or `OBJECTIVE/HEAD` of a head that was trained for it."""
+    """`zero_shot/TASK`, `prompt_sweep_TASK`, or `OBJECTIVE/HEAD` of a head that was trained for it."""
     kind: Literal["zero_shot", "probability", "value", "class"] = "zero_shot"
     """What the score is: a zero-shot score, a probability, a number in the label's unit, the probability of the likeliest class."""
     score: float
@@ -26,6 +26,8 @@ class Finding(Block):
     """Highest score among its films."""
     num_films: int
     """Films it was put to."""
+    higher_means: str | None = None
+    """Zero-shot: the class that a higher score speaks for, `LABEL = CLASS`."""
     word: str | None = None
     """The likeliest class, of several."""
     probability: float | None = None

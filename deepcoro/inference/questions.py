@@ -22,6 +22,9 @@ class Questions:
             dict(zip(sentences, embed(sentences), strict=True)) if has_any else {}
         )
         """Embedding [dim] of every sentence that a metric asks for."""
+        told = [metric.higher_means() for metric in metrics]
+        self.higher_means = {_name(column): said for each in told for column, said in each.items()}
+        """What a higher score speaks for, by the names of `scores`; a score without one is a number in its label's unit."""
 
     def scores(self, films: Float[np.ndarray, "film dim"]) -> dict[str, Float[np.ndarray, "film"]]:
         """Of each film, by `zero_shot/TASK` or the name that the predictions table of an evaluation has for it; not what no film has."""

@@ -91,6 +91,10 @@ class ZeroShot(Measurement):
             return {}
         return {f"zero_shot_{name}_score": values for name, values in self._scores(evaluated).items()}
 
+    def higher_means(self) -> dict[str, str]:
+        tasks = self.config.tasks.items()
+        return {f"zero_shot_{name}_score": f"{task.label} = {task.positive}" for name, task in tasks}
+
     def answers(self, evaluated: Evaluated) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """Scores and truth of the tasks whose label the data have; none without a shared space."""
         if not evaluated.shares_space:

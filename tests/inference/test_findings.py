@@ -7,9 +7,11 @@ import pytest
 from scipy.special import expit, logit
 
 from deepcoro.calibrated import Calibration, Fixed
-from deepcoro.inference.findings import HeadFindings, recalibrated, zero_shot_findings
+from deepcoro.inference.findings import HeadFindings, findings_without_heads, recalibrated
 from deepcoro.inference.model import fields_to_read
+from deepcoro.inference.questions import Questions
 from deepcoro.inference.study_page import findings_bars
+from deepcoro.metrics import prompt_sweep, zero_shot
 from deepcoro.run_config import RunConfig, run_config_from_dump
 
 PROBE = {
@@ -87,18 +89,35 @@ def test_a_study_without_rows_has_no_findings() -> None:
 
 
 def test_zero_shot_scores_of_a_study_are_the_mean_of_its_rows() -> None:
-    (found,) = zero_shot_findings({"zero_shot/cto": np.array([0.1, 0.3])}, 2)
+    (found,) = findings_without_heads(
+        {"zero_shot/cto": np.array([0.1, 0.3])}, {"zero_shot/cto": "cto = 1"}, 2
+    )
     assert (found.name, found.score, found.lowest, found.highest) == (
         "zero_shot/cto",
         pytest.approx(0.2),
         0.1,
         0.3,
     )
+    assert (found.kind, found.higher_means) == ("zero_shot", "cto = 1")
+
+
+def test_a_number_read_off_sentences_is_a_value_and_has_a_bar_of_its_own() -> None:
+    metrics = [zero_shot.Config().build(), prompt_sweep.Config().build()]
+    higher_means = Questions(metrics, embed=None).higher_means
+    assert higher_means["zero_shot/side"] == "side = right"
+    scores = {"prompt_sweep_max_stenosis": np.array([40.0, 60.0]), "zero_shot/side": np.array([-0.2, 0.2])}
+    found = findings_without_heads(scores, higher_means, 2)
+    assert [(each.kind, each.higher_means) for each in found] == [
+        ("value", None),
+        ("zero_shot", "side = right"),
+    ]
+    assert findings_bars(found)[1]["width"] > 20
 
 
 def test_bars_of_probabilities_numbers_and_scores_do_not_share_a_scale() -> None:
     found = HeadFindings(config(), None, 0.5).of(numbers_of([0.2, 0.4]), 2)
-    found += zero_shot_findings({"zero_shot/cto": np.array([-0.001, 0.001])}, 2)
+    scores = {"zero_shot/cto": np.array([-0.001, 0.001])}
+    found += findings_without_heads(scores, {"zero_shot/cto": "cto = 1"}, 2)
     cto, lvef, dominance, zero_shot = findings_bars(found)
     assert (cto["low"], cto["width"], cto["at"]) == (20, 20, pytest.approx(30))
     assert (lvef["low"], lvef["at"]) == (pytest.approx(33.33), 50)

@@ -49,10 +49,10 @@ def test_a_folder_of_everything_gives_an_answer_and_a_reason_for_each_file(
         13: "crashed_decoder",
     }
     assert all(film["caption"] is not None and film["shown"] for film in answer["films"])
-    assert {finding["name"] for finding in answer["findings"]} == {
-        "zero_shot/side",
-        "zero_shot/dominance",
-        "zero_shot/cto",
+    assert {finding["name"]: finding["higher_means"] for finding in answer["findings"]} == {
+        "zero_shot/side": "side = right",
+        "zero_shot/dominance": "dominance = left",
+        "zero_shot/cto": "cto = 1",
     }
     assert "Traceback" not in said
     assert "p50" in said and "p95" in said and "% spent decoding" in said
@@ -82,6 +82,7 @@ def check_page(page: str, answer: dict) -> None:
     assert page.count("data:image/jpeg;base64,") == len(answer["films"])
     for each in [*answer["findings"], *answer["skipped"]]:
         assert html.escape(each.get("name") or each["reason"]) in page
+        assert f"higher: {each['higher_means']}" in page if "higher_means" in each else True
     assert "Research only" in page and "http:" not in page and "https:" not in page
 
 

@@ -92,7 +92,7 @@ def test_the_page_of_a_study_shows_the_nearest_reports_of_the_train_split(
 ) -> None:
     words = (str(run_dir / "config.yaml"), f"run_dir={run_dir}", f"data.shards={tiny_shards}", "run_mode=inference")  # fmt: skip
     assert main_on_this_rank("ddp", *words, "inference.splits=[test]", "inference.reports=true") == 0
-    more = ("--split", "test", "--html", "--bank", run_dir / "embeddings", "--neighbours", 5)
+    more = ("--split", "test", "--html", "--bank", run_dir, "--neighbours", 5)
     code, _, complained = predict(tiny_shards, *more)
     assert code == 0, complained
     reports = set(read_reports(run_dir / "embeddings")[0]["text"].to_pylist())

@@ -34,6 +34,14 @@ def table_of(data: Path, path: Path, splits: tuple[str, ...]) -> Path:
     return path
 
 
+def test_an_output_that_cannot_be_written_is_told_before_anything_is_read(
+    tmp_path: Path, monkeypatch, capfd
+) -> None:
+    words = (tmp_path / "films.csv", "--checkpoint", tmp_path / "nowhere", "--output", tmp_path)
+    code, _, complained = call_tool("validate_site", words, monkeypatch, capfd)
+    assert code == 2 and "Is a directory" in complained and "nowhere" not in complained
+
+
 def test_a_site_measures_what_an_evaluation_measures(
     validate, run_dir: Path, tiny_shards: Path, tmp_path: Path, monkeypatch
 ) -> None:
