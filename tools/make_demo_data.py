@@ -30,7 +30,7 @@ what FOLDER holds afterwards:
   dataset.csv   one row a film: FileName, PatientID, StudyInstanceUID, Split, Report, labels; written last.
                 An empty cell means not assessed. A report speaks of one tree and is the same for all its films.
                 Preset content adds what the other films of a catheter laboratory show, with contrast_agent,
-                stent_presence and status.
+                stent_presence and status. Vessels are as wide as they are in full and small_life_size, wider elsewhere.
   patients.csv studies.csv videos.csv labels.csv reports.csv   the truth behind the films
   demo.key      a public key for tools/shard_dataset.py --key_file (these ids hide nobody)
   recipe.json   preset, seed, size and format; the same command again finds its work done
@@ -46,7 +46,7 @@ then:
 
 def parse_arguments(arguments: list[str] | None) -> argparse.Namespace:
     lines = [
-        f"  {preset.name:7} {preset.size_px:3} px, {'-'.join(map(str, sorted(set(preset.frames)))):5} frames, "
+        f"  {preset.name:15} {preset.size_px:3} px, {'-'.join(map(str, sorted(set(preset.frames)))):5} frames, "
         f"{preset.patients} patients"
         for preset in PRESETS.values()
     ]

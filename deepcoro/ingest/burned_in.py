@@ -136,13 +136,13 @@ def _is_written_still(mean: np.ndarray, deviation: np.ndarray, noise: float, num
 def _is_written(frame: np.ndarray, noise: float) -> bool:
     """Bright letters, which no anatomy is; or dark letters of one exact grey: noise leaves nothing else so flat."""
     bright, dark = _strokes_above(_NOISES * noise, frame)
-    flat = _flat(frame)
+    flat_dark = np.where(_flat(frame), dark, 0) if (dark >= 40).any() else np.zeros_like(dark)
     cues = (
         (bright >= 40, 5),
         (bright >= 60, 4),
         (bright >= 80, 3),
-        (flat & (dark >= 40), 7),
-        (flat & (dark >= 60), 5),
+        (flat_dark >= 40, 7),
+        (flat_dark >= 60, 5),
     )
     return any(longest_row(ink) >= letters for ink, letters in cues)
 

@@ -30,6 +30,14 @@ def test_a_patient_does_not_depend_on_the_others():
     assert films_of(preset, 3, alone[0]) == films_of(preset, 3, among[0])
 
 
+def test_the_life_size_preset_is_small_with_vessels_as_wide_as_they_are():
+    small, life_size = (
+        preset_named(name).model_dump(exclude={"name"}) for name in ("small", "small_life_size")
+    )
+    assert {name for name in small if small[name] != life_size[name]} == {"vessel_scale"}
+    assert life_size["vessel_scale"] == 1.0 and life_size["size_px"] >= 112
+
+
 def test_another_seed_is_another_cohort():
     one, other = ([study.reports for study in studies("tiny", seed)] for seed in (0, 1))
     assert one != other
