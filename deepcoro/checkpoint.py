@@ -236,8 +236,16 @@ def _set_aside(damaged: list[Checkpoint], whole: Checkpoint) -> None:
         best.unlink()
 
 
+def names_best(folder: Path) -> bool:
+    """Whether an evaluation while training has named a best checkpoint."""
+    return (folder / "best").is_file()
+
+
 def find(folder: Path, name: str) -> Checkpoint:
-    """The checkpoint that `best`, `last` or `step_N` means. ConfigError, with what there is, when there is none."""
+    """The checkpoint that `best`, `last` or `step_N` means. ConfigError, with what there is, when there is none.
+
+    `best` is the newest, with a warning, where none was named the best.
+    """
     committed = _committed(folder)
     there = [checkpoint.folder.name for checkpoint in committed]
     if not committed:
@@ -248,8 +256,7 @@ def find(folder: Path, name: str) -> Checkpoint:
     if name == "last":
         name = there[0]
     elif name == "best":
-        pointer = folder / "best"
-        name = pointer.read_text() if pointer.is_file() else there[0]
+        name = (folder / "best").read_text() if names_best(folder) else _newest_for_best(folder, there)
     if name not in there:
         raise ConfigError(
             f"checkpoint '{name}' is not in {folder}; there are: best, last, {', '.join(there)}",
@@ -262,6 +269,15 @@ def find(folder: Path, name: str) -> Checkpoint:
             topic="no-checkpoint",
         )
     return checkpoint
+
+
+def _newest_for_best(folder: Path, there: list[str]) -> str:
+    logger.warning(
+        "%s names no best checkpoint, since evaluate.best_metric was never measured on val while training; the newest, %s, is taken",
+        folder,
+        there[0],
+    )
+    return there[0]
 
 
 def _committed(folder: Path) -> list[Checkpoint]:

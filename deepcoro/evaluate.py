@@ -56,10 +56,7 @@ def run(config: RunConfig) -> int:
     known = read_calibration(config.run_dir, saved.digest())
     evaluated, numbers, notes = evaluate_split(model, config, parts, split, fixed=known and known.heads)
     if distributed.rank() == 0:
-        if evaluated.unreadable:
-            notes.append(
-                f"{len(evaluated.unreadable)} samples of the split could not be read and are left out"
-            )
+        notes += run_notes(config, evaluated.unreadable)
         record = {
             "metrics": numbers,
             "notes": notes,
@@ -88,6 +85,19 @@ def run(config: RunConfig) -> int:
         logger.info("report: %s", path)
     distributed.barrier()
     return 0
+
+
+def run_notes(config: RunConfig, unreadable: Mapping[str, str]) -> list[str]:
+    """What a reader of the numbers is to know of the samples and of the checkpoint."""
+    notes = []
+    if unreadable:
+        notes.append(f"{len(unreadable)} samples of the split could not be read and are left out")
+    if config.checkpoint.load == "best" and not checkpoint.names_best(config.checkpoint_folder):
+        notes.append(
+            "the best checkpoint was asked for and none was named while training (evaluate.best_metric was never measured on val): "
+            "this is the newest"
+        )
+    return notes
 
 
 def _write_fixed(run_dir: Path, digest: str, record: Mapping[str, Any], fixed: Mapping[str, Fixed]) -> None:

@@ -108,7 +108,8 @@ class Checkpoint(Block):
     """Training goes on while a checkpoint is written: the loop waits for a copy into rank 0's host memory (12 bytes a parameter), not for
     the disk. false: it waits for both, and the copy is gone before the next step."""
     load: str = "best"
-    """Checkpoint that val, test and inference read: best, last or step_N. `checkpoint=last` is short for this key."""
+    """Checkpoint that val, test and inference read: best (told and the newest, where no evaluation named a best one), last or step_N.
+    `checkpoint=last` is short for this key."""
 
 
 class Evaluate(Block):
@@ -148,7 +149,7 @@ class Evaluate(Block):
     """Groups of fewer patients are listed with their size only."""
     best_metric: str = "retrieval/text_to_video/R@5"
     """Key of results.json that names the best checkpoint; higher is better unless best_metric_mode says min. Unset in a run of heads
-    alone: linear_probing/macro/auroc (of classes macro_auroc of the first head, of numbers macro/pearson_r)."""
+    alone: linear_probing/macro/auroc, of one binary head its auroc (of classes macro_auroc of the first head, of numbers pearson_r)."""
     best_metric_mode: Literal["max", "min"] = "max"
     """Whether a higher or a lower best_metric is better."""
     early_stop_patience: int | None = pydantic.Field(default=None, ge=1)

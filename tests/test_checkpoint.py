@@ -235,9 +235,22 @@ def test_none_whole_stops_instead_of_starting_over(tmp_path: Path) -> None:
     assert names(tmp_path) == {"step_3", "step_6"}
 
 
+def test_where_none_was_named_the_best_the_newest_is_taken_and_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    saved(tmp_path, 3, 6)
+    with caplog.at_level(logging.WARNING):
+        assert checkpoint.find(tmp_path, "best").step == 6
+        assert "names no best checkpoint" in caplog.text and "step_6, is taken" in caplog.text
+        caplog.clear()
+        checkpoint.mark_best(tmp_path, 3)
+        assert checkpoint.find(tmp_path, "best").step == 3
+        assert checkpoint.find(tmp_path, "last").step == 6
+    assert not caplog.text
+
+
 def test_find_knows_best_last_and_a_step(tmp_path: Path) -> None:
     saved(tmp_path, 3)
-    assert checkpoint.find(tmp_path, "best").step == 3, "without a best the newest is the best"
     checkpoint.mark_best(tmp_path, 3)
     saved(tmp_path, 6)
     found = {name: checkpoint.find(tmp_path, name).step for name in ("best", "last", "step_3", "step_6")}

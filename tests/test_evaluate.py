@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 
 from deepcoro.data.shards import Shards
+from deepcoro.evaluate import run_notes
+from deepcoro.run_config import Checkpoint, RunConfig
 from tests.launch import SILENT, STEADY, exit_code, main_on_rank, main_on_this_rank, metrics, tiny
 from tests.ranks import Ranks
 
@@ -83,6 +85,15 @@ def test_groups_are_measured_beside_the_whole(tiny_shards: Path, trained: Path, 
     assert found["by/side=left/retrieval/video_to_text/R@5_n"] == sizes[0]
     assert any("no label 'hospital'" in note for note in record["notes"])
     assert "By side" in (run_dir / "report.html").read_text()
+
+
+def test_the_newest_checkpoint_in_place_of_the_best_is_a_note_of_the_results(tmp_path: Path) -> None:
+    asked = RunConfig(run_dir=tmp_path)
+    assert "this is the newest" in run_notes(asked, {})[0]
+    assert run_notes(asked.model_copy(update={"checkpoint": Checkpoint(load="last")}), {}) == []
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / "best").write_text("step_2")
+    assert run_notes(asked, {}) == []
 
 
 def test_every_film_is_predicted_once(tiny_shards: Path, evaluated: Path) -> None:

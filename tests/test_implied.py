@@ -1,12 +1,15 @@
 """What a run's tree leaves unsaid: fields that objectives read, and no text tower where nobody reads texts."""
 
+import numpy as np
 import pydantic
 import pytest
 
 from deepcoro.config import Block, dump
+from deepcoro.embed import told_heads
 from deepcoro.fields import labels
 from deepcoro.implied import with_needs
 from deepcoro.run_config import RunConfig, run_config_from_dump
+from tests.metrics.heads import evaluated
 
 
 class Heads(Block):
@@ -47,32 +50,61 @@ def test_a_field_that_is_needed_cannot_be_taken_out() -> None:
         completed({"labels": False}, DOMINANCE)
 
 
-SIZES = {"cto": 1, "dominance": 3, "lvef": 1}
-LOSSES = {"cto": "bce", "dominance": "ce", "lvef": "mae"}
+SIZES = {"cto": 1, "calcification": 1, "dominance": 3, "lvef": 1, "max_stenosis": 1}
+LOSSES = {"cto": "bce", "calcification": "focal", "dominance": "ce", "lvef": "mae", "max_stenosis": "huber"}
+
+
+def probing(*heads: str) -> dict:
+    return {
+        "type": "linear_probing",
+        "head_structure": {head: SIZES[head] for head in heads},
+        "loss_structure": {head: LOSSES[head] for head in heads},
+    }
 
 
 @pytest.mark.parametrize(
     ("heads", "expected"),
     [
-        (("lvef", "dominance", "cto"), "heads/macro/auroc"),
+        (("lvef", "dominance", "cto", "calcification"), "heads/macro/auroc"),
+        (("lvef", "dominance", "cto"), "heads/cto/auroc"),
+        (("cto",), "heads/cto/auroc"),
         (("lvef", "dominance"), "heads/dominance/macro_auroc"),
-        (("lvef",), "heads/macro/pearson_r"),
+        (("lvef", "max_stenosis"), "heads/macro/pearson_r"),
+        (("lvef",), "heads/lvef/pearson_r"),
     ],
 )
 def test_the_best_checkpoint_of_heads_alone_is_chosen_by_a_metric_of_heads(
     heads: tuple[str, ...], expected: str
 ) -> None:
-    probe = {
-        "type": "linear_probing",
-        "head_structure": {head: SIZES[head] for head in heads},
-        "loss_structure": {head: LOSSES[head] for head in heads},
-    }
+    probe = probing(*heads)
     config = RunConfig(objectives={"heads": probe}, evaluate={"every_steps": 5})
     assert (config.evaluate.best_metric, config.evaluate.best_metric_mode) == (expected, "max")
     assert config.evaluate.every_steps == 5
     assert run_config_from_dump(dump(config), "dump") == config
     beside = RunConfig(objectives={"contrastive": {}, "heads": probe})
     assert beside.evaluate.best_metric == "retrieval/text_to_video/R@5"
+
+
+@pytest.mark.parametrize("num_binary", [0, 1, 2])
+@pytest.mark.parametrize("num_numbers", [0, 1, 2])
+@pytest.mark.parametrize("num_of_classes", [0, 1])
+def test_what_chooses_the_best_checkpoint_is_among_what_evaluation_measures(
+    num_binary: int, num_numbers: int, num_of_classes: int
+) -> None:
+    names = ["cto", "calcification"][:num_binary] + ["lvef", "max_stenosis"][:num_numbers]
+    names += ["dominance"][:num_of_classes]
+    if not names:
+        return
+    config = RunConfig(objectives={"probe": probing(*names)})
+    heads = {key.removeprefix("probe/"): head for key, head in told_heads(config).items()}
+    generator = np.random.default_rng(0)
+    said = {name: generator.random((30, SIZES[name])) for name in names}
+    truth = {name: (np.arange(30) % max(SIZES[name], 2)).tolist() for name in names}
+    measured: dict[str, float] = {}
+    for name in ("classification", "regression"):
+        metric = config.evaluate.metrics[name].model_copy(update={"bootstrap_samples": 0}).build()
+        measured |= metric.measure(evaluated(heads, said, truth))[0]
+    assert config.evaluate.best_metric in measured
 
 
 def test_a_best_metric_that_is_named_is_never_replaced() -> None:

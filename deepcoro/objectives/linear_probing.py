@@ -341,10 +341,12 @@ class Config(Block):
     def best_metric(self, name: str) -> tuple[str, str]:
         """What chooses the checkpoint where nothing is said: findings before classes before numbers. `name`: of the objective."""
         tasks = {head: self.task_of(head) for head in self.head_structure}
-        if "binary_classification" in tasks.values():
-            return f"{name}/macro/auroc", "max"
+        findings = [head for head, task in tasks.items() if task == "binary_classification"]
+        if findings:
+            return f"{name}/{_mean_of(findings)}/auroc", "max"
         classes = [head for head, task in tasks.items() if task != "regression"]
-        return (f"{name}/{classes[0]}/macro_auroc" if classes else f"{name}/macro/pearson_r"), "max"
+        metric = f"{classes[0]}/macro_auroc" if classes else f"{_mean_of(list(tasks))}/pearson_r"
+        return f"{name}/{metric}", "max"
 
     def build(self, beside: Surroundings) -> LinearProbing:
         return LinearProbing(self, beside)
@@ -363,6 +365,11 @@ _SIZES = {
 def _fits(task: Task, size: int) -> bool:
     least, most = _SIZES[task]
     return least <= size <= most
+
+
+def _mean_of(heads: list[str]) -> str:
+    """Where the results hold the mean of these heads; of one head alone they hold no mean, only its own number."""
+    return "macro" if len(heads) > 1 else heads[0]
 
 
 def _by_head(key: str, given: dict[str, Any], heads: list[str]) -> dict[str, Any]:
