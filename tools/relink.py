@@ -4,7 +4,7 @@
 import argparse
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from datetime import datetime
 from pathlib import Path
 
@@ -43,7 +43,7 @@ examples:
 what happens:
   --to_keyed keeps ids (keyed), Split, Report (scrubbed) and label columns; all other columns are dropped and named in the log.
   --to_original needs the crosswalk that shard_dataset.py --crosswalk wrote; the key alone cannot lead back.
-  --sr writes a Comprehensive SR: each score and probability of the study (the mean over its films) is a measurement.
+  --sr writes a Comprehensive SR: each score and probability of the study, and what its heads say (the mean over its rows), is a measurement.
 
 exit codes: 0 done, 2 the command or the data are at fault (one line says how), 1 a bug.
 """
@@ -136,14 +136,24 @@ def structured_report(arguments: argparse.Namespace, crosswalk: Sequence[Entry])
 
 
 def measured(rows: list[Row]) -> dict[str, float]:
-    """Scores and probabilities, the mean over the study's rows; a name ends in one of these words, or starts with `prediction_`."""
+    """Scores, probabilities and what heads say, the mean over the study's rows."""
     numbers: dict[str, list[float]] = {}
     for row in rows:
         for name, cell in row.items():
             value = number_of_cell(cell or None)
-            if value is not None and (name.endswith(("_score", "_probability")) or name.startswith("prediction_")):  # fmt: skip
+            if value is not None and is_said(name, row):
                 numbers.setdefault(name, []).append(value)
     return {name: sum(values) / len(values) for name, values in numbers.items()}
+
+
+def is_said(name: str, columns: Container[str]) -> bool:
+    """Whether a column of predictions holds what a model says in numbers: by its own name, and of a head by the columns beside it."""
+    if name.endswith(("_score", "_probability")) or name.startswith("prediction_"):
+        return True
+    if name.endswith("_pred"):
+        return f"{name.removesuffix('_pred')}_true" in columns
+    head, is_of_class, _ = name.partition("_prob_")
+    return bool(is_of_class) and f"{head}_pred_class" in columns
 
 
 def main() -> int:

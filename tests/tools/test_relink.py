@@ -172,6 +172,18 @@ def test_a_study_becomes_a_structured_report_with_true_ids(place, run, tmp_path)
     assert images == {f"{UID}.3.0", f"{UID}.3.1"}
 
 
+def test_what_heads_say_of_a_study_stands_in_its_structured_report(place, run, tmp_path):
+    study = rows_of(place / "predictions.csv")[0]["study"]
+    row = {"clip": study, "study": study, "split": "test", "cto_pred": "0.25", "cto_true": "", "lvef_pred": "55", "lvef_true": "60", "side_prob_left": "0.75", "side_prob_2": "0.5",
+           "side_pred_class": "2", "side_true_class": "2", "label_cto": "1", "label_pred": "9", "old_prob_x": "9", "text_id": "7"}  # fmt: skip
+    table = write_table(tmp_path / "probe.csv", [row])
+    code, out, err = run("--sr", table, "--study", study, "--model", "probe", "--crosswalk", place / "private", "--output", tmp_path / "report.dcm")  # fmt: skip
+    assert code == 0 and "4 measurements" in out, err
+    found = items(pydicom.dcmread(tmp_path / "report.dcm").ContentSequence)
+    numbers = {item.ConceptNameCodeSequence[0].CodeMeaning: float(item.MeasuredValueSequence[0].NumericValue) for item in found if item.ValueType == "NUM"}  # fmt: skip
+    assert numbers == {"cto_pred": 0.25, "lvef_pred": 55.0, "side_prob_left": 0.75, "side_prob_2": 0.5}
+
+
 def test_another_reader_takes_the_structured_report(place, run, tmp_path):
     assert report(place, run, tmp_path / "report.dcm")[0] == 0
     shown = subprocess.run(["dsrdump", tmp_path / "report.dcm"], capture_output=True, text=True, check=True)
