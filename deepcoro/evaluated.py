@@ -24,8 +24,23 @@ class Head:
     """Word of the column -> its number; empty where the column holds numbers."""
 
     def truth(self, values: Sequence) -> Float[np.ndarray, "row"]:
-        """Labels as numbers; NaN for what is not assessed and for a word without a number."""
+        """Labels as numbers; NaN for what is not assessed and for a word without a number.
+
+        A reader's doubt about a finding, a number between 0 and 1, counts as the nearer of both, and 0.5 as not assessed.
+        """
+        numbers = self._numbers(values)
+        settled = np.where(numbers == 0.5, np.nan, np.round(numbers))
+        return np.where(self._is_doubt(numbers), settled, numbers)
+
+    def num_doubted(self, values: Sequence) -> int:
+        """Labels that `truth` settles."""
+        return int(self._is_doubt(self._numbers(values)).sum())
+
+    def _numbers(self, values: Sequence) -> Float[np.ndarray, "row"]:
         return np.array([self._number(value) for value in values], np.float64)
+
+    def _is_doubt(self, numbers: Float[np.ndarray, "row"]) -> Bool[np.ndarray, "row"]:
+        return (self.task == "binary_classification") & (numbers > 0) & (numbers < 1)
 
     def class_names(self) -> list[str]:
         """The first word of each class, its number where it has none."""

@@ -138,7 +138,7 @@ class Classification(Measurement):
         binary = [each for each in heads if each.head.task == BINARY]
         alone = [each.name for each in binary if not each.has_both]
         few = [each.name for each in binary if each.has_both and _rarer(each) < self.config.few]
-        notes = []
+        notes = _doubts(heads, evaluated)
         if alone:
             notes.append(f"no AUROC and no decisions where one class only was assessed: {listed(alone)}")
         if few:
@@ -158,6 +158,18 @@ class Classification(Measurement):
         if evaluated.fixed and evaluated.split == "val":
             notes.append("thresholds were chosen on this split: sensitivity to F1 are somewhat too good here")
         return notes
+
+
+def _doubts(heads: Sequence[Judged], evaluated: Evaluated) -> list[str]:
+    labels = {each.name: evaluated.labels.get(each.head.column, ()) for each in heads}
+    counts = {each.name: each.head.num_doubted(labels[each.name]) for each in heads}
+    doubted = [f"{name} ({count})" for name, count in counts.items() if count]
+    if not doubted:
+        return []
+    return [
+        "labels between 0 and 1, a reader's doubt, count as the finding above 0.5, as none below and as not assessed at 0.5: "
+        + listed(doubted)
+    ]
 
 
 def _rarer(each: Judged) -> int:

@@ -161,6 +161,23 @@ def test_runs_without_heads_and_empty_splits_have_nothing(data):
     assert set(numbers.values()) == {0.0}
 
 
+def test_doubts_of_readers_count_as_what_they_are_nearer_to(data):
+    sure = data.labels["a_cto"]
+    doubt = {1.0: 2 / 3, 0.0: 1 / 3}
+    doubted = [doubt.get(value, value) if row % 2 else value for row, value in enumerate(sure)]
+    place = sure.index(1.0)
+    sure, doubted = [*sure], [*doubted]
+    sure[place], doubted[place] = None, 0.5
+    expected, silent = metric().measure(replace(data, labels=data.labels | {"a_cto": sure}))
+    of_doubts = replace(data, labels=data.labels | {"a_cto": doubted})
+    numbers, notes = metric().measure(of_doubts)
+    assert numbers == expected
+    assert metric().fix(of_doubts).keys() == metric().fix(data).keys()
+    num_doubted = sum(value is not None and 0 < value < 1 for value in doubted)
+    assert any("a reader's doubt, count" in note and f"probe/a_cto ({num_doubted})" in note for note in notes)
+    assert not any("doubt" in note for note in silent)
+
+
 def test_a_label_that_the_head_does_not_know_is_an_error_not_a_class(data):
     with pytest.raises(DataError, match=r"'a_cto' has the values \[2.0\]"):
         metric().measure(replace(data, labels=data.labels | {"a_cto": [2.0] * 80}))
