@@ -38,7 +38,12 @@ def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
     add("--token_file", type=Path, metavar="FILE", help=token)
     add("--max_upload_mb", type=int, default=4096, help="largest request (default: 4096)")
     add("--max_files", type=int, default=400, help="most files of a request (default: 400)")
-    add("--max_waiting", type=int, default=4, help="requests that may wait; others get 503 (default: 4)")
+    add(
+        "--max_waiting",
+        type=int,
+        default=4,
+        help="requests that may wait or still send; others get 503 (default: 4)",
+    )
     add(
         "--scratch",
         type=Path,

@@ -7,14 +7,15 @@ import asyncio
 import hmac
 import logging
 import tempfile
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fastapi import FastAPI, HTTPException, Request, UploadFile
+from fastapi import FastAPI, HTTPException, Request
 from fastapi.responses import HTMLResponse, JSONResponse
-from starlette.formparsers import MultiPartException
+from starlette.requests import ClientDisconnect
 
 from deepcoro.config import DataError
 from deepcoro.inference.audit import AuditLog
@@ -23,11 +24,10 @@ from deepcoro.inference.model import Answerer
 from deepcoro.inference.opened import FilmOpener, OpenedStudy
 from deepcoro.inference.prediction import StudyAnswer
 from deepcoro.inference.study_page import study_page
+from deepcoro.inference.uploads import UploadError, store_uploads
 from deepcoro.ingest.identity import Identity
 
 logger = logging.getLogger(__name__)
-
-_PIECE = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -38,39 +38,56 @@ class Limits:
     """Of the whole body. An uncompressed study of 10 films of 60 frames of 512 x 512 has 160 to 320 MB."""
     files: int = 400
     waiting: int = 4
-    """Requests that may wait for the one under way; more are told to come back."""
+    """Requests that may wait for the one under way, those whose films are still coming among them; more are told to come back."""
+    silence_s: float = 60.0
+    """A request whose body stops coming for so long is ended: it holds the place of another."""
 
 
-class _TooLarge(Exception):
-    pass
+class _EndedError(Exception):
+    """A request that its body ends: the answer in place of the endpoint's."""
+
+    def __init__(self, status_code: int, detail: str) -> None:
+        super().__init__(detail)
+        self.status_code, self.detail = status_code, detail
 
 
 class BoundedBody:
-    """Ends a request whose body is longer than it may be, while it comes, whatever its headers say of the length."""
+    """Ends a request whose body is longer than it may be, while it comes, whatever its headers say of the length, or stops coming."""
 
-    def __init__(self, app: Callable[..., Awaitable[None]], limit: int) -> None:
+    def __init__(self, app: Callable[..., Awaitable[None]], limits: Limits) -> None:
         self._app = app
-        self._limit = limit
+        self._limits = limits
 
     async def __call__(self, scope: dict[str, Any], receive: Callable, send: Callable) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        received = 0
+        received, is_whole = 0, False
 
         async def counted() -> dict[str, Any]:
-            nonlocal received
-            message = await receive()
+            nonlocal received, is_whole
+            message = await (receive() if is_whole else self._next(receive))
             received += len(message.get("body", b""))
-            if received > self._limit:
-                raise _TooLarge
+            is_whole = not message.get("more_body", False)
+            if received > self._limits.upload_bytes:
+                told = (
+                    f"the upload is larger than {self._limits.upload_bytes} bytes; send one study at a time"
+                )
+                raise _EndedError(413, told)
             return message
 
         try:
             await self._app(scope, counted, send)
-        except _TooLarge:
-            told = {"detail": f"the upload is larger than {self._limit} bytes; send one study at a time"}
-            await JSONResponse(told, status_code=413)(scope, receive, send)
+        except _EndedError as ended:
+            reply = JSONResponse({"detail": ended.detail}, status_code=ended.status_code)
+            await reply(scope, receive, send)
+
+    async def _next(self, receive: Callable) -> dict[str, Any]:
+        try:
+            return await asyncio.wait_for(receive(), self._limits.silence_s)
+        except TimeoutError:
+            told = f"nothing of the upload came for {self._limits.silence_s:g} s; send it again"
+            raise _EndedError(408, told) from None
 
 
 class Service:
@@ -95,18 +112,25 @@ class Service:
     def who(self) -> dict[str, Any]:
         return self._answerer.who.model_dump()
 
-    async def answer(self, uploads: list[UploadFile]) -> list[tuple[StudyAnswer, OpenedStudy]]:
-        """503 where too many wait already. The files are gone when this returns, however it returns."""
+    @contextmanager
+    def place(self) -> Iterator[Path]:
+        """A place in the queue and the folder for its films, gone at the end, however it ends. 503 where too many are here already.
+
+        To be had before anything of the body is read: what is uploaded at one time is bounded by the places.
+        """
         if self._present > self.limits.waiting:
             raise HTTPException(503, "busy: other studies are waiting; try again", {"Retry-After": "10"})
         self._present += 1
         try:
-            async with self._turn:
-                with tempfile.TemporaryDirectory(dir=self._scratch, prefix="deepcoro-") as folder:
-                    await _store(uploads, Path(folder))
-                    return await asyncio.to_thread(self._answers, Path(folder))
+            with tempfile.TemporaryDirectory(dir=self._scratch, prefix="deepcoro-") as folder:
+                yield Path(folder)
         finally:
             self._present -= 1
+
+    async def answer(self, folder: Path) -> list[tuple[StudyAnswer, OpenedStudy]]:
+        """Of the films in the folder of a place, when its turn comes."""
+        async with self._turn:
+            return await asyncio.to_thread(self._answers, folder)
 
     def _answers(self, folder: Path) -> list[tuple[StudyAnswer, OpenedStudy]]:
         found = []
@@ -119,14 +143,6 @@ class Service:
         return found
 
 
-async def _store(uploads: list[UploadFile], folder: Path) -> None:
-    """Under numbers: the names that a client gives are never used."""
-    for number, upload in enumerate(uploads, start=1):
-        with (folder / f"{number:06d}").open("xb") as file:
-            while piece := await upload.read(_PIECE):
-                file.write(piece)
-
-
 def make_app(service: Service, token: str | None = None) -> FastAPI:
     """`POST /studies` (multipart files) gives the answers of the studies found in them; `GET /health` who answers.
 
@@ -134,7 +150,7 @@ def make_app(service: Service, token: str | None = None) -> FastAPI:
     """
     # no pages of documentation: they load scripts from elsewhere
     app = FastAPI(title="deepcoro", docs_url=None, redoc_url=None)
-    app.add_middleware(BoundedBody, limit=service.limits.upload_bytes)
+    app.add_middleware(BoundedBody, limits=service.limits)
 
     def check(request: Request) -> None:
         told = request.headers.get("authorization", "")
@@ -165,15 +181,18 @@ def make_app(service: Service, token: str | None = None) -> FastAPI:
 
 
 async def _answered(request: Request, service: Service) -> list[tuple[StudyAnswer, OpenedStudy]]:
+    kind = request.headers.get("content-type", "")
     try:
-        async with request.form(max_files=service.limits.files, max_fields=0) as form:
-            uploads = [each for each in form.getlist("file") if not isinstance(each, str)]
-            if not uploads:
+        with service.place() as folder:
+            if not await store_uploads(request.stream(), kind, folder, service.limits.files):
                 raise HTTPException(
                     422, "no file: send multipart/form-data with one or more parts named 'file'"
                 )
-            return await service.answer(uploads)
-    except MultiPartException as error:
-        raise HTTPException(400, error.message) from error
+            return await service.answer(folder)
+    except UploadError as error:
+        raise HTTPException(400, str(error)) from error
+    except ClientDisconnect as error:
+        # nobody reads it: the log has one line of it, not a stack trace
+        raise HTTPException(400, "the client went away") from error
     except DataError as error:
         raise HTTPException(422, str(error)) from error
