@@ -1,5 +1,6 @@
 """Findings of a study out of what a model says of its rows: zero-shot scores, and heads with their calibration and the right to be silent."""
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Literal
 
@@ -7,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from deepcoro.calibrated import Calibration, Fixed
-from deepcoro.inference.prediction import Call, Finding
+from deepcoro.inference.prediction import Call, Finding, Unit
 from deepcoro.objectives import linear_probing
 from deepcoro.run_config import RunConfig
 from deepcoro.statistics.calibration import Recalibration
@@ -34,6 +35,7 @@ class HeadFindings:
             name: each for name, each in config.objectives.items() if isinstance(each, linear_probing.Config)
         }
         self._fixed = calibration.heads if calibration else {}
+        self._fixed_on: Unit = "studies" if config.data.multi_video else "films"
         self._certainty = certainty
 
     def of(self, numbers: Mapping[str, np.ndarray], num_films: int) -> list[Finding]:
@@ -53,22 +55,31 @@ class HeadFindings:
             return _finding(name, "value", said[:, 0], num_films)
         if task == "binary_classification":
             found = _finding(name, "probability", said[:, 0], num_films)
-            return self._called(found, self._fixed.get(name))
+            return self._called(found, said[:, 0], self._fixed.get(name))
         likeliest = int(said.mean(axis=0).argmax())
         words = {number: word for word, number in reversed(probe.labels_map.get(head, {}).items())}
         found = _finding(name, "class", said[:, likeliest], num_films)
         return found.model_copy(update={"word": words.get(likeliest, str(likeliest))})
 
-    def _called(self, finding: Finding, fixed: Fixed | None) -> Finding:
-        """Without a calibration of val there is no call."""
+    def _called(self, finding: Finding, scores: Float[np.ndarray, "row"], fixed: Fixed | None) -> Finding:
+        """Calls of what val fixed the threshold on and nothing else: films where a row is one, and then none of the mean over several, of
+        which no evaluation ever told how often it is right. Without a calibration of val there is no call.
+        """
         if fixed is None:
             return finding
-        probability = recalibrated(finding.score, fixed)
-        call: Call = "positive" if finding.score >= fixed.threshold else "negative"
-        if max(probability, 1 - probability) < self._certainty:
-            call = "abstained"
-        told = {"probability": probability, "threshold": fixed.threshold, "call": call}
+        told: dict[str, object] = {"threshold": fixed.threshold, "fixed_on": self._fixed_on}
+        calls = [self._call(float(score), fixed) for score in scores]
+        if self._fixed_on == "films":
+            told["film_calls"] = dict(Counter(calls))
+        if len(scores) == 1:
+            told |= {"probability": recalibrated(finding.score, fixed), "call": calls[0]}
         return finding.model_copy(update=told)
+
+    def _call(self, score: float, fixed: Fixed) -> Call:
+        probability = recalibrated(score, fixed)
+        if max(probability, 1 - probability) < self._certainty:
+            return "abstained"
+        return "positive" if score >= fixed.threshold else "negative"
 
 
 def _finding(

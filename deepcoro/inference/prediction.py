@@ -8,6 +8,7 @@ NOTICE = "Research only. Made by a model without regulatory clearance; not for d
 
 
 Call = Literal["positive", "negative", "abstained"]
+Unit = Literal["films", "studies"]
 
 
 class Finding(Block):
@@ -31,11 +32,16 @@ class Finding(Block):
     word: str | None = None
     """The likeliest class, of several."""
     probability: float | None = None
-    """Of a binary head: the score recalibrated on val; None where val has not been run with this checkpoint."""
+    """Of a binary head: the score recalibrated on val; None where val has not been run with this checkpoint, and for the mean of several
+    films where val fixed the recalibration on films."""
     threshold: float | None = None
-    """Of a binary head: the score from which on val calls it positive; None as above."""
+    """Of a binary head: the score from which on val calls it positive; None where val has not been run with this checkpoint."""
+    fixed_on: Unit | None = None
+    """What the threshold was fixed on: single films, or whole studies; None as above."""
     call: Call | None = None
-    """Of a binary head: what the threshold says, `abstained` where the probability is not sure enough; None as above."""
+    """Of a binary head: what the threshold says, `abstained` where the probability is not sure enough; None as of `probability`."""
+    film_calls: dict[Call, int] = {}
+    """How many films each call is made of, where the threshold was fixed on films; empty otherwise."""
 
 
 class NearReport(Block):

@@ -53,6 +53,7 @@ def _cells(finding: Finding) -> dict[str, object]:
     """The score, and what there is besides it."""
     name = finding.name.replace("/", "_")
     besides = {"word": finding.word, "probability": finding.probability, "call": finding.call}
+    besides |= {f"films_{call}": number for call, number in finding.film_calls.items()}
     told = {f"{name}_{key}": value for key, value in besides.items() if value is not None}
     return {_column(finding.name): f"{finding.score:.6f}"} | told
 

@@ -11,6 +11,7 @@ from deepcoro.inference.findings import HeadFindings, findings_without_heads, re
 from deepcoro.inference.model import fields_to_read
 from deepcoro.inference.questions import Questions
 from deepcoro.inference.study_page import findings_bars
+from deepcoro.inference.written import _cells
 from deepcoro.metrics import prompt_sweep, zero_shot
 from deepcoro.run_config import RunConfig, run_config_from_dump
 
@@ -22,8 +23,9 @@ PROBE = {
 }  # fmt: skip
 
 
-def config() -> RunConfig:
-    return run_config_from_dump({"objectives": {"probe": PROBE}}, "test")
+def config(**data: bool) -> RunConfig:
+    """Of a run whose rows are films, unless `multi_video`."""
+    return run_config_from_dump({"objectives": {"probe": PROBE}, "data": data}, "test")
 
 
 def fixed(threshold: float, slope: float | None = None, intercept: float | None = None) -> Calibration:
@@ -82,6 +84,33 @@ def test_certainty_is_of_the_recalibrated_probability() -> None:
     assert cto.probability == pytest.approx(expit(0.1 + 0.5 * logit(0.8)), abs=1e-9)
     assert cto.call == "abstained"
     assert recalibrated(1.0, known.heads["probe/cto"]) < 1
+
+
+def test_a_threshold_fixed_on_films_calls_films_and_not_the_mean_of_a_study() -> None:
+    """The mean, 0.5, lies above the threshold that only one film reaches: nobody measured what that is worth."""
+    cto = HeadFindings(config(), fixed(0.4), 0.5).of(numbers_of([0.9, 0.3, 0.3]), 3)[0]
+    assert (cto.score, cto.call, cto.probability) == (pytest.approx(0.5), None, None)
+    assert (cto.threshold, cto.fixed_on) == (0.4, "films")
+    assert cto.film_calls == {"positive": 1, "negative": 2}
+    unsure = HeadFindings(config(), fixed(0.4), 0.75).of(numbers_of([0.9, 0.3, 0.3]), 3)[0]
+    assert unsure.film_calls == {"positive": 1, "abstained": 2}
+
+
+def test_a_study_of_one_film_is_called_as_that_film_is() -> None:
+    cto = HeadFindings(config(), fixed(0.4), 0.5).of(numbers_of([0.9]), 1)[0]
+    assert (cto.call, cto.probability, cto.film_calls) == ("positive", 0.9, {"positive": 1})
+
+
+def test_a_threshold_fixed_on_studies_calls_the_study() -> None:
+    cto = HeadFindings(config(multi_video=True), fixed(0.4), 0.5).of(numbers_of([0.5]), 3)[0]
+    assert (cto.call, cto.fixed_on, cto.film_calls) == ("positive", "studies", {})
+
+
+def test_tables_count_films_by_their_calls_where_the_study_has_none() -> None:
+    cto = HeadFindings(config(), fixed(0.4), 0.5).of(numbers_of([0.9, 0.3, 0.3]), 3)[0]
+    cells = _cells(cto)
+    assert cells["probe_cto_films_positive"] == 1 and cells["probe_cto_films_negative"] == 2
+    assert "probe_cto_call" not in cells
 
 
 def test_a_study_without_rows_has_no_findings() -> None:
