@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int
 from deepcoro.bootstrap import Statistic, joined, mean_of_known, patient_rows
 from deepcoro.config import DataError
 from deepcoro.evaluated import Evaluated, Head
+from deepcoro.statistics.findings import class_part
 
 BINARY, REGRESSION = "binary_classification", "regression"
 CLASSES = ("multiclass_classification", "ordinal_classification")
@@ -53,18 +54,36 @@ class Judged:
         return bool(self.positive.any() and not self.positive.all())
 
     def counts(self) -> dict[str, float]:
-        """What every number of the head rests on."""
-        numbers = {
-            "num": float(len(self.truth)),
-            "num_patients": float(len(np.unique(self.patients))),
-            "num_not_assessed": float(self.num_not_assessed),
-        }
-        if self.head.task == BINARY and len(self.truth):
-            numbers |= {
-                "num_positive": float(self.positive.sum()),
-                "prevalence": float(self.positive.mean()),
-            }
+        """What every number of the head rests on; of a head of several classes also what those of each class rest on."""
+        numbers = counts_of([self])
+        for name, is_of_class in self.of_classes().items():
+            found = {"num": float(len(is_of_class))} | _positives(is_of_class)
+            numbers |= {f"{name}/{key}": value for key, value in found.items()}
         return {f"{self.name}/{key}": value for key, value in numbers.items()}
+
+    def of_classes(self) -> dict[str, Bool[np.ndarray, "row"]]:
+        """`class=NAME` -> whether each row is of it; of a head of several classes that some row was assessed for."""
+        if self.head.task not in CLASSES or not len(self.truth):
+            return {}
+        names = self.head.class_names()
+        return {f"class={class_part(name)}": self.classes == number for number, name in enumerate(names)}
+
+
+def counts_of(heads: Sequence[Judged]) -> dict[str, float]:
+    """What numbers over these heads rest on, all their rows in one heap; of binary ones also how many are positive."""
+    patients = np.concatenate([each.patients for each in heads])
+    numbers = {
+        "num": float(len(patients)),
+        "num_patients": float(len(np.unique(patients))),
+        "num_not_assessed": float(sum(each.num_not_assessed for each in heads)),
+    }
+    if len(patients) and all(each.head.task == BINARY for each in heads):
+        numbers |= _positives(np.concatenate([each.positive for each in heads]))
+    return numbers
+
+
+def _positives(positive: Bool[np.ndarray, "row"]) -> dict[str, float]:
+    return {"num_positive": float(positive.sum()), "prevalence": float(positive.mean())}
 
 
 def judged(evaluated: Evaluated, tasks: Collection[str]) -> tuple[list[Judged], int]:

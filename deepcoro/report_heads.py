@@ -9,6 +9,8 @@ from deepcoro.report_tables import Results, interval
 
 _BINARY, _REGRESSION, _CLASSES = "/prevalence", "/mae_of_median", "/macro_f1"
 """A measure that heads of one kind alone have."""
+_MEANS = ("/macro", "/micro")
+_OF_CLASS = "/class="
 _COUNTS = (("rows", "num"), ("patients", "num_patients"), ("not assessed", "num_not_assessed"))
 
 
@@ -52,6 +54,7 @@ def head_tables(results: Results) -> list[HeadTable]:
         _table(results, "Findings: decisions at thresholds fixed on val", _DECISIONS, decided),
         _table(results, "Findings: do probabilities come true", _CALIBRATION, _heads(results, _BINARY)),
         _table(results, "Findings of several classes", _OF_CLASSES, _heads(results, _CLASSES)),
+        _table(results, "Findings of several classes: each against the others", _ORDER, _classes(results)),
         _table(
             results,
             "Numbers against the truth, in the label's unit",
@@ -64,7 +67,8 @@ def head_tables(results: Results) -> list[HeadTable]:
 
 
 _ORDER = [
-    _Column("with it", "prevalence", percent),
+    _Column("rows with it", "num_positive", number),
+    _Column("share", "prevalence", percent),
     _Column("AUROC", "auroc", fraction),
     _Column("AUPRC", "auprc", fraction),
 ]
@@ -118,13 +122,18 @@ def _survival_columns(results: Results) -> list[_Column]:
 
 def _heads(results: Results, kind: str) -> list[str]:
     keys = [key.removesuffix(kind) for key in results if key.endswith(kind)]
-    return [key for key in keys if not key.startswith("by/") and key.count("/") == 1 and "/macro" not in key]
+    own = [key for key in keys if not key.startswith("by/") and key.count("/") == 1]
+    return [key for key in own if not key.partition("=")[0].endswith(_MEANS)]
+
+
+def _classes(results: Results) -> list[str]:
+    keys = [key.removesuffix(_BINARY) for key in results if key.endswith(_BINARY) and _OF_CLASS in key]
+    return [key for key in keys if not key.startswith("by/")]
 
 
 def _means(results: Results) -> list[str]:
-    ends = ("/macro", "/micro")
     keys = [key.rpartition("/")[0] for key in results if key.endswith("/auroc")]
-    return [key for key in keys if not key.startswith("by/") and key.partition("=")[0].endswith(ends)]
+    return [key for key in keys if not key.startswith("by/") and key.partition("=")[0].endswith(_MEANS)]
 
 
 def _outcomes(results: Results) -> list[str]:
@@ -143,7 +152,9 @@ def _table(results: Results, heading: str, columns: Sequence[_Column], heads: Se
 
 
 def _label(head: str) -> str:
-    name = head.partition("/")[2]
+    name, _, of_class = head.partition("/")[2].partition(_OF_CLASS)
+    if of_class:
+        return f"{name}: {of_class}".replace("_", " ")
     kind, _, family = name.partition("=")
     words = {"macro": "mean of heads", "micro": "all heads in one heap"}
     if kind in words:
@@ -152,7 +163,9 @@ def _label(head: str) -> str:
 
 
 def _counts(results: Results, head: str) -> list[Cell]:
-    return [Cell(number(results.get(f"{head}/{key}")), []) for _, key in _COUNTS]
+    """Of a class those of its head."""
+    whole = head.partition(_OF_CLASS)[0]
+    return [Cell(number(results.get(f"{whole}/{key}")), []) for _, key in _COUNTS]
 
 
 def _cell(results: Results, head: str, column: _Column) -> Cell:

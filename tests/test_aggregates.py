@@ -14,6 +14,12 @@ def test_few_positives_or_few_negatives_take_everything_under_them_away():
     assert shareable(ENOUGH | {"a/num_positive": 95.0, "a/deep/er": 1.0, "b": 2.0}) == {"b": 2.0}
 
 
+def test_a_class_of_few_goes_and_leaves_the_others_of_its_head():
+    kept = {"a/num": 100.0, "a/macro_auroc": 0.8, "a/class=1/num": 100.0, "a/class=1/num_positive": 40.0}
+    few = {"a/class=2/num": 100.0, "a/class=2/num_positive": 2.0, "a/class=2/prevalence": 0.02}
+    assert shareable(kept | few) == kept
+
+
 def test_a_count_of_zero_points_at_nobody():
     none = {"a/num": 30.0, "a/num_positive": 0.0, "a/specificity": 0.9}
     assert shareable(none) == none

@@ -81,7 +81,7 @@ def cell(table, row, column):
 
 def test_every_number_stands_beside_rows_patients_and_those_not_assessed(results):
     found = {table.heading.split(":")[0] + table.heading[-3:]: table for table in head_tables(results)}
-    assert len(found) == 6
+    assert len(found) == 7
     order = head_tables(results)[0]
     assert [row.label for row in order.rows] == [
         "mean of heads",
@@ -91,6 +91,15 @@ def test_every_number_stands_beside_rows_patients_and_those_not_assessed(results
     ]
     assert cell(order, "mid lad cto", "rows").value == "59"
     assert cell(order, "mid lad cto", "not assessed").value == "1"
+    heap = [cell(order, "all heads in one heap", name).value for name in ("rows", "rows with it")]
+    assert heap == ["119", f"{results['probe/micro/num_positive']:.0f}"]
+    classes = next(table for table in head_tables(results) if "each against the others" in table.heading)
+    assert [row.label for row in classes.rows] == ["calcif: 0", "calcif: 1", "calcif: 2"]
+    assert cell(classes, "calcif: 2", "rows").value == "60"
+    with_it = results["probe/calcif/class=2/num_positive"]
+    assert cell(classes, "calcif: 2", "rows with it").value == f"{with_it:.0f}"
+    calibrated = next(table for table in head_tables(results) if "come true" in table.heading)
+    assert [row.label for row in calibrated.rows] == ["mid lad cto", "om1 cto"]
     shown = cell(order, "mid lad cto", "AUROC")
     assert shown.value == f"{results['probe/mid_lad_cto/auroc']:.2f}"
     assert shown.notes[0].startswith(f"{results['probe/mid_lad_cto/auroc_ci_low']:.2f} – ")

@@ -1,6 +1,6 @@
 """Findings that heads were trained for: how well scores tell those who have one, and what decisions at a threshold fixed on val are worth."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Literal
 
 import numpy as np
@@ -10,7 +10,17 @@ from deepcoro.bootstrap import Statistic, joined, with_intervals
 from deepcoro.calibrated import Fixed
 from deepcoro.config import Block
 from deepcoro.evaluated import Evaluated, Measurement
-from deepcoro.judged import BINARY, CLASSES, Judged, families_of, judged, listed, with_means
+from deepcoro.judged import (
+    BINARY,
+    CLASSES,
+    Family,
+    Judged,
+    counts_of,
+    families_of,
+    judged,
+    listed,
+    with_means,
+)
 from deepcoro.statistics.calibration import fit_recalibration
 from deepcoro.statistics.confusion import Rule, choose_threshold
 from deepcoro.statistics.findings import (
@@ -52,7 +62,8 @@ class Classification(Measurement):
 
     def measure(self, evaluated: Evaluated) -> tuple[dict[str, float], list[str]]:
         """Per head `num`, `num_patients`, `num_positive`, `prevalence`, `num_not_assessed` and its measures with `_ci_low` and
-        `_ci_high`; under `{objective}/macro` and `micro` those over its binary heads.
+        `_ci_high`; under `{objective}/macro` and `micro` those over its binary heads that have both classes, with the counts of their
+        rows together; under `{head}/class={name}` those of a class against the others.
         """
         heads, num_patients = judged(evaluated, (BINARY, *CLASSES))
         if not heads:
@@ -60,6 +71,10 @@ class Classification(Measurement):
         numbers = {key: value for each in heads for key, value in each.counts().items()}
         scored = [each for each in heads if len(each.truth) and (each.head.task != BINARY or each.has_both)]
         numbers |= self._fixed_numbers(scored, evaluated.fixed)
+        for family in self._families(scored):
+            counts = counts_of([each for each in scored if each.name in family.heads])
+            for kind in ("macro", "micro"):
+                numbers |= {f"{family.prefix(kind)}/{key}": value for key, value in counts.items()}
         statistic = self._statistic(scored, num_patients, evaluated.fixed)
         numbers |= with_intervals(statistic, num_patients, self.config.bootstrap_samples, self.config.seed)
         return numbers, self._notes(heads, evaluated)
@@ -98,7 +113,7 @@ class Classification(Measurement):
                     num_patients,
                     is_ordered,
                 )
-        families = families_of(list(binary), self.config.families)
+        families = self._families(heads)
         keys = [*BY_ORDER, *map(at_specificity, self.config.specificities), *DECISIONS]
         means = with_means(parts, [(family, keys) for family in families])
         heaps = joined(
@@ -110,6 +125,9 @@ class Classification(Measurement):
             }
         )
         return lambda weights: means(weights) | heaps(weights)
+
+    def _families(self, heads: Sequence[Judged]) -> list[Family]:
+        return families_of([each.name for each in heads if each.head.task == BINARY], self.config.families)
 
     def _of_binary(
         self, heads: Sequence[Judged], num_patients: int, fixed: Mapping[str, Fixed] | None
@@ -137,7 +155,7 @@ class Classification(Measurement):
     def _notes(self, heads: Sequence[Judged], evaluated: Evaluated) -> list[str]:
         binary = [each for each in heads if each.head.task == BINARY]
         alone = [each.name for each in binary if not each.has_both]
-        few = [each.name for each in binary if each.has_both and _rarer(each) < self.config.few]
+        few = [name for name, count in _rarer(heads) if 0 < count < self.config.few]
         notes = _doubts(heads, evaluated)
         if alone:
             notes.append(f"no AUROC and no decisions where one class only was assessed: {listed(alone)}")
@@ -172,5 +190,10 @@ def _doubts(heads: Sequence[Judged], evaluated: Evaluated) -> list[str]:
     ]
 
 
-def _rarer(each: Judged) -> int:
-    return int(min(each.positive.sum(), (~each.positive).sum()))
+def _rarer(heads: Sequence[Judged]) -> Iterator[tuple[str, int]]:
+    """Each finding, and each class of several, with its rows or those without it, whichever are fewer."""
+    for each in heads:
+        found = {each.name: each.positive} if each.head.task == BINARY else {}
+        found |= {f"{each.name}/{name}": rows for name, rows in each.of_classes().items()}
+        for name, positive in found.items():
+            yield name, int(min(positive.sum(), (~positive).sum()))

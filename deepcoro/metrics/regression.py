@@ -7,7 +7,7 @@ import pydantic
 from deepcoro.bootstrap import with_intervals
 from deepcoro.config import Block
 from deepcoro.evaluated import Evaluated, Measurement
-from deepcoro.judged import REGRESSION, families_of, judged, with_means
+from deepcoro.judged import REGRESSION, counts_of, families_of, judged, with_means
 from deepcoro.statistics.agreement import agreement_statistic
 
 _UNITLESS = ("mae_ratio_to_median", "pearson_r", "icc")
@@ -39,7 +39,7 @@ class Regression(Measurement):
 
     def measure(self, evaluated: Evaluated) -> tuple[dict[str, float], list[str]]:
         """Per head `num`, `num_patients`, `num_not_assessed` and the measures of `agreement_statistic`; under `{objective}/macro` the
-        means over all heads of those without unit, under `macro={family}` of all.
+        means over all heads of those without unit, under `macro={family}` of all, with `num_of_numbers` and so on, their rows together.
         """
         heads, num_patients = judged(evaluated, (REGRESSION,))
         numbers = {key: value for each in heads for key, value in each.counts().items()}
@@ -51,6 +51,10 @@ class Regression(Measurement):
         if not parts:
             return numbers, []
         families = families_of(list(parts), self.config.families)
+        for family in families:
+            counts = counts_of([each for each in heads if each.name in family.heads])
+            # binary heads have their counts under the same macro
+            numbers |= {f"{family.prefix('macro')}/{key}_of_numbers": value for key, value in counts.items()}
         keys = [(family, _UNITLESS + (_IN_UNITS if family.name else ())) for family in families]
         statistic = with_means(parts, keys)
         return (

@@ -139,6 +139,7 @@ def _of_the_results(record: Record) -> dict[str, str | None]:
         for key in sorted(found)
         if key.endswith("/num_positive")
         and not key.startswith("by/")
+        and not key.removesuffix("/num_positive").partition("=")[0].endswith(("/macro", "/micro"))
         and key.removesuffix("_positive") in found
     ]
     return {

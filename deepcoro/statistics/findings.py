@@ -43,7 +43,7 @@ def classes_statistic(
     """
     one_hot = truth[:, None] == np.arange(len(names))
     parts = {
-        f"class={_part(name)}": ranked(
+        f"class={class_part(name)}": ranked(
             said[:, number], one_hot[:, number], patients, num_patients
         ).statistic()
         for number, name in enumerate(names)
@@ -67,6 +67,6 @@ def classes_statistic(
     return values
 
 
-def _part(name: str) -> str:
+def class_part(name: str) -> str:
     """A class name as a part of a key."""
     return name.replace("/", "_").replace(" ", "_")

@@ -91,6 +91,34 @@ def test_means_over_heads_are_macro_and_micro_with_the_same_patients_in_each_res
     )
 
 
+def test_means_over_heads_have_the_counts_of_all_their_rows_beside_them(data, measured):
+    numbers, _ = measured
+    for family, names in (("", ("a_cto", "b_cto", "c_cto")), ("=early", ("a_cto", "b_cto"))):
+        each = [known(data, name) for name in names]
+        truth = np.concatenate([found[2] for found in each])
+        expected = {
+            "num": len(truth),
+            "num_patients": len(set(np.concatenate([found[0] // 2 for found in each]).tolist())),
+            "num_positive": truth.sum(),
+            "prevalence": truth.mean(),
+            "num_not_assessed": 80 * len(names) - len(truth),
+        }
+        for kind in ("macro", "micro"):
+            found = {key: numbers[f"probe/{kind}{family}/{key}"] for key in expected}
+            assert found == pytest.approx(expected)
+
+
+def test_a_class_of_few_rows_is_named():
+    grades = [2] * 2 + [0, 1] * 39
+    said = np.random.default_rng(0).dirichlet(np.ones(4), 80)
+    data = evaluated({"grade": Head(MULTICLASS, "grade", 4)}, {"grade": said}, {"grade": grades})
+    numbers, notes = metric(bootstrap_samples=0).measure(data)
+    assert numbers["probe/grade/class=2/num_positive"] == 2 and "probe/grade/class=2/auroc" in numbers
+    assert numbers["probe/grade/class=3/num_positive"] == 0 and "probe/grade/class=3/auroc" not in numbers
+    (few,) = [note for note in notes if "fewer than 10" in note]
+    assert "probe/grade/class=2" in few and "class=1" not in few
+
+
 def test_val_chooses_thresholds_and_says_that_its_own_decisions_flatter(data):
     fixed = metric().fix(data)
     assert sorted(fixed) == ["probe/a_cto", "probe/b_cto", "probe/c_cto"]
@@ -124,6 +152,9 @@ def test_classes_are_measured_as_by_scikit_learn(task):
         "macro_f1": metrics.f1_score(truth, said.argmax(axis=1), average="macro"),
         "num": 89,
         "num_not_assessed": 1,
+        "class=very_severe/num": 89,
+        "class=very_severe/num_positive": (truth == 2).sum(),
+        "class=none/prevalence": (truth == 0).mean(),
     }
     for key, value in expected.items():
         assert numbers[f"probe/calcif/{key}"] == pytest.approx(value), key

@@ -37,6 +37,11 @@ def test_errors_are_in_the_unit_of_the_label_and_beside_those_of_the_median(data
     assert numbers["probe/macro=stenosis/mae"] == pytest.approx(np.mean(each))
     assert "probe/macro/mae" not in numbers
     assert "probe/macro/pearson_r" in numbers
+    assert (
+        numbers["probe/macro/num_of_numbers"] == 120
+        and numbers["probe/macro/num_not_assessed_of_numbers"] == 60
+    )
+    assert numbers["probe/macro=stenosis/num_of_numbers"] == 80
     assert not any("cto" in key for key in numbers)
     assert notes == []
 
