@@ -165,7 +165,8 @@ class VideoTextModel(nn.Module):
             if "report" in batch and "text" in reads:
                 found["text"] = self._embed_texts(batch["report"])
             if "visible" in reads and "video" in found:
-                masking = next(each for each in objectives.values() if "visible" in each.reads)
+                # several would each draw their own mask; the config allows one
+                (masking,) = (each for each in objectives.values() if "visible" in each.reads)
                 found["shown"] = masking.shown_units(batch, len(found["video"]))
                 found["visible"] = self._encode(batch, found["video"], found["shown"])
         return Features(**found)

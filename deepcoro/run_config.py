@@ -289,6 +289,11 @@ class RunConfig(Block):
             raise ValueError(
                 f"objectives are called {taken}, as lr/default and lr/text of the log; choose other names"
             )
+        masked = sorted(name for name, each in self.objectives.items() if each.type == "masked_modeling")
+        if len(masked) > 1:
+            raise ValueError(
+                f"objectives {masked} are all of type masked_modeling, and a film is masked once a step; keep one of them"
+            )
         return self
 
     @pydantic.model_validator(mode="after")
@@ -305,12 +310,10 @@ class RunConfig(Block):
     def _refuse_changing_films(self) -> None:
         reading = [name for name, each in self.objectives.items() if getattr(each, "reads_films", False)]
         causes = {
-            "freeze has phases with another video than 1": any(
-                each.video not in (None, 1) for each in self.freeze
-            ),
+            "freeze has phases with another video than 1": {each.video for each in self.freeze} - {None, 1},
             "augment changes films (set it to {})": self.augment != Augment(),
             "data.fields.video.jitter is true": self.data.fields["video"].jitter,
-            f"objectives {reading} read the films themselves": bool(reading),
+            f"objectives {reading} read the films themselves": reading,
         }
         found = [cause for cause, holds in causes.items() if holds]
         if found:

@@ -5,8 +5,8 @@ objective reads are not run), `forward(features, batch)` -> `sum` [1] (this rank
 targets, from the batch alone: over ranks and micro-batches, sum of sums / sum of counts is the loss). One whose loss has several parts,
 each over its own targets, gives `sum` and `count` [part] and names the parts with their weights in `parts`. One that compares rows with each
 other has `loss_of(embedded)`, its forward without parameters, and `forward(features, batch, embed_only=True)` gives `embedded`, whose
-rows can be joined over micro-batches (`deepcoro/gradient_cache.py` says how it looks). One that reads "visible" has
-`shown_units(batch, num_clips)`; one that says something of each row of an evaluation has `evaluate(features, batch)` ->
+rows can be joined over micro-batches (`deepcoro/gradient_cache.py` says how it looks). One that reads "visible", of which a run has
+at most one, has `shown_units(batch, num_clips)`; one that says something of each row of an evaluation has `evaluate(features, batch)` ->
 {number: [row, ...]}, equally wide in every batch and on every rank. All are called under the run's autocast: what needs fp32
 switches it off.
 

@@ -5,10 +5,11 @@ import itertools
 import pytest
 import torch
 
-from deepcoro.config import ConfigError
+from deepcoro.config import ConfigError, find_config
 from deepcoro.features import Features, Surroundings, encode_clips
 from deepcoro.masked_video.masks import hidden_of
 from deepcoro.objectives.masked_modeling import Config
+from deepcoro.run_config import load_run_config
 from deepcoro.towers.video_mvit import VideoMViT
 
 FRAMES, SIZE_PX, UNIT_PX, GRID = 6, 32, 16, (3, 2, 2)
@@ -327,3 +328,11 @@ def test_settings_that_cannot_be_are_refused():
         make(mask_ratio=0.99)
     with pytest.raises(ValueError, match="decoder_heads 5 does not divide decoder_dim 384"):
         Config(decoder_heads=5)
+
+
+def test_a_run_has_one_of_them_since_a_film_is_masked_once_a_step():
+    second = "objectives.tubes={type: masked_modeling, mask_ratio: 0.5, masking: tube}"
+    with pytest.raises(
+        ConfigError, match=r"objectives \['masked_modeling', 'tubes'\] are all of type masked_modeling"
+    ):
+        load_run_config(find_config("demo/tiny_multitask"), [second])
