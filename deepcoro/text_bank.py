@@ -125,9 +125,7 @@ class TextBank:
                 listed[level].append(edge)
         if lost:
             logger.warning(
-                "%s: %d edges name texts that --texts does not have; they are not used".replace(
-                    "--texts", "the table of texts"
-                ),
+                "%s: %d edges name texts that the table of texts does not have; they are not used",
                 path.name,
                 lost,
             )

@@ -30,6 +30,9 @@ from deepcoro.pairing import EXCLUDED, Pairs, shared_hits
 Form = Literal["auto", "dense", "gather", "ring"]
 # gathered texts and their gradient on a GPU of 80 GB: little beside the activations, and one exchange instead of many
 _GATHERED_BYTES = 2**30
+# Logits of a rank past which tiles take fewer CPU seconds than the dense form, for both losses
+# (docs/benchmarks/2026-11-25-contrastive.md). On a GPU, where it is not measured, one tile decides alone.
+_DENSE_ON_CPU = 128**2
 
 
 @dataclass(frozen=True)
@@ -40,13 +43,15 @@ class Tiling:
     size: int = 1024
 
     def chosen_for(self, pairs: Pairs) -> Literal["dense", "gather", "ring"]:
-        """`auto`: dense while a rank's logits fill no more than a tile, gather while texts and gradient fit 1 GiB, else ring.
+        """`auto`: dense while a rank's logits fill no more than a tile (on a CPU also no more than 128 x 128), gather while texts and
+        gradient fit 1 GiB, else ring.
 
-        The same on every rank. One rank alone has no ring.
+        The same on every rank: it asks for the rows of the rank that has most. One rank alone has no ring.
         """
         counts, texts = pairs.texts.counts, pairs.texts.given
         num_logits = max(pairs.videos.counts) * sum(counts)
-        if self.form == "dense" or (self.form == "auto" and num_logits <= self.size**2):
+        few = self.size**2 if texts.is_cuda else min(self.size**2, _DENSE_ON_CPU)
+        if self.form == "dense" or (self.form == "auto" and num_logits <= few):
             return "dense"
         if world_size() == 1:
             return "gather"

@@ -132,8 +132,8 @@ class Config(Block):
     form: Form = "auto"
     """How the loss is computed, to the same numbers. `dense`: all logits of a rank at once, b x B of them. `gather`: in tiles,
     with the texts of all ranks on every rank. `ring`: in tiles, with two ranks' texts at a time, at the memory of a rank's own
-    rows. `auto`: dense while the logits fill no more than one tile, gather while all texts and their gradient fit 1 GiB, else
-    ring. May change on resume."""
+    rows. `auto`: dense while a rank's logits fill no more than one tile (on a CPU also no more than 128 x 128, where tiles become
+    faster), gather while all texts and their gradient fit 1 GiB, else ring. May change on resume."""
     tile: int = Field(1024, ge=1)
     """Videos and texts of a tile; a rank holds three matrices of tile x tile numbers. May change on resume."""
     min_logit_scale: float = Field(1, gt=0)

@@ -10,6 +10,7 @@ from deepcoro.kernels.tiled_contrastive import Share, Tiling
 from deepcoro.live_bytes import LiveBytes
 from deepcoro.losses import clip, siglip
 from deepcoro.pairing import PositiveWeights, pair_up
+from deepcoro.planning.pretend import Kind, pretended
 
 LOSSES = {"clip": clip.Config().build(), "siglip": siglip.Config().build()}
 
@@ -248,26 +249,38 @@ def test_weights_beyond_one_are_refused():
         (Tiling("auto", 8), (8, 9), "gather"),
         (Tiling("dense", 8), (80, 90), "dense"),
         (Tiling("ring", 8), (2, 2), "gather"),
+        (Tiling(), (128, 128), "dense"),
+        (Tiling(), (128, 129), "gather"),
     ],
 )
-def test_one_rank_takes_tiles_where_the_logits_fill_more_than_one(tiling, rows, chosen):
-    features = [torch.zeros(count, 4) for count in rows]
-    ids = [torch.arange(count) for count in rows]
-    assert tiling.chosen_for(pair_up(*features, *ids)) == chosen
+def test_one_rank_takes_tiles_where_the_logits_fill_more_than_one_or_a_cpu_is_faster_with_them(
+    tiling, rows, chosen
+):
+    assert tiling.chosen_for(pairs_of(rows)) == chosen
+
+
+def test_a_gpu_is_dense_up_to_a_whole_tile():
+    for rows, chosen in (((1024, 1024), "dense"), ((1024, 1025), "gather")):
+        with pretended("cuda", Kind()):
+            assert Tiling().chosen_for(pairs_of(rows)) == chosen
+
+
+def pairs_of(rows):
+    return pair_up(*(torch.zeros(count, 4) for count in rows), *(torch.arange(count) for count in rows))
 
 
 def chosen_on_rank(rank: int) -> list[str]:
-    """The ranks hold different numbers of rows, and agree all the same."""
+    """The ranks hold different numbers of rows, and agree all the same: 90 x 181 logits are fewer than 128 x 128, 91 x 181 more."""
     chosen = []
-    for rows, dim in ((3, 4), (40, 4), (40, 2**22)):
+    for size, rows, dim in ((16, 3, 4), (1024, 90, 4), (16, 40, 4), (16, 40, 2**22)):
         video = torch.zeros(rows + rank, 1).expand(-1, dim)
         pairs = pair_up(video, video, torch.arange(rows + rank), torch.arange(rows + rank))
-        chosen.append(Tiling("auto", 16).chosen_for(pairs))
+        chosen.append(Tiling("auto", size).chosen_for(pairs))
     return chosen
 
 
 def test_several_ranks_choose_alike_and_go_round_where_all_texts_are_too_many(ranks_of):
-    assert ranks_of[2].run(chosen_on_rank) == [["dense", "gather", "ring"]] * 2
+    assert ranks_of[2].run(chosen_on_rank) == [["dense", "gather", "gather", "ring"]] * 2
 
 
 ROWS_OF_RANK, DIM, TILE = 192, 256, 32
