@@ -1,10 +1,18 @@
-"""Moves the teachers of a model after an optimiser step, wherever the engine keeps their weights."""
+"""Starts the teachers of a model, and moves them after an optimiser step wherever the engine keeps their weights."""
 
 from collections.abc import Collection, Iterator
 
 import torch
 from jaxtyping import Bool
 from torch import Tensor, nn
+
+
+def start_teachers(model: nn.Module, beginning: Collection[str]) -> None:
+    """The `teacher` of each objective that begins becomes the video tower as it is. For a model that no engine has divided yet."""
+    for name in beginning:
+        teacher = getattr(model.objectives[name], "teacher", None)
+        if teacher is not None:
+            teacher.encoder.load_state_dict(model.towers["video"].state_dict())
 
 
 @torch.no_grad()
@@ -14,20 +22,22 @@ def move_teachers(
     active: Collection[str] | None = None,
     took_step: Bool[Tensor, ""] | None = None,
 ) -> None:
-    """Each objective's `teacher` keeps `momentum` of itself and takes the rest from the video tower. Collective under ZeRO-3.
+    """Each `teacher` of an `active` objective (None = all are) keeps `momentum` of itself and takes the rest from the video tower.
+    Collective under ZeRO-3.
 
-    That of an objective that is not `active` (None = all are) becomes the tower, so that it starts from the student. After a step that
-    did not count (`took_step`, on the device; None = it did) teachers stay where they are.
+    Those of the others are left alone: they are made anew when their objective begins. After a step that did not count (`took_step`,
+    on the device; None = it did) all stay where they are.
     """
     for name, objective in model.objectives.items():
         teacher = getattr(objective, "teacher", None)
-        if teacher is None:
+        if teacher is None or (active is not None and name not in active):
             continue
-        momentum = teacher.momentum if active is None or name in active else 0.0
         followers = list(teacher.encoder.parameters())
         pairs = zip(followers, model.towers["video"].parameters(), strict=True)
         for follower, leader in _pieces(pairs, zero_stage):
-            share = 1 - momentum if took_step is None else (1 - momentum) * took_step.to(follower)
+            share = 1 - teacher.momentum
+            if took_step is not None:
+                share = share * took_step.to(follower)
             follower.lerp_(leader.to(follower.dtype), share)
         if zero_stage == 3:
             _read_pieces_again(followers)

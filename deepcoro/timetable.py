@@ -53,6 +53,10 @@ class Timetable:
         """Whether another phase begins once `step` steps are done."""
         return step > 0 and self.at(step).start == step and step < self._max_steps
 
+    def beginning_at(self, step: int) -> list[str]:
+        """Objectives whose first step is the one that comes after `step` done ones."""
+        return [name for name in self.at(step).active if self._spans.get(name, (0,))[0] == step]
+
     def loss_weights(self, step: int) -> dict[str, float]:
         """Weight of the loss of every objective that takes part."""
         weights = {}

@@ -34,6 +34,7 @@ from deepcoro.saving import Saver
 from deepcoro.skipped import Skipped
 from deepcoro.speed import DeviceHours, Stopwatch, peak_tflops, training_flops_per_clip
 from deepcoro.step import train_step
+from deepcoro.teachers import start_teachers
 from deepcoro.timetable import Timetable, enter_phase
 from deepcoro.tracking import Tracker
 from deepcoro.watchdog import Watchdog
@@ -125,6 +126,7 @@ def _build_engine(training: Run, accelerator: Any, saved: checkpoint.Checkpoint 
     model = build_model(config, training.parts)
     if saved is not None:
         model.load_state_dict(saved.weights())
+    start_teachers(model, training.timetable.beginning_at(step))
     if training.engine is None and config.towers.text is not None and config.towers.text.cache_features:
         read_texts_from_disk(model, config, training.parts, accelerator.device)
     if training.engine is None and config.caches_films:

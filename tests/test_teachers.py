@@ -9,7 +9,7 @@ from deepcoro.build import build_model, build_parts
 from deepcoro.checkpoint import Checkpoint
 from deepcoro.config import find_config
 from deepcoro.run_config import load_run_config
-from deepcoro.teachers import move_teachers
+from deepcoro.teachers import move_teachers, start_teachers
 from tests.launch import SILENT, STEADY, losses, main_on_rank, main_on_this_rank, tiny
 from tests.ranks import Ranks
 
@@ -85,13 +85,18 @@ def test_a_resumed_run_repeats_masks_and_teacher(tiny_shards: Path, alone: Path,
     torch.testing.assert_close(weights(cut, 3), weights(whole, 3), rtol=0, atol=0)
 
 
-def test_the_teacher_of_an_idle_objective_is_the_student(tiny_shards: Path, alone: Path) -> None:
+def test_the_teacher_of_an_idle_objective_rests_and_becomes_the_student_when_it_begins(
+    tiny_shards: Path, alone: Path
+) -> None:
     name, *overrides = tiny(tiny_shards, alone, *STEADY, *SILENT, *MASKED)
     config = load_run_config(find_config(name), overrides)
     model = build_model(config, build_parts(config))
+    before = {key: value.clone() for key, value in part(model.state_dict(), TEACHER).items()}
     with torch.no_grad():
         for parameter in model.towers["video"].parameters():
             parameter.add_(1)
     move_teachers(model, zero_stage=0, active={"contrastive"})
+    torch.testing.assert_close(part(model.state_dict(), TEACHER), before, rtol=0, atol=0)
+    start_teachers(model, ["contrastive", "masked_modeling"])
     state = model.state_dict()
     torch.testing.assert_close(part(state, TEACHER), part(state, STUDENT), rtol=0, atol=0)

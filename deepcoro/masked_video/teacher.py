@@ -10,8 +10,8 @@ from deepcoro.features import encode_clips, gather_clips
 
 
 class LaggingTeacher(nn.Module):
-    """A copy of an encoder that no gradient reaches, in fp32 and in evaluation mode. The engine moves its weights after each
-    optimiser step (`Engine.move_teachers`); until its objective is active it is the student itself.
+    """A copy of an encoder that no gradient reaches, in fp32 and in evaluation mode. It becomes the student when its objective begins
+    (`teachers.start_teachers`), and the engine moves its weights after each optimiser step from then on (`Engine.move_teachers`).
     """
 
     def __init__(self, student: nn.Module, momentum: float, clips_per_chunk: int | None) -> None:
