@@ -22,7 +22,8 @@ demo: install
 	rm -rf $(DEMO_RUN)
 	$(BIN)/accelerate launch --config_file accelerate_configs/$(DEMO_LAUNCH).yaml train.py demo/multitask data.shards=$(DEMO_SHARDS) run_dir=$(DEMO_RUN)
 	$(BIN)/accelerate launch --config_file accelerate_configs/$(DEMO_LAUNCH).yaml train.py demo/multitask data.shards=$(DEMO_SHARDS) run_dir=$(DEMO_RUN) run_mode=test checkpoint=best
-	@echo "report: $(CURDIR)/$(DEMO_RUN)/report.html"
+	$(BIN)/python tools/vessel_error.py $(DEMO) $(DEMO_RUN)
+	$(BIN)/python tools/check_demo.py $(DEMO_RUN); code=$$?; echo "report: $(CURDIR)/$(DEMO_RUN)/report.html"; exit $$code
 
 install: $(VENV)/.installed
 install-test: $(VENV)/.installed-test

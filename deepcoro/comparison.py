@@ -59,7 +59,17 @@ def compare_runs(
     row is common, or when the runs do not have the same labels.
     """
     data = data or _only_common([*first, *second])
-    runs = [read_scored(run / "predictions" / f"{data}{SUFFIX}") for run in (*first, *second)]
+    of_first, of_second = (
+        [read_scored(run / "predictions" / f"{data}{SUFFIX}") for run in runs] for runs in (first, second)
+    )
+    return compare_scored(of_first, of_second, data, num_samples, seed)
+
+
+def compare_scored(
+    first: Sequence[ScoredRows], second: Sequence[ScoredRows], data: str, num_samples: int, seed: int
+) -> Compared:
+    """As `compare_runs`, of answers at hand; `data` is what they are called."""
+    runs = [*first, *second]
     rows = _common_rows(runs)
     names = [name for name in runs[0].answers if all(name in run.answers for run in runs)]
     if not names:

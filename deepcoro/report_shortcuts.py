@@ -18,7 +18,7 @@ WORDS = {
     "without_random_clip": "without a random clip",
     "metadata": "no film: metadata",
 }
-_HEADLINES = ("auroc", "auprc", "mae", "R@5", "pearson", "f1")
+_HEADLINES = ("auroc", "macro_auroc", "auprc", "mae", "R@5", "pearson", "f1")
 _BOUNDS = ("_ci_low", "_ci_high")
 
 
@@ -32,7 +32,7 @@ class Shortcuts(Block):
     metadata_of: dict[str, str] = {}
     """Metric of `whole` -> the one of `metadata` that stands beside it."""
     gaps: dict[str, tuple[float, float, float]] = {}
-    """Task -> AUROC without a random clip less that without the top clip, and its interval."""
+    """Measure -> how much worse it is without the top clip than without a random one, and the interval."""
     notes: list[str] = []
     """What could not be had."""
 
@@ -83,11 +83,12 @@ def _cell(numbers: Mapping[str, float], key: str) -> str:
 
 def _sentences(found: Shortcuts) -> list[str]:
     said = []
-    for task, (gap, low, high) in found.gaps.items():
-        verdict = "hurts more" if low > 0 else "is not told apart"
-        than = "than" if low > 0 else "from"
+    for measure, (gap, low, high) in found.gaps.items():
+        verdict = (
+            "hurts more than" if low > 0 else "hurts less than" if high < 0 else "is not told apart from"
+        )
         said.append(
-            f"{task}: taking away the clip attended to most {verdict} {than} taking away a random one "
-            f"(AUROC {number(gap)}, 95 % interval {number(low)} to {number(high)})."
+            f"{measure}: taking away the clip attended to most {verdict} taking away a random one "
+            f"(worse by {number(gap)}, 95 % interval {number(low)} to {number(high)})."
         )
     return said

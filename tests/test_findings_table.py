@@ -35,7 +35,7 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> list[Model]:
         split="test",
         numbers=numbers,
         metadata_of={"probe/cto/auroc": "m/cto/auroc"},
-        gaps={"probe/cto": (0.1, 0.02, 0.2)},
+        gaps={"probe/cto/auroc": (0.1, 0.02, 0.2)},
     )
     (good[0] / "shortcuts.json").write_text(shortcuts.model_dump_json())
     pairs = {"severe/Aster/visible/share_raised": 0.93, "severe/Cormorant/visible/share_raised": 0.5}
@@ -58,7 +58,7 @@ def test_the_table_has_seeds_differences_what_is_left_without_films_and_the_bars
         ["good", "probe/max_stenosis/mae_ratio_to_median 0.700", "met |"],
         ["good", "severe/Aster/visible/share_raised 0.930", "met |"],
         ["good", "severe/Cormorant/visible/share_raised 0.500", "**not met** |"],
-        ["good", "probe/cto 0.100 (0.020–0.200)", "met |"],
+        ["good", "probe/cto/auroc 0.100 (0.020–0.200)", "met |"],
         ["bad", "probe/severe/auroc_ci_low 0.690", "**not met** |"],
         ["bad", "probe/max_stenosis/mae_ratio_to_median 0.900", "**not met** |"],
         ["bad", "–", "not measured: `tools/counterfactuals.py FOLDER RUN --head severe` |"],

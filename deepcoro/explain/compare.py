@@ -1,18 +1,24 @@
 """Everything that `tools/shortcuts.py` asks of a model, in one record."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from torch import nn
 
 from deepcoro.build import Parts
+from deepcoro.comparison import compare_scored
 from deepcoro.evaluated import Evaluated, Measurement
 from deepcoro.explain.metadata import Judged, metadata_baseline
-from deepcoro.explain.shortcuts import CHANGES, CLIP_CHANGES, auroc_gap, measure_changes
+from deepcoro.explain.shortcuts import CHANGES, CLIP_CHANGES, measure_changes
 from deepcoro.metrics.zero_shot import Task
 from deepcoro.objectives import linear_probing
 from deepcoro.report_shortcuts import Shortcuts
 from deepcoro.run_config import RunConfig
+from deepcoro.scored import score_rows
+
+_NUM_SAMPLES = 1000
+_WORSE = {"auroc": 1.0, "macro_auroc": 1.0, "mae": -1.0}
+"""Measures whose loss is told, and the sign that makes a loss of the difference (without a random clip less without the top clip)."""
 
 
 def compare_shown_less(
@@ -28,13 +34,14 @@ def compare_shown_less(
     numbers, rows = measure_changes(
         model, config, parts, split, CHANGES | (CLIP_CHANGES if takes_clips else {})
     )
+    metrics = [each.build() for each in config.evaluate.metrics.values()]
     asked = _asked(config, rows["whole"].shares_space, labels)
     metadata, told = _metadata(config, parts, split, asked)
     return Shortcuts(
         split=split,
         numbers=numbers | {"metadata": metadata},
         metadata_of=_beside_heads(config) | _beside_tasks(config),
-        gaps=_gaps([each.build() for each in config.evaluate.metrics.values()], rows) if takes_clips else {},
+        gaps=(gaps(metrics, rows["without_random_clip"], rows["without_top_clip"]) if takes_clips else {}),
         notes=[*notes, *told],
     )
 
@@ -90,18 +97,17 @@ def _metadata(
     return numbers, notes
 
 
-def _gaps(
-    metrics: Sequence[Measurement], rows: Mapping[str, Evaluated]
+def gaps(
+    metrics: Sequence[Measurement], without_random: Evaluated, without_top: Evaluated
 ) -> dict[str, tuple[float, float, float]]:
-    """Of every yes/no question that a metric puts to each film and that both classes were seen of."""
-    top, random = rows["without_top_clip"], rows["without_random_clip"]
-    gaps = {}
-    for metric in metrics:
-        one, other = metric.answers(random), metric.answers(top)
-        for key in one.keys() & other.keys():
-            scores, truth = one[key]
-            known = ~np.isnan(truth)
-            if set(np.unique(truth[known])) == {0.0, 1.0}:
-                patients = [patient for patient, each in zip(top.patients, known, strict=True) if each]
-                gaps[key] = auroc_gap(scores[known], other[key][0][known], truth[known] == 1, patients)
-    return gaps
+    """By measure: how much worse a model is without the clip attended to most than without a random one, and the 95 % interval over the
+    same resampled patients. A larger error is worse, a smaller AUROC.
+    """
+    one, other = (score_rows(each, metrics) for each in (without_random, without_top))
+    found = {}
+    for key, each in compare_scored([one], [other], "", _NUM_SAMPLES, 0).differences.items():
+        measure = key.rsplit("/", 1)[-1]
+        if measure in _WORSE and not np.isnan(each.value) and each.low is not None:
+            low, high = sorted(_WORSE[measure] * bound for bound in (each.low, each.high))
+            found[key] = (_WORSE[measure] * each.value, low, high)
+    return found

@@ -4,7 +4,7 @@ A model that scores as well on one still frame reads no motion; one that loses n
 it. The altered films go through the whole evaluation, so every metric has its counterpart.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,14 +13,11 @@ from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from deepcoro.bootstrap import patient_rows
 from deepcoro.build import Parts
 from deepcoro.config import ConfigError
 from deepcoro.evaluate import evaluate_split
 from deepcoro.evaluated import Evaluated
 from deepcoro.run_config import RunConfig
-from deepcoro.statistics.paired import compare
-from deepcoro.statistics.ranking import ranked
 
 Batch = dict[str, Any]
 Change = Callable[[nn.Module, Batch], Batch]
@@ -122,19 +119,3 @@ def measure_changes(
     }.items():
         rows[name], numbers[name], _ = evaluate_split(shown, config, parts, split, active)
     return numbers, rows
-
-
-def auroc_gap(
-    one: Float[np.ndarray, " film"],
-    other: Float[np.ndarray, " film"],
-    positive: Bool[np.ndarray, " film"],
-    patients: Sequence[str | None],
-    num_samples: int = 1000,
-    seed: int = 0,
-) -> tuple[float, float, float]:
-    """AUROC of `one` less that of `other` on the same films, with its 95 % interval over the same resampled patients."""
-    rows = patient_rows(patients, len(positive))
-    num_patients = int(rows.max()) + 1
-    both = [[ranked(scores, positive, rows, num_patients).statistic()] for scores in (one, other)]
-    found = compare(*both, num_patients, num_samples, seed)["auroc"]
-    return found.value, *((np.nan, np.nan) if found.low is None else (found.low, found.high))

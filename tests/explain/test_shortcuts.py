@@ -9,11 +9,12 @@ from deepcoro.config import ConfigError
 from deepcoro.data import manifest as schema
 from deepcoro.data.collection import Collection
 from deepcoro.data.config import Data
+from deepcoro.evaluated import Evaluated, Head
+from deepcoro.explain.compare import gaps
 from deepcoro.explain.metadata import Judged, metadata_baseline
 from deepcoro.explain.shortcuts import (
     CHANGES,
     Altered,
-    auroc_gap,
     without_clips,
     without_random_clip,
     without_top_clip,
@@ -22,6 +23,7 @@ from deepcoro.features import VideoFeatures, scatter_clips
 from deepcoro.poolers import mean
 from deepcoro.report_shortcuts import Shortcuts, shortcut_table
 from tests.data.folder import moving_film, study_with, write_folder
+from tests.metrics.heads import BINARY, MULTICLASS, REGRESSION, evaluated
 
 
 def batch_of_studies() -> dict[str, torch.Tensor]:
@@ -114,15 +116,42 @@ def test_texts_pass_an_altered_model_unchanged():
     )
 
 
-def test_a_gap_of_aurocs_is_the_difference_of_two_and_zero_for_equal_scores():
+def heads_of(cto: np.ndarray, lvef: np.ndarray, dominance: np.ndarray) -> Evaluated:
+    """What three heads said of the same 80 rows of 40 patients."""
     draw = np.random.default_rng(0)
-    positive = draw.random(80) < 0.4
-    one, other = draw.normal(size=80) + positive, draw.normal(size=80)
-    patients = [f"p{film // 2}" for film in range(80)]
-    gap, low, high = auroc_gap(one, other, positive, patients, num_samples=200)
-    assert gap == pytest.approx(roc_auc_score(positive, one) - roc_auc_score(positive, other))
-    assert low < gap < high
-    assert auroc_gap(one, one, positive, patients, num_samples=20) == (0.0, 0.0, 0.0)
+    labels = {
+        "cto": [None, *(draw.random(79) < 0.4).astype(float)],
+        "lvef": draw.uniform(20, 70, 80).tolist(),
+        "dominance": draw.integers(0, 3, 80).astype(float).tolist(),
+    }
+    heads = {
+        "cto": Head(BINARY, "cto", 2),
+        "lvef": Head(REGRESSION, "lvef", 0),
+        "dominance": Head(MULTICLASS, "dominance", 3),
+    }
+    return evaluated(heads, {"cto": cto, "lvef": lvef, "dominance": dominance}, labels)
+
+
+def test_a_gap_is_how_much_worse_each_head_is_without_the_top_clip_than_without_a_random_one():
+    draw = np.random.default_rng(1)
+    truth = heads_of(*np.zeros((2, 80)), np.zeros((80, 3))).labels
+    cto, lvef = np.array([0.5, *truth["cto"][1:]]), np.array(truth["lvef"])
+    random = heads_of(
+        cto * 0.5 + draw.random(80) * 0.6, lvef + draw.normal(0, 3, 80), draw.dirichlet(np.ones(3), 80)
+    )
+    top = heads_of(draw.random(80), lvef + draw.normal(0, 9, 80), draw.dirichlet(np.ones(3), 80))
+    found = gaps([], random, top)
+    assert {"probe/cto/auroc", "probe/lvef/mae", "probe/dominance/macro_auroc"} <= found.keys()
+    known = [row for row in range(80) if truth["cto"][row] is not None]
+    aurocs = [
+        roc_auc_score(cto[known], each.rows["probe/cto/prediction"][known, 0]) for each in (random, top)
+    ]
+    gap, low, high = found["probe/cto/auroc"]
+    assert gap == pytest.approx(aurocs[0] - aurocs[1]) and 0 < low < gap < high
+    errors = [np.abs(each.rows["probe/lvef/prediction"][:, 0] - lvef).mean() for each in (random, top)]
+    gap, low, high = found["probe/lvef/mae"]
+    assert gap == pytest.approx(errors[1] - errors[0], rel=1e-5) and 0 < low < gap < high
+    assert gaps([], random, random)["probe/lvef/mae"] == (0.0, 0.0, 0.0)
 
 
 @pytest.fixture(scope="module")
@@ -206,10 +235,10 @@ def test_the_table_holds_headlines_beside_what_is_left_of_them():
             "metadata": {"cto/auroc": 0.55},
         },
         metadata_of={"zero_shot/cto/auroc": "cto/auroc"},
-        gaps={"cto": (0.1, 0.02, 0.2)},
+        gaps={"zero_shot/cto/auroc": (0.1, 0.02, 0.2), "probe/lvef/mae": (-0.2, -0.4, -0.1)},
     )
     table = shortcut_table(found)
     assert table.columns == ["as it is", "first frame only", "no film: metadata"]
     assert table.rows == [["zero_shot/cto/auroc", "0.900 (0.800 – 0.950)", "0.600", "0.550"]]
-    assert "hurts more than" in table.gaps[0]
+    assert "hurts more than" in table.gaps[0] and "hurts less than" in table.gaps[1]
     assert shortcut_table(None) is None
