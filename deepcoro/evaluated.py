@@ -188,6 +188,10 @@ class Measurement:
         """
         return {}
 
+    def label_of_score(self) -> dict[str, str]:
+        """By column of `film_scores`, the label whose number it is; only of numbers in the unit of a label."""
+        return {}
+
     def answers(self, evaluated: Evaluated) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """Questions of its own that it puts to every film: prefix of the numbers -> scores and truth (NaN = not assessed)."""
         return {}

@@ -23,7 +23,7 @@ from deepcoro.ingest.relink import (  # noqa: E402
     write_rows,
 )
 from deepcoro.ingest.scrubber import Scrubber  # noqa: E402
-from deepcoro.ingest.structured_report import write_report  # noqa: E402
+from deepcoro.ingest.structured_report import Measurement, write_report  # noqa: E402
 from deepcoro.ingest.table import DELIMITERS, read_table  # noqa: E402
 from deepcoro.tool import exit_code  # noqa: E402
 
@@ -131,7 +131,8 @@ def structured_report(arguments: argparse.Namespace, crosswalk: Sequence[Entry])
     measurements = measured(rows)
     if not measurements:
         raise DataError(f"{arguments.sr.name} holds no score or probability of this study")
-    write_report(arguments.output, entries, measurements, arguments.model, datetime.now())
+    said = [Measurement(name, value) for name, value in measurements.items()]
+    write_report(arguments.output, entries, said, arguments.model, datetime.now())
     print(f"{len(measurements)} measurements of one study in {arguments.output}: keep it private")
 
 

@@ -9,18 +9,21 @@ from jaxtyping import Float
 
 from deepcoro.calibrated import Calibration, Fixed
 from deepcoro.inference.prediction import Call, Finding, Unit
+from deepcoro.inference.questions import Questions
+from deepcoro.ingest.labels import is_percentage
 from deepcoro.objectives import linear_probing
 from deepcoro.run_config import RunConfig
 from deepcoro.statistics.calibration import Recalibration
 
 
 def findings_without_heads(
-    scores: Mapping[str, Float[np.ndarray, "row"]], higher_means: Mapping[str, str], num_films: int
+    scores: Mapping[str, Float[np.ndarray, "row"]], questions: Questions, num_films: int
 ) -> list[Finding]:
-    """Zero-shot scores and numbers read off sentences, by name, of all rows of a study; `higher_means` as in Questions."""
+    """Zero-shot scores and numbers read off sentences, by name, of all rows of a study."""
+    higher_means, label_of_score = questions.higher_means, questions.label_of_score
     return [
         _finding(name, "zero_shot" if name in higher_means else "value", values, num_films).model_copy(
-            update={"higher_means": higher_means.get(name)}
+            update={"higher_means": higher_means.get(name), "unit": _unit_of(label_of_score.get(name))}
         )
         for name, values in scores.items()
     ]
@@ -52,7 +55,8 @@ class HeadFindings:
     ) -> Finding:
         task = probe.task_of(head)
         if task == "regression":
-            return _finding(name, "value", said[:, 0], num_films)
+            found = _finding(name, "value", said[:, 0], num_films)
+            return found.model_copy(update={"unit": _unit_of(probe.column_of(head))})
         if task == "binary_classification":
             found = _finding(name, "probability", said[:, 0], num_films)
             return self._called(found, said[:, 0], self._fixed.get(name))
@@ -96,6 +100,10 @@ def _finding(
         highest=float(values.max()),
         num_films=num_films,
     )
+
+
+def _unit_of(label: str | None) -> Literal["%"] | None:
+    return "%" if label is not None and is_percentage(label) else None
 
 
 def recalibrated(score: float, fixed: Fixed) -> float:

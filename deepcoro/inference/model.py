@@ -112,7 +112,7 @@ class Answerer:
             skipped=_skipped(study),
             findings=[
                 *self._heads.of(said.numbers, num_films),
-                *findings_without_heads(scores, self.questions.higher_means, num_films),
+                *findings_without_heads(scores, self.questions, num_films),
             ],
             caption=said.captions[0] if said.captions and self.answers_for_studies else None,
             nearest_reports=near[0] if near and self.answers_for_studies else [],

@@ -10,12 +10,12 @@ from pathlib import Path
 from deepcoro.inference.audit import AUDIT, AuditLog
 from deepcoro.inference.model import Answerer
 from deepcoro.inference.neighbours import Neighbours
-from deepcoro.inference.prediction import Skipped, StudyAnswer
+from deepcoro.inference.prediction import Finding, Skipped, StudyAnswer
 from deepcoro.inference.sources import Source
 from deepcoro.inference.study_page import write_page
 from deepcoro.inference.written import latency, write_answer, write_tables
 from deepcoro.ingest.crosswalk import Entry, prepare_folder
-from deepcoro.ingest.structured_report import write_report
+from deepcoro.ingest.structured_report import Measurement, write_report
 
 logger = logging.getLogger(__name__)
 
@@ -61,8 +61,23 @@ def _write_report(folder: Path, answer: StudyAnswer, originals: Sequence[Entry])
         logger.info("study %s: no structured report, since no film was answered for", answer.study)
         return
     model = f"{answer.model.name}, step {answer.model.step}, weights {answer.model.digest}"
-    findings = {each.name: each.score for each in answer.findings}
-    write_report(folder / f"{answer.study}.dcm", entries, findings, model, datetime.datetime.now())
+    said = [_measurement(each) for each in answer.findings]
+    write_report(folder / f"{answer.study}.dcm", entries, said, model, datetime.datetime.now())
+
+
+def _measurement(finding: Finding) -> Measurement:
+    return Measurement(
+        name=finding.name,
+        value=finding.score,
+        unit=finding.unit,
+        word=finding.word,
+        call=finding.call,
+        probability=finding.probability,
+        threshold=finding.threshold,
+        fixed_on=finding.fixed_on,
+        film_calls=finding.film_calls,
+        higher_means=finding.higher_means,
+    )
 
 
 def line_of(answer: StudyAnswer) -> str:

@@ -27,6 +27,8 @@ class Finding(Block):
     """Highest score among its films."""
     num_films: int
     """Films it was put to."""
+    unit: Literal["%"] | None = None
+    """Of a number whose label is a percentage by the rules that labels are read with; None = no number, or nobody knows its unit."""
     higher_means: str | None = None
     """Zero-shot: the class that a higher score speaks for, `LABEL = CLASS`."""
     word: str | None = None

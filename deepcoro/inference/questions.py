@@ -25,6 +25,9 @@ class Questions:
         told = [metric.higher_means() for metric in metrics]
         self.higher_means = {_name(column): said for each in told for column, said in each.items()}
         """What a higher score speaks for, by the names of `scores`; a score without one is a number in its label's unit."""
+        labels = [metric.label_of_score() for metric in metrics]
+        self.label_of_score = {_name(column): label for each in labels for column, label in each.items()}
+        """The label whose number a score is, by the names of `scores`."""
 
     def scores(self, films: Float[np.ndarray, "film dim"]) -> dict[str, Float[np.ndarray, "film"]]:
         """Of each film, by `zero_shot/TASK` or the name that the predictions table of an evaluation has for it; not what no film has."""

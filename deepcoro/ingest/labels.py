@@ -134,6 +134,11 @@ def read_rules(path: Path | None) -> LabelRules:
     return parse(LabelRules, read_tree(path), str(path))
 
 
+def is_percentage(column: str) -> bool:
+    """Whether a label column is one of percentages by the shipped rules, under any of the names that such columns have."""
+    return LabelRules().rule_of(aliases.canonical_column(column)).kind == "percent"
+
+
 class Unreadable(ValueError):
     """The cell does not fit its rule; the message says what would."""
 

@@ -1,11 +1,14 @@
 """What a model said of one study as a DICOM Comprehensive SR (after TID 1500, PS3.16): for the owner's own archive, with true ids.
 
-Each number is a measurement with the model's name and version (TID 4019); the report says that it is for research only.
+Each number is a measurement and each class a qualitative evaluation, with the model's name and version (TID 4019) and with what was said
+besides as properties; the report says that it is for research only.
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
+from typing import Literal
 
 import pydicom
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
@@ -24,12 +27,38 @@ _COPIED = (
 )  # fmt: skip
 """Of the patient and study modules; empty where no film can be read."""
 _REFERENCE = ("StudyInstanceUID", "SeriesInstanceUID", "SOPClassUID", "SOPInstanceUID")
+_UNITS = {None: ("1", "no units"), "%": ("%", "percent")}
+"""UCUM."""
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One thing that was said of the study."""
+
+    name: str
+    value: float
+    unit: Literal["%"] | None = None
+    """None = a score, a probability, or a number whose unit nobody knows."""
+    word: str | None = None
+    """The likeliest of several classes: then it is what the report says, and `value` is its probability."""
+    call: str | None = None
+    """What was made of the number: positive, negative or abstained."""
+    probability: float | None = None
+    """The number recalibrated."""
+    threshold: float | None = None
+    """The number from which on the call is positive."""
+    fixed_on: str | None = None
+    """What the threshold was fixed on: films, or studies."""
+    film_calls: Mapping[str, int] = field(default_factory=dict)
+    """How many films each call is made of."""
+    higher_means: str | None = None
+    """What a higher number speaks for."""
 
 
 def write_report(
-    path: Path, entries: Sequence[Entry], measurements: Mapping[str, float], model: str, now: datetime
+    path: Path, entries: Sequence[Entry], measurements: Sequence[Measurement], model: str, now: datetime
 ) -> None:
-    """Writes the report of one study (0600). `entries` are its films in the crosswalk, `measurements` named numbers.
+    """Writes the report of one study (0600). `entries` are its films in the crosswalk.
 
     Patient and study are those of the films' own headers where these can still be read, else those of the crosswalk.
     DataError when the study has no valid UID, or when its films are of two patients by their headers.
@@ -128,7 +157,7 @@ def _observer(device: UID, model: str) -> list[Dataset]:
     return [kind, uid, name]
 
 
-def _group(headers: Sequence[Dataset], measurements: Mapping[str, float], model: str) -> Dataset:
+def _group(headers: Sequence[Dataset], measurements: Sequence[Measurement], model: str) -> Dataset:
     items = [
         _text("112039", "Tracking Identifier", "study", "HAS OBS CONTEXT"),
         _text("111001", "Algorithm Name", "deepcoro", "HAS CONCEPT MOD"),
@@ -138,14 +167,48 @@ def _group(headers: Sequence[Dataset], measurements: Mapping[str, float], model:
         image = _item("IMAGE", "260753009", "Source", scheme="SCT")
         image.ReferencedSOPSequence = [_reference(header)]
         items.append(image)
-    return _container("125007", "Measurement Group", [*items, *(_number(*each) for each in measurements.items())])  # fmt: skip
+    return _container("125007", "Measurement Group", [*items, *map(_said, measurements)])
 
 
-def _number(name: str, value: float) -> Dataset:
-    item = _item("NUM", name, name[:64], scheme=_SCHEME)
+def _said(measurement: Measurement) -> Dataset:
+    """A class is the word, with its probability below it; anything else is the number."""
+    name, value = measurement.name, measurement.value
+    if measurement.word is not None:
+        item = _word(name, measurement.word)
+        item.ContentSequence = [_number("probability", value, relation="HAS PROPERTIES")]
+        return item
+    item = _number(name, value, measurement.unit)
+    properties = _properties(measurement)
+    if properties:
+        item.ContentSequence = properties
+    return item
+
+
+def _properties(measurement: Measurement) -> list[Dataset]:
+    relation, properties = "HAS PROPERTIES", []
+    words = {"call": measurement.call, "threshold fixed on": measurement.fixed_on}
+    properties += [_word(name, word, relation) for name, word in words.items() if word is not None]
+    numbers = {"recalibrated probability": measurement.probability, "threshold": measurement.threshold}
+    numbers |= {f"films called {call}": count for call, count in measurement.film_calls.items()}
+    properties += [_number(name, value, None, relation) for name, value in numbers.items() if value is not None]  # fmt: skip
+    if measurement.higher_means is not None:
+        item = _item("TEXT", "higher means", "higher means", relation, _SCHEME)
+        item.TextValue = measurement.higher_means
+        properties.append(item)
+    return properties
+
+
+def _word(name: str, word: str, relation: str = "CONTAINS") -> Dataset:
+    item = _item("CODE", name, name[:64], relation, _SCHEME)
+    item.ConceptCodeSequence = [_code(word, word[:64], _SCHEME)]
+    return item
+
+
+def _number(name: str, value: float, unit: Literal["%"] | None = None, relation: str = "CONTAINS") -> Dataset:
+    item = _item("NUM", name, name[:64], relation, _SCHEME)
     measured = Dataset()
     measured.NumericValue = f"{value:.6g}"
-    measured.MeasurementUnitsCodeSequence = [_code("1", "no units", "UCUM")]
+    measured.MeasurementUnitsCodeSequence = [_code(*_UNITS[unit], "UCUM")]
     item.MeasuredValueSequence = [measured]
     return item
 

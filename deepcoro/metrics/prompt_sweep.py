@@ -113,6 +113,9 @@ class PromptSweep(Measurement):
             for name, task in self.config.tasks.items()
         }
 
+    def label_of_score(self) -> dict[str, str]:
+        return {f"prompt_sweep_{name}": task.label for name, task in self.config.tasks.items()}
+
     def read_off(
         self,
         task: Task,

@@ -21,6 +21,7 @@ PROBE = {
     "head_task": {"cto": "binary_classification", "lvef": "regression", "dominance": "multiclass_classification"},
     "labels_map": {"dominance": {"right": 0, "left": 1, "co": 2}},
 }  # fmt: skip
+QUESTIONS = Questions([zero_shot.Config().build(), prompt_sweep.Config().build()], embed=None)
 
 
 def config(**data: bool) -> RunConfig:
@@ -54,7 +55,8 @@ def test_a_head_says_what_its_task_is() -> None:
         0.2,
         0.4,
     )
-    assert (lvef.kind, lvef.score) == ("value", 50)
+    assert (lvef.kind, lvef.score, lvef.unit) == ("value", 50, "%")
+    assert (cto.unit, dominance.unit) == (None, None)
     assert (dominance.kind, dominance.word, dominance.score) == ("class", "left", pytest.approx(0.7))
 
 
@@ -118,9 +120,7 @@ def test_a_study_without_rows_has_no_findings() -> None:
 
 
 def test_zero_shot_scores_of_a_study_are_the_mean_of_its_rows() -> None:
-    (found,) = findings_without_heads(
-        {"zero_shot/cto": np.array([0.1, 0.3])}, {"zero_shot/cto": "cto = 1"}, 2
-    )
+    (found,) = findings_without_heads({"zero_shot/cto": np.array([0.1, 0.3])}, QUESTIONS, 2)
     assert (found.name, found.score, found.lowest, found.highest) == (
         "zero_shot/cto",
         pytest.approx(0.2),
@@ -131,14 +131,11 @@ def test_zero_shot_scores_of_a_study_are_the_mean_of_its_rows() -> None:
 
 
 def test_a_number_read_off_sentences_is_a_value_and_has_a_bar_of_its_own() -> None:
-    metrics = [zero_shot.Config().build(), prompt_sweep.Config().build()]
-    higher_means = Questions(metrics, embed=None).higher_means
-    assert higher_means["zero_shot/side"] == "side = right"
     scores = {"prompt_sweep_max_stenosis": np.array([40.0, 60.0]), "zero_shot/side": np.array([-0.2, 0.2])}
-    found = findings_without_heads(scores, higher_means, 2)
-    assert [(each.kind, each.higher_means) for each in found] == [
-        ("value", None),
-        ("zero_shot", "side = right"),
+    found = findings_without_heads(scores, QUESTIONS, 2)
+    assert [(each.kind, each.higher_means, each.unit) for each in found] == [
+        ("value", None, "%"),
+        ("zero_shot", "side = right", None),
     ]
     assert findings_bars(found)[1]["width"] > 20
 
@@ -146,7 +143,7 @@ def test_a_number_read_off_sentences_is_a_value_and_has_a_bar_of_its_own() -> No
 def test_bars_of_probabilities_numbers_and_scores_do_not_share_a_scale() -> None:
     found = HeadFindings(config(), None, 0.5).of(numbers_of([0.2, 0.4]), 2)
     scores = {"zero_shot/cto": np.array([-0.001, 0.001])}
-    found += findings_without_heads(scores, {"zero_shot/cto": "cto = 1"}, 2)
+    found += findings_without_heads(scores, QUESTIONS, 2)
     cto, lvef, dominance, zero_shot = findings_bars(found)
     assert (cto["low"], cto["width"], cto["at"]) == (20, 20, pytest.approx(30))
     assert (lvef["low"], lvef["at"]) == (pytest.approx(33.33), 50)

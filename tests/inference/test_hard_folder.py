@@ -14,6 +14,7 @@ from deepcoro.inference.audit import AUDIT, check_audit
 from deepcoro.ingest.crosswalk import read_crosswalk
 from deepcoro.ingest.film import FilmSource
 from tests.inference.conftest import Predict
+from tests.inference.reports import said_in
 from tests.ingest.films import PLANTED, moving_bar, write_dicom
 from tests.ingest.identities import found_in
 
@@ -91,8 +92,11 @@ def check_report(path: Path, answer: dict) -> None:
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     report = pydicom.dcmread(path)
     assert report.PatientID == PLANTED["PatientID"] and report.SOPClassUID.name == "Comprehensive SR Storage"
-    stored = path.read_bytes()
-    assert all(each["name"].encode() in stored for each in answer["findings"]) and b"Research only" in stored
+    told = {
+        each["name"]: (pytest.approx(each["score"], rel=1e-5), {"higher means": each["higher_means"]})
+        for each in answer["findings"]
+    }
+    assert said_in(report) == told and b"Research only" in path.read_bytes()
 
 
 def check_nobody_is_named(folder: Path, said: str) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from deepcoro.config import DataError
 from deepcoro.ingest.crosswalk import Entry
-from deepcoro.ingest.structured_report import write_report
+from deepcoro.ingest.structured_report import Measurement, write_report
 from tests.ingest.films import moving_bar, write_dicom
 
 UID = "1.2.826.0.1.3680043.9.7133.1"
@@ -25,7 +25,9 @@ def entries(folder: Path, *headers: dict[str, str | None]) -> list[Entry]:
 
 
 def report(folder: Path, films: list[Entry]) -> pydicom.Dataset:
-    write_report(folder / "report.dcm", films, {"cto_score": 0.5}, "model", datetime(2026, 11, 26))
+    write_report(
+        folder / "report.dcm", films, [Measurement("cto_score", 0.5)], "model", datetime(2026, 11, 26)
+    )
     return pydicom.dcmread(folder / "report.dcm")
 
 
