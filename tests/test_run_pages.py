@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from deepcoro import report_figures
-from deepcoro.paper.model_card import plain, render_model_card
+from deepcoro.paper.model_card import model_facts, plain, render_model_card, start_of, unknown
 from deepcoro.paper.sheets import escaped
 from deepcoro.report import read_inputs
 from deepcoro.report_aggregates import aggregates_of, without_places
@@ -214,6 +214,32 @@ def test_the_card_of_a_run_that_was_only_trained_says_so(tmp_path):
     assert "| train | not named | 30 | 90 |" in card
     assert "2 process(es), cpu, DEEPSPEED" in card
     assert "older than its record" not in card
+
+
+def test_the_card_says_from_which_weights_each_tower_started(tmp_path):
+    published = {"type": "text_hf", "model": "someone/CardioBERT", "from_scratch": None}
+    towers = {"video": {"type": "video_mvit", "weights": None}, "text": published}
+    facts = dict(model_facts({"towers": towers}, {}))
+    assert "from random weights" in facts["video tower"]
+    assert "from the pretrained weights of someone/CardioBERT" in facts["text tower"]
+    assert any("weights it started from" in each for each in unknown({"towers": towers}, {}, []))
+    given = model_facts({"towers": {"video": {"type": "video_mvit", "weights": "runs/first"}}}, {})
+    assert "from weights it was given" in dict(given)["video tower"]
+    assert start_of(published | {"from_scratch": {"width": 64}}) == "random weights"
+    assert (
+        start_of(published | {"architecture": {"model_type": "bert"}}) == "weights that came from elsewhere"
+    )
+
+
+def test_a_run_beside_those_of_other_seeds_is_not_said_to_be_the_only_one(tmp_path):
+    for name, config in (("a", "seed: 0\nx: 1\n"), ("b", "seed: 1\nx: 1\n"), ("c", "seed: 2\nx: 2\n"), ("d", "seed: 3\nx: 1\n")):  # fmt: skip
+        run_folder(tmp_path).rename(tmp_path / name)
+        (tmp_path / name / "config.yaml").write_text(f"run_dir: {tmp_path / name}\n{config}")
+    (tmp_path / "d" / "results.json").unlink()
+    card = {name: render_model_card(tmp_path / name, read_inputs(tmp_path / name)) for name in ("a", "c")}
+    assert "one seed of 2; the other runs (b) have others" in card["a"]
+    assert "One training run with one seed" not in card["a"]
+    assert "One training run with one seed" in card["c"]
 
 
 def test_a_split_measured_by_sex_is_not_said_to_be_unmeasured(tmp_path):

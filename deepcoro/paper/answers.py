@@ -14,8 +14,10 @@ from deepcoro.paper.model_card import (
     model_facts,
     numbers_of,
     parameter_counts,
+    start_of,
     training_facts,
 )
+from deepcoro.paper.siblings import runs_with_other_seeds
 from deepcoro.report_aggregates import too_few
 from deepcoro.run_config import RunConfig
 
@@ -74,7 +76,7 @@ def _of_the_data(record: Record) -> dict[str, str | None]:
             if labels
             else None
         ),
-        "predictors": f"the pixels of the films alone ({_frames(config)})",
+        "predictors": f"the pixels of the films {_besides_pixels(record.tree)} ({_frames(config)})",
         "sample_size": "all films available; no calculation is recorded",
         "missing": "a label not assessed is left out of loss and metric, never taken as negative; counts stand beside each number",
         "partition": f"{_split_counts(shards)}; rule: {', '.join(rules)}",
@@ -97,7 +99,6 @@ def _of_the_data(record: Record) -> dict[str, str | None]:
 
 def _of_the_model(record: Record) -> dict[str, str | None]:
     config, start = record.config, dict(record.starts[-1]) if record.starts else None
-    weights = config.towers.video.weights
     return {
         "model": _joined(model_facts(record.tree, parameter_counts(record.run_dir))),
         "training": _joined(
@@ -106,9 +107,7 @@ def _of_the_model(record: Record) -> dict[str, str | None]:
                 ("augmentation", _switched_on(record.tree.get("augment") or {})),
             ]
         ),
-        "initialisation": (
-            "the video tower from given weights, the rest at random" if weights else "at random"
-        ),
+        "initialisation": _initialisation(record.tree),
         "selection": (
             f"the checkpoint with the best {config.evaluate.best_metric} ({config.evaluate.best_metric_mode}) on the val split"
             if "val" in record.shards.splits
@@ -164,7 +163,7 @@ def _of_the_results(record: Record) -> dict[str, str | None]:
         "explanations": (
             "explain/*.json, pictures in report.html" if (record.run_dir / "explain").is_dir() else None
         ),
-        "limits": "; ".join(limits(record.documents)),
+        "limits": "; ".join(limits(record.documents, runs_with_other_seeds(record.run_dir))),
     }
 
 
@@ -184,6 +183,20 @@ def _split_counts(shards: Collection) -> str:
     return ", ".join(
         f"{name} {each['studies']} studies and {each['films']} films" for name, each in counts.items()
     )
+
+
+def _besides_pixels(tree: Mapping[str, Any]) -> str:
+    pooler = tree.get("pooler") or {}
+    if pooler.get("view_embedding"):
+        return "and the two angles of the C-arm, as the header of each film has them"
+    return "alone"
+
+
+def _initialisation(tree: Mapping[str, Any]) -> str:
+    """Tower by tower where one starts from more than chance."""
+    starts = {name: start_of(tower) for name, tower in (tree.get("towers") or {}).items() if tower}
+    told = [f"the {name} tower from {start}" for name, start in starts.items() if start != "random weights"]
+    return "; ".join([*told, "the rest at random"]) if told else "at random"
 
 
 def _frames(config: RunConfig) -> str:

@@ -14,6 +14,7 @@ from deepcoro import atomic, report_tables
 from deepcoro.aggregates import FEWEST, is_small, shareable
 from deepcoro.page import render_page
 from deepcoro.paper.sheets import Sheet, sheets
+from deepcoro.paper.siblings import runs_with_other_seeds
 from deepcoro.report import ReportInputs
 from deepcoro.report_aggregates import too_few, without_places
 from deepcoro.run_record import read_record
@@ -55,7 +56,7 @@ def render_model_card(run_dir: Path, inputs: ReportInputs) -> str:
         splits=record.get("splits", {}),
         training=training_facts(config, record, inputs.history),
         evaluations=[_evaluation(document, inputs) for document in documents],
-        limits=list(limits(documents)),
+        limits=list(limits(documents, runs_with_other_seeds(run_dir))),
         unknown=list(unknown(config, record, documents)),
     )
 
@@ -76,9 +77,8 @@ def model_facts(config: Mapping[str, Any], parameters: Mapping[str, int]) -> Ite
     for name, tower in towers.items():
         if tower:
             chosen = [tower.get(key) for key in ("type", "variant", "model") if tower.get(key)]
-            started = "weights it was given" if tower.get("weights") else "random weights"
             frozen = tower.get(f"{name}_freeze_ratio") or 0
-            yield f"{name} tower", f"{', '.join(map(str, chosen))}; from {started}; {frozen:.0%} frozen"
+            yield f"{name} tower", f"{', '.join(map(str, chosen))}; from {start_of(tower)}; {frozen:.0%} frozen"
     if video:
         yield "input", f"{video.get('frames')} frames of {video.get('size_px')} px a film"
     pooler = (config.get("pooler") or {}).get("type")
@@ -90,6 +90,17 @@ def model_facts(config: Mapping[str, Any], parameters: Mapping[str, int]) -> Ite
     if parameters:
         parts = ", ".join(f"{name} {count:,}" for name, count in parameters.items())
         yield "parameters", f"{sum(parameters.values()):,} ({parts})"
+
+
+def start_of(tower: Mapping[str, Any]) -> str:
+    """The weights that a tower had before the first step."""
+    if tower.get("weights"):
+        return "weights it was given"
+    if tower.get("type") != "text_hf" or tower.get("from_scratch"):
+        return "random weights"
+    if tower.get("architecture"):
+        return "weights that came from elsewhere"
+    return f"the pretrained weights of {tower.get('model')}"
 
 
 def parameter_counts(run_dir: Path) -> dict[str, int]:
@@ -166,8 +177,8 @@ def _evaluation(document: Mapping[str, Any], inputs: ReportInputs) -> Evaluation
     return Evaluation(f"{document.get('split')} split of {document.get('data')}", facts, tables, cautions)
 
 
-def limits(documents: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    """What the record itself says against trusting the numbers."""
+def limits(documents: Sequence[Mapping[str, Any]], other_seeds: Sequence[str]) -> Iterator[str]:
+    """What the record itself says against trusting the numbers. `other_seeds`: runs that differ in the seed alone."""
     if not documents:
         yield "Nothing was measured: no split has been evaluated."
     elif not any(document.get("split") == "test" for document in documents):
@@ -188,7 +199,9 @@ def limits(documents: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     groups = groups_measured(documents)
     if documents and not groups & set(_PEOPLE):
         yield "Not measured by sex or age: whether it serves everybody equally well is not known (evaluate.by=[sex, ...])."
-    if documents:
+    if documents and other_seeds:
+        yield f"Numbers of one seed of {len(other_seeds) + 1}; the other runs ({', '.join(other_seeds)}) have others (tools/compare_runs.py)."
+    elif documents:
         yield "One training run with one seed: another seed gives other numbers (tools/ablate.py --seeds 3)."
     yield "Scores are no calibrated risks unless a calibration is shown above."
 
@@ -201,8 +214,8 @@ def unknown(
     yield "Who wrote the reports or labels, with which training, and how far readers agree."
     if not groups_measured(documents) & {"vendor", "manufacturer"}:
         yield "How the numbers differ between makers of X-ray systems."
-    weights = [tower.get("weights") for tower in (config.get("towers") or {}).values() if tower]
-    if any(weights):
+    starts = [start_of(tower) for tower in (config.get("towers") or {}).values() if tower]
+    if any(start != "random weights" for start in starts):
         yield "Whom the weights it started from were trained on, beyond what their own record says."
     if not record:
         yield "On what machine and with which code it was trained: the run is older than its record."

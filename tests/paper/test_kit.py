@@ -125,6 +125,20 @@ def test_checklists_say_what_the_record_knows_and_what_it_does_not(run):
     assert {state for state, _ in (*tripod.values(), *claim.values())} == {"open", "check"}
 
 
+def test_checklists_say_what_the_model_reads_and_started_from(tmp_path, shards):
+    pooler = "pooler={type: attention_cls_token, view_embedding: true}"
+    config = write_run(tmp_path / "run", shards, pooler, "towers.text.from_scratch=null")
+    known = answers(_record(tmp_path / "run", config, Collection.open(config.data)))
+    assert known["predictors"].startswith("the pixels of the films and the two angles of the C-arm")
+    assert known["initialisation"] == f"the text tower from the pretrained weights of {config.towers.text.model}; the rest at random"  # fmt: skip
+
+
+def test_checklists_of_a_run_from_scratch_say_so(run):
+    known = answers(_record(*run, Collection.open(run[1].data)))
+    assert known["predictors"].startswith("the pixels of the films alone")
+    assert known["initialisation"] == "at random"
+
+
 def test_checklists_have_every_item_once():
     assert [item.number for item in CLAIM] == [str(number) for number in range(1, 43)]
     numbers = [item.number.rstrip("abcdefg") for item in TRIPOD_AI]
