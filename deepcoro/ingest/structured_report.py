@@ -189,7 +189,7 @@ def _properties(measurement: Measurement) -> list[Dataset]:
     words = {"call": measurement.call, "threshold fixed on": measurement.fixed_on}
     properties += [_word(name, word, relation) for name, word in words.items() if word is not None]
     numbers = {"recalibrated probability": measurement.probability, "threshold": measurement.threshold}
-    numbers |= {f"films called {call}": count for call, count in measurement.film_calls.items()}
+    numbers |= {f"films called {call}": float(count) for call, count in measurement.film_calls.items()}
     properties += [_number(name, value, None, relation) for name, value in numbers.items() if value is not None]  # fmt: skip
     if measurement.higher_means is not None:
         item = _item("TEXT", "higher means", "higher means", relation, _SCHEME)

@@ -50,7 +50,10 @@ def test_a_report_says_class_call_recalibration_threshold_unit_and_what_a_score_
     assert said_in(pydicom.dcmread(path)) == {
         "probe/cto": (0.4, {"call": "abstained", **fixed}),
         "probe/stent": (0.0, {"call": "negative", **fixed}),
-        "probe/calcif": (0.5, {"threshold fixed on": "films", "threshold": 0.3, "films called positive": 2.0}),
+        "probe/calcif": (
+            0.5,
+            {"threshold fixed on": "films", "threshold": 0.3, "films called positive": 2.0},
+        ),
         "probe/thrombus": (0.2, {}),
         "probe/dominance": ("left", {"probability": 0.7}),
         "probe/lvef": ("60 %", {}),
