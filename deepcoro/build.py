@@ -60,6 +60,14 @@ class Parts:
         digests = frozenset(map(patient_digest, patients))
         return Seen(digests, frozenset(shards.keys), shards.patient_split == "verified")
 
+    @property
+    def conflicting_labels(self) -> dict[str, dict[str, int]]:
+        """Split -> label column -> studies whose films disagree on it, of the splits that this run compares with."""
+        labels = self.fields.get("labels")
+        if not isinstance(labels, LabelsField):
+            return {}
+        return {split: dict(columns) for split, columns in labels.conflicts.items()}
+
     def refuse_met_in_validation(self) -> None:
         """DataError when the weights that the run starts from were trained on a patient by whom it would choose its best step."""
         if "val" in self.shards.splits:
@@ -138,7 +146,8 @@ def _look_through_labels(config: RunConfig, shards: Collection, labels: LabelsFi
         for split in of_mode[config.run_mode]
         if split in shards.splits
     }
-    labels.set_counts(check_labels(labels.config, shards, units, config.run_mode == "train"))
+    found = check_labels(labels.config, shards, units, config.run_mode == "train")
+    labels.set_found(found.counts, found.conflicts)
 
 
 def _describe_texts(config: RunConfig, shards: Collection, fields: dict[str, BuiltField]) -> None:

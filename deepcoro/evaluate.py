@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -16,12 +17,14 @@ from deepcoro import atomic, checkpoint, distributed
 from deepcoro.build import Parts, build_model, build_parts
 from deepcoro.calibrated import Calibration, Fixed, read_calibration, write_calibration
 from deepcoro.config import ConfigError
+from deepcoro.data.label_values import CONFLICT_MEANS
 from deepcoro.data.units import Units
 from deepcoro.embed import Wanted, embed_split
 from deepcoro.engine import start_accelerator
 from deepcoro.evaluated import Evaluated, Measurement
 from deepcoro.groups import LEAKS, measure_groups
 from deepcoro.head_columns import head_columns
+from deepcoro.judged import listed
 from deepcoro.logged_films import LoggedFilm, films_to_log
 from deepcoro.normalisation import carried_by
 from deepcoro.predictions import Predictions, write_predictions
@@ -56,7 +59,8 @@ def run(config: RunConfig) -> int:
     known = read_calibration(config.run_dir, saved.digest())
     evaluated, numbers, notes = evaluate_split(model, config, parts, split, fixed=known and known.heads)
     if distributed.rank() == 0:
-        notes += run_notes(config, evaluated.unreadable)
+        conflicts = parts.conflicting_labels.get(split, {})
+        notes += run_notes(config, evaluated.unreadable, conflicts)
         record = {
             "metrics": numbers,
             "notes": notes,
@@ -67,6 +71,7 @@ def run(config: RunConfig) -> int:
             "data_record": parts.shards.record(),
             "patient_split": parts.shards.patient_split,
             "patient_overlap": patient_overlap,
+            "conflicting_labels": conflicts,
             "checkpoint": f"step {saved.step} ({saved.digest()})",
             "commit": git_commit(),
             "created": time.strftime("%Y-%m-%d %H:%M:%S"),
@@ -87,9 +92,17 @@ def run(config: RunConfig) -> int:
     return 0
 
 
-def run_notes(config: RunConfig, unreadable: Mapping[str, str]) -> list[str]:
-    """What a reader of the numbers is to know of the samples and of the checkpoint."""
+def run_notes(
+    config: RunConfig, unreadable: Mapping[str, str], conflicts: Mapping[str, int] = MappingProxyType({})
+) -> list[str]:
+    """What a reader of the numbers is to know of the samples and of the checkpoint. `conflicts`: label column -> studies whose films
+    disagree on it.
+    """
     notes = []
+    if conflicts:
+        means = CONFLICT_MEANS[config.data.fields["labels"].conflict]
+        named = listed([f"{column} ({count})" for column, count in conflicts.items()])
+        notes.append(f"studies whose films disagree on a label, {means}: {named}")
     if unreadable:
         notes.append(f"{len(unreadable)} samples of the split could not be read and are left out")
     if config.checkpoint.load == "best" and not checkpoint.names_best(config.checkpoint_folder):

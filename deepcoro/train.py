@@ -108,7 +108,7 @@ def _stream(config: RunConfig, parts: Parts, plan: Plan) -> TrainingStream:
     )
 
 
-def _facts_of_start(training: Run, accelerator: Any) -> dict[str, str | int]:
+def _facts_of_start(training: Run, accelerator: Any) -> dict[str, Any]:
     device = accelerator.device
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
@@ -117,6 +117,7 @@ def _facts_of_start(training: Run, accelerator: Any) -> dict[str, str | int]:
         "max_steps": training.max_steps,
         "global_batch": training.plan.rows_per_step,
         "seed": training.config.seed,
+        "conflicting_labels": training.parts.conflicting_labels,
     }
 
 

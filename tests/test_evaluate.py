@@ -96,6 +96,14 @@ def test_the_newest_checkpoint_in_place_of_the_best_is_a_note_of_the_results(tmp
     assert run_notes(asked, {}) == []
 
 
+def test_studies_whose_films_disagree_on_a_label_are_a_note_of_the_results() -> None:
+    probe = {"type": "linear_probing", "head_structure": {"cto": 1}, "loss_structure": {"cto": "bce"}}
+    fields = {"labels": {"conflict": "drop"}}
+    asked = RunConfig(objectives={"probe": probe}, data={"fields": fields}, checkpoint={"load": "last"})
+    (note,) = run_notes(asked, {}, {"cto": 3, "calcif": 1})
+    assert note == "studies whose films disagree on a label, taken as not assessed: cto (3), calcif (1)"
+
+
 def test_every_film_is_predicted_once(tiny_shards: Path, evaluated: Path) -> None:
     units = Shards.open(tiny_shards).units("test", False, 1)
     names = [row["clip"] for row in predictions(evaluated)]

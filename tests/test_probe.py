@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from deepcoro.checkpoint import Checkpoint
+from deepcoro.run_record import last_start
 from tests.launch import SILENT, losses, main_on_rank, main_on_this_rank, metrics
 from tests.ranks import Ranks
 
@@ -84,6 +85,10 @@ def test_the_shipped_probe_trains_and_is_evaluated(tiny_shards: Path, tmp_path: 
     assert main_on_this_rank("ddp", *probe(tiny_shards, tmp_path, "max_steps=2")) == 0
     assert main_on_this_rank("ddp", *probe(tiny_shards, tmp_path, "run_mode=val", "checkpoint=last")) == 0
     assert (tmp_path / "report.html").is_file()
+    assert last_start(tmp_path)["conflicting_labels"]["train"]["max_stenosis"] > 0
+    of_val = json.loads((tmp_path / "results" / "shards_val.json").read_text())
+    assert of_val["conflicting_labels"]["max_stenosis"] > 0
+    assert any("disagree on a label, the highest counts" in note for note in of_val["notes"])
     weights = Checkpoint(tmp_path / "checkpoints" / "step_2").weights()
     assert not [name for name in weights if name.startswith("towers.text.")]
     assert {

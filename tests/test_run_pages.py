@@ -202,6 +202,7 @@ def test_the_card_of_a_run_that_was_only_trained_says_so(tmp_path):
                 "device": "cpu",
                 "engine": "DEEPSPEED",
                 "global_batch": 8,
+                "conflicting_labels": {"train": {"cto": 14, "calcif": 2}},
             }
         ],
         "splits": {"train": {"patients": None, "studies": 30, "films": 90}},
@@ -213,6 +214,8 @@ def test_the_card_of_a_run_that_was_only_trained_says_so(tmp_path):
     assert "Nothing was measured" in card
     assert "| train | not named | 30 | 90 |" in card
     assert "2 process(es), cpu, DEEPSPEED" in card
+    assert "studies of train whose films disagree on a label" in card
+    assert "cto 14, calcif fewer than 10" in card
     assert "older than its record" not in card
 
 

@@ -18,6 +18,8 @@ logger = logging.getLogger(__name__)
 
 FACTS = ("side", "view")
 """Columns of films.parquet that may be labels."""
+CONFLICT_MEANS = {"max": "the highest counts", "drop": "taken as not assessed"}
+"""What becomes of a label on which the films of a study disagree, by `conflict`."""
 _MOST_NAMED = 5
 
 
@@ -31,16 +33,27 @@ class Settled:
     """Keyed ids of the studies whose films disagree."""
 
 
+@dataclass(frozen=True)
+class LookedThrough:
+    """What the columns hold, over the splits that a run reads."""
+
+    counts: dict[str, dict[float, int]]
+    """Column -> value -> rows of the train split."""
+    conflicts: dict[str, dict[str, int]]
+    """Split -> column -> studies whose films disagree; nothing where all agree."""
+
+
 def check_labels(
     config: Config, shards: Collection, splits: Mapping[str, Units], is_training: bool
-) -> dict[str, dict[float, int]]:
-    """Looks through the columns over these splits; gives, of each column, the rows of the train split by value.
+) -> LookedThrough:
+    """Looks through the columns over these splits.
 
     ConfigError for a column that the films do not have (an evaluation has it not assessed). DataError for a word that no map knows,
     for films of a study that disagree where conflict=error, and for a column that training could not learn a difference from.
     """
     present = _present(config.columns, shards, is_training)
     counts: dict[str, dict[float, int]] = {}
+    conflicts: dict[str, dict[str, int]] = {}
     shown = {split: _films_shown(units) for split, units in splits.items()}
     for column in present:  # one at a time: a run of ninety heads would hold them all
         coded = shards.films.read([column])[column].combine_chunks().dictionary_encode()
@@ -48,10 +61,12 @@ def check_labels(
         for split, units in splits.items():
             numbers = _numbers(config, column, coded.dictionary, codes, shown[split], split)
             settled = _settled(numbers, units, config.conflict)
-            _tell_disagreement(config, column, split, settled, len(units))
+            if settled.disagreeing:
+                _tell_disagreement(config, column, split, settled, len(units))
+                conflicts.setdefault(split, {})[column] = len(settled.disagreeing)
             if split == "train":
                 counts[column] = _counted(column, settled.numbers)
-    return counts
+    return LookedThrough(counts, conflicts)
 
 
 def _films_shown(units: Units) -> np.ndarray:
@@ -122,8 +137,6 @@ def _numbers(
 
 def _tell_disagreement(config: Config, column: str, split: str, settled: Settled, num_rows: int) -> None:
     count = len(settled.disagreeing)
-    if not count:
-        return
     told = f"label '{column}': the films of {count} of {num_rows} studies of split {split} disagree"
     if config.conflict == "error":
         raise DataError(
@@ -131,8 +144,7 @@ def _tell_disagreement(config: Config, column: str, split: str, settled: Settled
             "max (the highest counts) or drop (not assessed)",
             topic="labels-that-disagree",
         )
-    meaning = {"max": "the highest counts", "drop": "taken as not assessed"}[config.conflict]
-    logger.warning("%s; %s", told, meaning)
+    logger.warning("%s; %s", told, CONFLICT_MEANS[config.conflict])
 
 
 def _counted(column: str, numbers: Float[np.ndarray, " row"]) -> dict[float, int]:

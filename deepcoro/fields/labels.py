@@ -89,15 +89,19 @@ class LabelsField:
     def __init__(self, config: Config) -> None:
         self.config = config
         self._counts: Mapping[str, Mapping[float, int]] = MappingProxyType({})
+        self.conflicts: Mapping[str, Mapping[str, int]] = MappingProxyType({})
+        """Split -> column -> studies whose films disagree."""
         self._numbers: dict[tuple[str, Value], float | None] = {}
 
     def counts(self, column: str) -> Mapping[float, int]:
         """Value -> rows of the training split that have it, not assessed ones aside, for class weights; empty outside of training."""
         return self._counts.get(column, {})
 
-    def set_counts(self, counts: Mapping[str, Mapping[float, int]]) -> None:
-        """What `counts` says from now on."""
-        self._counts = counts
+    def set_found(
+        self, counts: Mapping[str, Mapping[float, int]], conflicts: Mapping[str, Mapping[str, int]]
+    ) -> None:
+        """What `counts` and `conflicts` say from now on."""
+        self._counts, self.conflicts = counts, conflicts
 
     def decode(
         self,

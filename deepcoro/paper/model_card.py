@@ -149,6 +149,13 @@ def training_facts(
         if key in config:
             yield key, str(config[key])
     for start in record.get("starts", [])[-1:]:
+        for split, columns in (start.get("conflicting_labels") or {}).items():
+            counts = [
+                f"{name} {f'fewer than {FEWEST}' if is_small(count) else count}"
+                for name, count in columns.items()
+            ]
+            means = _field(config, "labels").get("conflict")
+            yield f"studies of {split} whose films disagree on a label (conflict: {means})", ", ".join(counts)
         yield "global batch", str(start.get("global_batch"))
         yield "code", f"deepcoro {start['deepcoro']}, commit {start.get('commit') or 'unknown'}"
         yield "machine", f"{start['processes']} process(es), {start.get('device', 'unknown')}, {start.get('engine', 'unknown')}"

@@ -62,7 +62,7 @@ def test_counts_of_the_training_split_are_those_of_the_rows_that_the_field_gives
         column: Counter(row[place] for row in rows if not math.isnan(row[place]))
         for place, column in enumerate(config.columns)
     }
-    assert check_labels(config, shards, {"train": units}, True) == expected
+    assert check_labels(config, shards, {"train": units}, True).counts == expected
 
 
 def test_films_that_disagree_stop_a_run_that_sets_no_rule_and_are_counted_under_one(
@@ -70,9 +70,10 @@ def test_films_that_disagree_stop_a_run_that_sets_no_rule_and_are_counted_under_
 ) -> None:
     with pytest.raises(DataError, match=r"films of 1 of 4 studies of split train disagree \(s0\).*conflict"):
         looked_through(shards, True, columns=["rca"])
-    looked_through(shards, True, columns=["rca"], conflict="max")
+    found = looked_through(shards, True, splits=("train", "val"), columns=["rca", "cto"], conflict="max")
+    assert found.conflicts["train"]["rca"] == 1 and found.conflicts["val"] == {"cto": 1}
     assert "films of 1 of 4 studies of split train disagree; the highest counts" in caplog.text
-    looked_through(shards, False, columns=["rca"])
+    assert looked_through(shards, False, columns=["rca"]).conflicts == {}
 
 
 def test_films_that_disagree_in_another_split_than_training_stop_it_too(shards: Collection) -> None:
@@ -95,7 +96,7 @@ def test_a_column_that_films_do_not_have_stops_training_and_is_not_assessed_in_a
         looked_through(shards, False, columns=["lvef"])
     with pytest.raises(ConfigError, match="no label column"):
         looked_through(shards, False, columns=["num_frames"])
-    assert looked_through(shards, False, splits=("val",), is_training=False, columns=["lvef"]) == {}
+    assert looked_through(shards, False, splits=("val",), is_training=False, columns=["lvef"]).counts == {}
     assert "'lvef'" in caplog.text
 
 
@@ -108,6 +109,6 @@ def test_a_column_of_one_value_or_none_in_training_cannot_be_learned(shards: Col
 
 def test_only_films_that_a_filter_let_pass_have_a_say(shards: Collection) -> None:
     kept = Collection(shards.sources, where="rca < 50")
-    counts = looked_through(kept, True, columns=["rca"])
+    counts = looked_through(kept, True, columns=["rca"]).counts
     assert counts["rca"] == {0.0: 1, 20.0: 2}
     assert np.sum(list(counts["rca"].values())) == 3
