@@ -17,8 +17,6 @@ from deepcoro.kernels.tied_ranks import nearest
 Measures = Callable[[Float[np.ndarray, "sample count"]], dict[str, Float[np.ndarray, "sample"]]]
 """Sums of counts, a row a resample, to named values; NaN where a value does not exist."""
 
-CONTROLS = ("modal", "nearest", "shuffled")
-
 
 @dataclass(frozen=True)
 class Answers:
@@ -106,12 +104,12 @@ def advantages(
     num_samples: int,
     seed: int,
 ) -> dict[str, float]:
-    """`above_modal`, `above_nearest`: the measure less that of the control, with intervals. Both are taken over the same patients in
+    """`above_modal`, `above_nearest`, ... (not of `shuffled`): the measure less that of the control, with intervals. Both are taken over the same patients in
     each resample: two intervals that overlap may hide a difference that every resample shows.
     """
     numbers, width = {}, own.shape[1]
-    for control in ("modal", "nearest"):
-        if control not in controls:
+    for control in controls:
+        if control == "shuffled":
             continue
         both = np.concatenate([own, controls[control][0]], axis=1)
 

@@ -95,6 +95,12 @@ _FINDINGS: tuple[tuple[str, str, str, Show], ...] = (
         percent,
     ),
     ("lesion/f1_if_complete", "lesion/num", "F1, if each report lists every lesion of its tree", fraction),
+    (
+        "lesion/f1_if_complete_above_placed",
+        "lesion/num",
+        "… more than with as many lesions in the commonest segments",
+        fraction,
+    ),
     ("cto/f1", "cto/num", "segments with a chronic occlusion (F1)", fraction),
     ("severity/accuracy", "severity/num", "severity of the lesions found (bin agrees)", percent),
     ("report/with_hallucination", "num_films", "reports with something made up", percent),

@@ -6,8 +6,9 @@ stenosis), or nothing: then it is not assessed, and a caption's lesion there is 
 report's tree does not have (the wrong side) is made up.
 """
 
+from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Literal
 
@@ -18,7 +19,7 @@ from jaxtyping import Float
 from deepcoro.angiography.findings import Lesion, SideFindings
 from deepcoro.angiography.grammar import parse_trees, sentences
 from deepcoro.angiography.vocabulary import DOMINANCES, SEGMENTS, SIDES, segments_of, severity_floor
-from deepcoro.answers import advantages, answers_of, control_captions, measured, share
+from deepcoro.answers import Answers, advantages, answers_of, control_captions, measured, share
 from deepcoro.config import Block
 from deepcoro.evaluated import Evaluated, Measurement
 
@@ -141,10 +142,36 @@ def judge(reference: Stated, caption: Stated, finding: str = "lesion") -> Judgem
     )
 
 
+def commonest_segments(texts: Sequence[str]) -> list[str]:
+    """Segments by how many of the texts give them a lesion of 50 % or more, the commonest first; only those that some text does."""
+    times = Counter(segment for text in texts for segment in sorted(stated(text).with_finding("lesion")))
+    return [segment for segment, _ in times.most_common()]
+
+
+def in_common_places(said: Stated, commonest: Sequence[str]) -> Stated:
+    """As many lesions of 50 % or more as a text names, the worst first, in the commonest segments of its trees instead of where it says."""
+    own = said.with_finding("lesion")
+    worst_first = sorted(
+        (said.lesions[segment] for segment in own),
+        key=lambda each: (-each.cto, -each.stenosis_percent, each.segment),
+    )
+    places = [segment for segment in commonest if segment in said.possible]
+    moved = {
+        segment: replace(lesion, segment=segment)
+        for segment, lesion in zip(places, worst_first, strict=False)
+    }
+    kept = {segment: lesion for segment, lesion in said.lesions.items() if segment not in own}
+    return replace(said, lesions=kept | moved, healthy=said.healthy - frozenset(moved))
+
+
 @lru_cache(maxsize=65536)
 def _counts(reference: str, caption: str) -> np.ndarray:
     """The columns of one film."""
-    report, said = stated(reference), stated(caption)
+    return _counts_of(stated(reference), stated(caption))
+
+
+def _counts_of(report: Stated, said: Stated) -> np.ndarray:
+    """The same of texts that have been read."""
     counts = np.zeros(len(_COLUMNS))
     for finding in _FINDINGS:
         judgement = judge(report, said, finding)
@@ -230,10 +257,13 @@ class ClinicalFindings(Measurement):
         blind = {
             name: [_rows(answers.references, texts) for texts in each] for name, each in controls.items()
         }
+        if evaluated.training is not None:
+            blind["placed"] = [_placed_rows(answers, commonest_segments(evaluated.training.texts))]
         drawn = answers.patients, self.config.bootstrap_samples, self.config.seed
         numbers |= measured(own, blind, _measures, *drawn)
-        above = advantages(own, blind, lambda sums: _measures(sums)["lesion/f1"], *drawn)
-        numbers |= {f"lesion/f1_{key}": value for key, value in above.items()}
+        for name in ("lesion/f1", "lesion/f1_if_complete"):
+            above = advantages(own, blind, lambda sums, name=name: _measures(sums)[name], *drawn)
+            numbers |= {f"{name}_{key}": value for key, value in above.items()}
         alone = [name for name in _TOLD_APART if f"{name}/balanced_accuracy" not in numbers]
         notes = [
             f"clinical_findings/{name}: the reports are not of both classes, no accuracy" for name in alone
@@ -247,6 +277,13 @@ def _named(numbers: dict[str, float]) -> dict[str, float]:
 
 def _rows(references: Sequence[str], captions: Sequence[str]) -> Float[np.ndarray, "film count"]:
     return np.stack([_counts(*pair) for pair in zip(references, captions, strict=True)])
+
+
+def _placed_rows(answers: Answers, commonest: Sequence[str]) -> Float[np.ndarray, "film count"]:
+    pairs = zip(answers.references, answers.captions, strict=True)
+    return np.stack(
+        [_counts_of(stated(one), in_common_places(stated(other), commonest)) for one, other in pairs]
+    )
 
 
 def _sizes(own: np.ndarray, references: Sequence[str], captions: Sequence[str]) -> dict[str, float]:

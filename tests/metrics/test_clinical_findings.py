@@ -8,7 +8,7 @@ from deepcoro.angiography.findings import Lesion, SideFindings
 from deepcoro.angiography.grammar import render
 from deepcoro.angiography.presets import PRESETS
 from deepcoro.metrics import clinical_findings
-from deepcoro.metrics.clinical_findings import judge, stated
+from deepcoro.metrics.clinical_findings import commonest_segments, in_common_places, judge, stated
 from tests.metrics.captions import captioned, trained_on
 
 LEFT = "Left coronary artery. Right-dominant circulation. "
@@ -156,6 +156,32 @@ def test_controls_are_what_could_be_said_without_looking():
     assert numbers["lesion/recall_nearest"] == pytest.approx(2 / 3), "the films lie at pLAD, mRCA, mRCA"
     assert numbers["side/balanced_accuracy_modal"] == 1
     assert 0 < numbers["lesion/recall_shuffled"] < 0.7
+
+
+def test_the_placed_control_keeps_how_many_lesions_there_are_and_moves_them_to_the_commonest_segments():
+    commonest = commonest_segments(
+        [LEFT + "mLAD: 80 %. pLCX: 90 %.", LEFT + "mLAD: 70 %.", RIGHT + "mRCA: 80 %.", LEFT]
+    )
+    assert commonest[0] == "mid_lad" and set(commonest) == {"mid_lad", "prox_lcx", "mid_rca"}
+    moved = in_common_places(stated(LEFT + "dLAD: 100 %. pLAD: 60 %. D1: 30 %."), commonest)
+    assert {segment: lesion.stenosis_percent for segment, lesion in moved.lesions.items()} == {
+        "mid_lad": 100,
+        "prox_lcx": 60,
+        "D1": 30,
+    }
+    assert in_common_places(stated(LEFT + "pLAD: OK."), commonest) == stated(LEFT + "pLAD: OK.")
+
+
+def test_naming_every_segment_of_a_sick_tree_is_no_better_than_the_placed_control():
+    """The lenient F1 takes it for perfect where reports are silent about healthy segments."""
+    segments = ["pRCA", "mRCA", "dRCA"]
+    references = [RIGHT + f"{segment}: 90 %." for segment in segments] * 4
+    bank = trained_on([RIGHT + f"{segment}: 90 %." for segment in segments], np.eye(3, dtype=np.float32))
+    all_named = [RIGHT + " ".join(f"{segment}: 90 %." for segment in segments)] * 12
+    numbers = found(references, all_named, training=bank)
+    assert numbers["lesion/f1"] == 1 and numbers["lesion/f1_if_complete"] == pytest.approx(0.5)
+    assert numbers["lesion/f1_if_complete_above_placed"] == 0
+    assert found(references, references, training=bank)["lesion/f1_if_complete_above_placed"] > 0.5
 
 
 def test_intervals_resample_patients_not_films():
