@@ -1,6 +1,6 @@
 """The data sheet of a shard folder, `datasheet.html`: what is in it, how it was split, what was refused. One file, no network, no name.
 
-Everything but the example strips comes from the tables; reports are counted, never shown.
+Everything but the example strips and the findings of reports comes from the tables; reports are counted, never shown.
 """
 
 import base64
@@ -17,6 +17,7 @@ import pyarrow.compute
 from deepcoro import atomic
 from deepcoro.data import manifest as schema
 from deepcoro.data.film_table import read_films
+from deepcoro.data.finding_groups import finding_groups
 from deepcoro.data.manifest import Manifest, RefusedRow
 from deepcoro.data.notices import empty_splits, films_without_text, split_rule_told
 from deepcoro.data.prevalence import prevalences
@@ -91,6 +92,7 @@ def render_datasheet(folder: Path, num_examples: int) -> str:
         labels=prevalences(films, split_of, manifest.label_columns),
         numeric=[_numbers(films, name) for name in _numeric(films, manifest.label_columns)],
         text=_text(films),
+        findings=finding_groups(folder, split_of),
         refused=_refused(refused),
         outcomes=Counter(outcome(row.reason) for row in refused),
         strips=list(_strips(folder, split_of, num_examples)) if num_examples > 0 else [],

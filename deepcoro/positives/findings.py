@@ -6,8 +6,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field
 
-from deepcoro.angiography.findings import Lesion, SideFindings
-from deepcoro.angiography.grammar import parse
+from deepcoro.angiography.finding_keys import findings_of
 from deepcoro.config import Block
 from deepcoro.matching import Described, Likeness
 from deepcoro.sample import text_id
@@ -27,38 +26,6 @@ class DescribeFindings:
         if not found:
             return Described(text_id(text), [text_id(text)], [1.0])
         return Described(text_id(" | ".join(found)), [text_id(each) for each in found], [1.0] * len(found))
-
-
-def findings_of(text: str, details: bool = False) -> set[str]:
-    """Findings such as `left/mid_lad/severe`; a text may speak of both trees, each from the line on that names it."""
-    lines: dict[str, list[str]] = {}
-    side = "unknown"
-    for line in text.splitlines():
-        side = parse(line).side or side
-        lines.setdefault(side, []).append(line)
-    return {
-        f"{side}/{finding}"
-        for side, of_side in lines.items()
-        for finding in _of_tree(parse("\n".join(of_side)), details)
-    }
-
-
-def _of_tree(found: SideFindings, details: bool) -> set[str]:
-    narrowed = {f"{lesion.segment}/{lesion.severity}" for lesion in found.lesions if lesion.stenosis_percent}
-    speaks = found.lesions or found.normal or found.no_significant_stenosis
-    if speaks and not narrowed:
-        narrowed = {"no narrowing"}
-    return narrowed.union(*map(_details, found.lesions)) if details else narrowed
-
-
-def _details(lesion: Lesion) -> set[str]:
-    said = {
-        "occluded for long": lesion.cto,
-        "stent": lesion.stent,
-        "thrombus": lesion.thrombus,
-        f"calcification {lesion.calcification}": lesion.calcification != "none",
-    }
-    return {f"{lesion.segment}/{what}" for what, is_said in said.items() if is_said}
 
 
 class Config(Block):

@@ -3,8 +3,11 @@
 import re
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
+from deepcoro.angiography.findings import Lesion, SideFindings
+from deepcoro.angiography.grammar import render
 from deepcoro.config import DataError
 from deepcoro.data.datasheet import DATASHEET, render_datasheet, write_datasheet
 from deepcoro.data.manifest import Encoding, read_splits
@@ -87,6 +90,30 @@ def test_a_page_that_may_show_a_withdrawn_patient_is_removed(folder):
     withdraw(folder, read_splits(folder)[0].patient)
     assert not (folder / DATASHEET).exists()
     assert "5 studies, 5 patients" in write_datasheet(folder).read_text()
+
+
+def test_texts_that_say_the_same_of_the_tree_are_counted_before_any_run(tmp_path):
+    """Two wordings of one set of findings, one of another, and a text that the grammar does not read; a film has its study's."""
+    left = SideFindings("left", "right", (Lesion("mid_lad", 75), Lesion("D1", 40)), normal=("left_main",))
+    texts = [
+        render(left),
+        render(left, "french", np.random.default_rng(0)),
+        render(SideFindings("right", no_significant_stenosis=True)),
+        "Lavoie, see the letter.",
+    ]
+    studies = [
+        replace(study, films=tuple(replace(film, text=text) for film in study.films))
+        for study, text in zip(make_studies(tmp_path / "films", 4), texts, strict=True)
+    ]
+    write_dataset(studies, tmp_path / "out", SMALL)
+    page = write_datasheet(tmp_path / "out", 0).read_text()
+    assert "The 4 studies looked at have 4 distinct texts." in page
+    assert "findings in 3 of them: 2 different sets of tree, segment and severity; 2 texts have a set" in page
+    assert cells(page, "left/D1/mild, left/mid_lad/severe")[1:] == ["2"]
+    assert "no narrowing" not in page and "Lavoie" not in page
+    withdraw(tmp_path / "out", read_splits(tmp_path / "out")[0].patient)
+    page = write_datasheet(tmp_path / "out", 0).read_text()
+    assert "The 3 studies looked at have 3 distinct texts." in page
 
 
 def test_without_a_data_set_there_is_no_page(tmp_path):
