@@ -51,6 +51,10 @@ class Checkpoint:
     def state(self) -> dict[str, Any]:
         return json.loads((self.folder / STATE).read_text())
 
+    def epoch(self) -> int | None:
+        """Epochs that were finished; None where it does not say, as one that was imported."""
+        return self.state().get("stream", {}).get("epoch")
+
     def weights(self) -> dict[str, Tensor]:
         return load_file(self.folder / WEIGHTS)
 

@@ -80,7 +80,7 @@ def run(config: RunConfig) -> int:
         write_results(config.run_dir, record)
         if split == "val" and evaluated.fixed:
             _write_fixed(config.run_dir, saved.digest(), record, evaluated.fixed)
-        write_split_predictions(config, parts, f"{record['data']}_{split}", evaluated)
+        write_split_predictions(config, parts, f"{record['data']}_{split}", evaluated, saved.epoch())
         metrics = [metric.build() for metric in config.evaluate.metrics.values()]
         write_scored(scored_path(config.run_dir, record["data"], split), score_rows(evaluated, metrics))
         pictures = reconstruction_pictures(model, config, parts, evaluated, config.evaluate.num_examples)
@@ -241,9 +241,14 @@ def _data_summary(config: RunConfig, parts: Parts, evaluated: Evaluated) -> dict
     }
 
 
-def write_split_predictions(config: RunConfig, parts: Parts, name: str, evaluated: Evaluated) -> None:
-    """`video_name` and the columns of heads stand in runs that have heads, as earlier tools wrote them."""
+def write_split_predictions(
+    config: RunConfig, parts: Parts, name: str, evaluated: Evaluated, epoch: int | None = None
+) -> None:
+    """`epoch`, `video_name` and the columns of heads stand in runs that have heads, as earlier tools wrote them; `video_name` also where
+    a row is a study. `epoch`: of the checkpoint.
+    """
     heads = head_columns(evaluated)
+    tells_films = bool(heads) or config.data.multi_video
     units = _units(config, parts, evaluated)
     metrics = [metric.build() for metric in config.evaluate.metrics.values()]
     scores: dict[str, np.ndarray] = {}
@@ -261,7 +266,8 @@ def write_split_predictions(config: RunConfig, parts: Parts, name: str, evaluate
         labels=evaluated.labels,
         captions=evaluated.captions,
         heads=heads,
-        video_names=[units.shown_names(unit) for unit in evaluated.units.tolist()] if heads else (),
+        video_names=[units.shown_names(unit) for unit in evaluated.units.tolist()] if tells_films else (),
+        epoch=epoch,
     )
     logger.info("predictions: %s", write_predictions(config.run_dir / "predictions", name, table))
 

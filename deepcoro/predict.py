@@ -35,18 +35,20 @@ def run(config: RunConfig) -> int:
     if config.inference.reports:
         _write_reports(model, config, parts, about)
     for split in config.inference.splits:
-        _predict(model, config, parts, split, about)
+        _predict(model, config, parts, split, about, saved.epoch())
     distributed.barrier()
     return 0
 
 
-def _predict(model: nn.Module, config: RunConfig, parts: Parts, split: str, about: dict[str, Any]) -> None:
+def _predict(
+    model: nn.Module, config: RunConfig, parts: Parts, split: str, about: dict[str, Any], epoch: int | None
+) -> None:
     metrics = [metric.build() for metric in config.evaluate.metrics.values()]
     evaluated = embed_split(model, config, parts, split, replace(wanted_by(metrics), each_clip=True))
     if distributed.rank() != 0:
         return
     name = f"{parts.shards.name}_{split}"
-    write_split_predictions(config, parts, name, evaluated)
+    write_split_predictions(config, parts, name, evaluated, epoch)
     slots = _slots(config, parts, evaluated)
     for path in write_embeddings(config.run_dir / "embeddings", name, evaluated, slots, about):
         logger.info("embeddings: %s", path)

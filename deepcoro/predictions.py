@@ -1,7 +1,8 @@
 """What the model said of each film, as a table that a spreadsheet opens.
 
 One row a film. `ground_truth_idx`, `predicted_idx_1..5` and `sim_1..5` mean what they mean in the tables of earlier tools:
-row numbers of the companion table of distinct texts (`Index`, `Text`) and cosine similarities, best first.
+row numbers of the companion table of distinct texts (`Index`, `Text`) and cosine similarities, best first. `ground_truth_indices` and
+`ground_truth_texts` are what those tools called the same where a film may have several texts.
 """
 
 import csv
@@ -46,6 +47,8 @@ class Predictions:
     """Column -> cell of each film (deepcoro.head_columns)."""
     video_names: Sequence[Sequence[str]] = ()
     """The films that each row shows; empty = not told."""
+    epoch: int | None = None
+    """Epochs that the checkpoint had finished; None = it does not say."""
 
 
 def predictions_rows(predictions: Predictions) -> list[dict[str, object]]:
@@ -53,6 +56,7 @@ def predictions_rows(predictions: Predictions) -> list[dict[str, object]]:
     columns, similarities = _nearest(predictions)
     return [
         _identity(predictions, film)
+        | ({"epoch": predictions.epoch} if predictions.heads else {})
         | ({"video_name": str(list(predictions.video_names[film]))} if predictions.video_names else {})
         | ({"caption": predictions.captions[film]} if predictions.captions else {})
         | _nearest_texts(predictions.texts, columns[film].tolist(), similarities[film].tolist())
@@ -80,6 +84,8 @@ def _identity(predictions: Predictions, film: int) -> dict[str, object]:
         "text_id": text_id(text) if text is not None else None,
         "ground_truth_idx": own if text is not None else None,
         "ground_truth_text": text,
+        "ground_truth_indices": own if text is not None else None,
+        "ground_truth_texts": text,
     }
 
 

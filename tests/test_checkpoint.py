@@ -60,6 +60,13 @@ def test_what_was_saved_is_read_back(tmp_path: Path) -> None:
     assert (tmp_path / "latest").read_text() == "step_3"
 
 
+def test_a_checkpoint_knows_the_epochs_that_it_has_finished(tmp_path: Path) -> None:
+    assert saved(tmp_path, 3).epoch() is None
+    state = {"stream": {"epoch": 2}}
+    checkpoint.write(tmp_path, checkpoint.take(6, FakeEngine(), state), checkpoint.Retention(2))
+    assert checkpoint.find(tmp_path, "last").epoch() == 2
+
+
 def test_old_checkpoints_are_pruned_and_the_best_is_kept(tmp_path: Path) -> None:
     saved(tmp_path, 1)
     checkpoint.mark_best(tmp_path, 1)

@@ -147,6 +147,10 @@ def test_a_model_without_a_contrastive_objective_has_no_space_for_texts(
     write_split_predictions(config, parts, "tiny_test", split)
     header = (tmp_path / "predictions" / "tiny_test.csv").read_text().splitlines()[0].split(",")
     assert "caption" in header and "predicted_text_1" in header and "zero_shot_side_score" not in header
+    assert "video_name" not in header, "a row is a film"
+    of_studies = config.model_copy(update={"data": config.data.model_copy(update={"multi_video": True})})
+    write_split_predictions(of_studies, parts, "studies", split.only(np.arange(18) < 3))
+    assert "video_name" in (tmp_path / "predictions" / "studies.csv").read_text().splitlines()[0]
 
 
 def clip(side: str | None, **labels: float | str | None) -> ClipRecord:

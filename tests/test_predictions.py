@@ -36,16 +36,18 @@ def test_a_row_names_the_film_its_text_and_what_came_nearest():
     first, second, _ = predictions_rows(three_films())
     assert (first["clip"], first["study"], first["split"]) == ("c0", "s0", "val")
     assert (first["ground_truth_idx"], first["ground_truth_text"]) == (1, TEXTS[1])
+    assert (first["ground_truth_indices"], first["ground_truth_texts"]) == (1, TEXTS[1])
     assert first["text_id"] == text_id(TEXTS[1])
     assert (first["predicted_idx_1"], first["sim_1"], first["predicted_text_1"]) == (1, "1.000000", TEXTS[1])
     assert second["predicted_idx_1"] == 0
-    assert first["zero_shot_cto_score"] == "0.500000" and "video_name" not in first
+    assert first["zero_shot_cto_score"] == "0.500000" and not {"video_name", "epoch"} & set(first)
 
 
 def test_columns_of_heads_come_with_the_films_that_a_row_shows():
     heads = {"lvef_pred": ["40", "50", "60"], "lvef_true": ["41", None, "61"]}
     names = [["s0.000", "s0.001"], ["s0.000"], ["s1.002"]]
-    rows = predictions_rows(replace(three_films(), heads=heads, video_names=names))
+    rows = predictions_rows(replace(three_films(), heads=heads, video_names=names, epoch=4))
+    assert [row["epoch"] for row in rows] == [4, 4, 4]
     assert [row["lvef_true"] for row in rows] == ["41", None, "61"]
     assert ast.literal_eval(rows[0]["video_name"]) == [
         "s0.000",
