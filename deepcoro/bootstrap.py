@@ -8,7 +8,7 @@ again: a resample is a vector of weights, and all of them are evaluated together
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 LOW, HIGH = 2.5, 97.5
 """Percentiles of a 95 % interval."""
@@ -39,6 +39,19 @@ def patient_rows(
 def renumbered(patients: Int[np.ndarray, "row"]) -> Int[np.ndarray, "row"]:
     """Those that are left of `patient_rows` when rows were left out, numbered from 0 without gaps."""
     return np.unique(patients, return_inverse=True)[1].reshape(-1)
+
+
+def patients_counted(
+    patients: Int[np.ndarray, "row"], positive: Bool[np.ndarray, "row"] | None = None
+) -> dict[str, float]:
+    """`num_patients`; of a finding also those with a row that has it and with one that has it not: a patient may be in both."""
+    numbers = {"num_patients": patients}
+    if positive is not None:
+        numbers |= {
+            "num_positive_patients": patients[positive],
+            "num_negative_patients": patients[~positive],
+        }
+    return {name: float(len(np.unique(each))) for name, each in numbers.items()}
 
 
 def resamples(

@@ -12,7 +12,7 @@ from typing import Annotated
 import numpy as np
 import pydantic
 
-from deepcoro.bootstrap import patient_rows
+from deepcoro.bootstrap import patient_rows, patients_counted
 from deepcoro.evaluated import Evaluated, Measurement, label_word
 
 LEAKS = ("status", "stent_presence")
@@ -44,8 +44,9 @@ def measure_groups(
 
     `num_films` and `num_patients` come for every group; metrics for those of `min_patients` or more (a film without a
     patient counts as one). Beside every value, `_n` is what it rests on: searches, assessed films, else the group's films.
-    Films not assessed are in no group; `by/{column}/num_not_assessed` counts them. A column with one value for all films
-    would repeat the overall numbers and gives none. Numbers of a column in `bins` are grouped between its edges.
+    Films not assessed are in no group; `by/{column}/num_not_assessed` counts them, beside `num_films` and `num_patients` of
+    all, against which is seen whom the groups leave out. A column with one value for all films would repeat the overall
+    numbers and gives none. Numbers of a column in `bins` are grouped between its edges.
     """
     numbers: dict[str, float] = {}
     notes: list[str] = []
@@ -66,7 +67,9 @@ def measure_groups(
         missing = sum(word is None for word in words)
         if not names or (len(names) == 1 and not missing):
             continue
-        numbers[f"by/{column}/num_not_assessed"] = float(missing)
+        whole = {"num_films": float(len(evaluated.clips)), "num_not_assessed": float(missing)}
+        whole |= patients_counted(patient_rows(evaluated.patients, len(evaluated.clips)))
+        numbers |= {f"by/{column}/{each}": value for each, value in whole.items()}
         for name in names:
             films = np.array([word == name for word in words])
             found = _measure(metrics, evaluated.only(films), min_patients)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from deepcoro.bootstrap import Statistic, joined, mean_of_known, patient_rows
+from deepcoro.bootstrap import Statistic, joined, mean_of_known, patient_rows, patients_counted
 from deepcoro.config import DataError
 from deepcoro.evaluated import Evaluated, Head
 from deepcoro.statistics.findings import class_part
@@ -57,7 +57,7 @@ class Judged:
         """What every number of the head rests on; of a head of several classes also what those of each class rest on."""
         numbers = counts_of([self])
         for name, is_of_class in self.of_classes().items():
-            found = {"num": float(len(is_of_class))} | _positives(is_of_class)
+            found = {"num": float(len(is_of_class))} | _positives(is_of_class, self.patients)
             numbers |= {f"{name}/{key}": value for key, value in found.items()}
         return {f"{self.name}/{key}": value for key, value in numbers.items()}
 
@@ -74,16 +74,18 @@ def counts_of(heads: Sequence[Judged]) -> dict[str, float]:
     patients = np.concatenate([each.patients for each in heads])
     numbers = {
         "num": float(len(patients)),
-        "num_patients": float(len(np.unique(patients))),
+        **patients_counted(patients),
         "num_not_assessed": float(sum(each.num_not_assessed for each in heads)),
     }
     if len(patients) and all(each.head.task == BINARY for each in heads):
-        numbers |= _positives(np.concatenate([each.positive for each in heads]))
+        numbers |= _positives(np.concatenate([each.positive for each in heads]), patients)
     return numbers
 
 
-def _positives(positive: Bool[np.ndarray, "row"]) -> dict[str, float]:
-    return {"num_positive": float(positive.sum()), "prevalence": float(positive.mean())}
+def _positives(positive: Bool[np.ndarray, "row"], patients: Int[np.ndarray, "row"]) -> dict[str, float]:
+    """Of those who have it and who have it not, in rows and in patients."""
+    counts = {"num_positive": float(positive.sum()), "prevalence": float(positive.mean())}
+    return counts | patients_counted(patients, positive)
 
 
 def judged(evaluated: Evaluated, tasks: Collection[str]) -> tuple[list[Judged], int]:

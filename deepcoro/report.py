@@ -228,7 +228,7 @@ def _scored(rows: Sequence[Mapping[str, str]], name: str, metric: zero_shot.Zero
     word = report_tables.positive_word(name, {name: task.positive})
     title = report_tables.TASK_WORDS.get(name, name)
     kept = ~np.isnan(truth)
-    return Scored(title, scores[kept], truth[kept] == 1, word, f"not {word}")
+    return Scored(title, scores[kept], truth[kept] == 1, word, f"not {word}", f"zero_shot/{name}")
 
 
 def render_report(inputs: ReportInputs) -> str:

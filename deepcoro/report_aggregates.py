@@ -28,6 +28,7 @@ def write_aggregates(run_dir: Path, inputs: ReportInputs) -> Path:
 def aggregates_of(inputs: ReportInputs) -> ReportInputs:
     """Only what is listed here is kept: what a later version adds to the page stays at home until somebody has thought about it."""
     few = too_few(inputs.data_summary)
+    results = {} if few else shareable(inputs.results)
     notes = [note for note in inputs.notes if not any(letter.isdigit() for letter in note)]
     if len(notes) < len(inputs.notes):
         notes.append("Notes with numbers in them are left out here; report.html has them.")
@@ -41,13 +42,13 @@ def aggregates_of(inputs: ReportInputs) -> ReportInputs:
         created=inputs.created,
         commit=inputs.commit,
         patient_split=inputs.patient_split,
-        results={} if few else shareable(inputs.results),
+        results=results,
         history=[{"step": line.get("step"), **shareable(_without_step(line))} for line in inputs.history],
         config_text=without_places(inputs.config_text),
         unit=inputs.unit,
         strata=inputs.strata,
         positives=inputs.positives,
-        scored=[] if few else [each for each in inputs.scored if _has_many_of_both(each.positive)],
+        scored=[each for each in inputs.scored if f"{each.family}/auroc" in results],
         data_summary={key: _rounded(value) for key, value in inputs.data_summary.items()},
         times_computed=inputs.times_computed,
         notes=notes,
@@ -81,10 +82,6 @@ def _without_places(tree: Any, key: str = "") -> Any:
 
 def _without_step(line: Mapping) -> dict[str, Any]:
     return {key: value for key, value in line.items() if key != "step"}
-
-
-def _has_many_of_both(positive: Any) -> bool:
-    return min(int(positive.sum()), len(positive) - int(positive.sum())) >= FEWEST
 
 
 def _rounded(value: object) -> object:

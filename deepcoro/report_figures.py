@@ -58,6 +58,8 @@ class Scored:
     positive: np.ndarray
     positive_word: str = "yes"
     negative_word: str = "no"
+    family: str = ""
+    """Prefix of its numbers."""
 
 
 def new_figure(

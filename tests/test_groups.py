@@ -126,7 +126,7 @@ def test_numbers_are_grouped_between_edges_and_words_among_them_are_not_assessed
     ages = [49, 50, 64, *[80] * (count - 5), "unknown", None]
     data = evaluated(labels={"age": ages})
     numbers, notes = measure_groups([], data, ["age"], 1, {"age": [50.0, 65.0, 75.0]})
-    sizes = {key: value for key, value in numbers.items() if key.endswith("/num_films")}
+    sizes = {key: value for key, value in numbers.items() if "=" in key and key.endswith("/num_films")}
     assert sizes == {
         "by/age=under 50/num_films": 1,
         "by/age=50 to 65/num_films": 2,
@@ -134,5 +134,6 @@ def test_numbers_are_grouped_between_edges_and_words_among_them_are_not_assessed
     }
     assert list(sizes) == [f"by/age={name}/num_films" for name in ("under 50", "50 to 65", "75 or more")]
     assert numbers["by/age/num_not_assessed"] == 2
+    assert numbers["by/age/num_films"] == count and numbers["by/age/num_patients"] == count
     assert notes == []
     assert group_tables(numbers)[0].groups == ["all films", "under 50", "50 to 65", "75 or more"]

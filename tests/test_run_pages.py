@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+from dataclasses import replace
 from unittest import mock
 
 import numpy as np
@@ -96,6 +97,14 @@ def test_a_field_of_the_page_that_nobody_thought_about_stays_at_home(whole_run):
     assert not shared.examples
     assert not shared.captions
     assert not shared.reconstructions
+
+
+def test_a_curve_of_scores_is_drawn_where_its_number_is_told(whole_run):
+    inputs = read_inputs(whole_run)
+    assert [each.family for each in inputs.scored] == ["zero_shot/side"]
+    few = replace(inputs, results=dict(inputs.results) | {"zero_shot/side/num_positive_patients": 2.0})
+    assert len(aggregates_of(inputs).scored) == 1
+    assert not aggregates_of(few).scored
 
 
 def test_folders_addresses_and_accounts_are_hidden_in_the_configuration():

@@ -21,8 +21,8 @@ examples:
 The table has a row a film and the columns that tools/shard_dataset.py knows; a patient column is needed for intervals that mean
 something. Films are decoded, shown to the model and forgotten; OUTPUT is one JSON: the run's metrics with their intervals, counts,
 what was left out and why. Heads are judged by the columns that they were trained on, decisions at the thresholds that val of the run fixed
-(never at ones of yours). A number that rests on fewer than ten cases, positives or negatives is not in it, nor is an id, a path, a
-text or a row: open it before you send it.
+(never at ones of yours). A number that rests on fewer than ten patients, or on fewer than ten with a finding or without it, is not in
+it, nor is an id, a path, a text or a row: open it before you send it.
 
 Research only; not a medical device.
 

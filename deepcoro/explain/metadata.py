@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow
 from jaxtyping import Float, Int
 
-from deepcoro.bootstrap import mean_intervals, patient_rows
+from deepcoro.bootstrap import mean_intervals, patient_rows, patients_counted
 from deepcoro.config import ConfigError
 from deepcoro.data.collection import Collection
 from deepcoro.statistics.ranking import auroc, auroc_interval
@@ -160,7 +160,9 @@ def _yes_or_no(
         f"{label}/num": float(len(positive)),
         f"{label}/num_positive": float(positive.sum()),
     }
-    bounds = auroc_interval(scores, positive, patient_rows(held.patients, len(positive)), num_samples, _SEED)
+    patients = patient_rows(held.patients, len(positive))
+    numbers |= {f"{label}/{key}": value for key, value in patients_counted(patients, positive).items()}
+    bounds = auroc_interval(scores, positive, patients, num_samples, _SEED)
     if bounds is not None:
         numbers |= {f"{label}/auroc_ci_low": bounds[0], f"{label}/auroc_ci_high": bounds[1]}
     return numbers, []

@@ -5,6 +5,7 @@ The numbers are those of an evaluation (`evaluate.metrics` of the run), computed
 
 import json
 import logging
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from deepcoro import atomic
+from deepcoro.aggregates import FEWEST, told_and_withheld
 from deepcoro.config import DataError
 from deepcoro.embed import told_heads
 from deepcoro.evaluated import Evaluated
@@ -23,7 +25,7 @@ from deepcoro.inference.model import Answerer, Said
 from deepcoro.inference.opened import OpenedStudy
 from deepcoro.inference.prediction import NOTICE
 from deepcoro.inference.site_labels import Row, conflicts
-from deepcoro.inference.suppression import OfEnough, heads_of_few, without_small
+from deepcoro.inference.suppression import OfEnough, heads_of_few
 from deepcoro.ingest.film import Rejection
 from deepcoro.metrics.calibration import Calibration
 from deepcoro.metrics.classification import Classification
@@ -34,7 +36,7 @@ from deepcoro.seen import Seen, overlap
 logger = logging.getLogger(__name__)
 
 OF_HEADS = (Classification, Regression, Calibration)
-LEAST = 10
+LEAST = FEWEST
 """A count below it, and every number that rests on one, is not told."""
 
 
@@ -84,7 +86,8 @@ class Gathered:
             units=np.arange(len(rows)),
             clips=[f"{record.study}.{row[0]:03d}" for record, row in rows],
             studies=[record.study for record, _ in rows],
-            patients=[record.patient for record, _ in rows],
+            # films of a study are of one patient also where nobody says of whom
+            patients=[record.patient or record.study for record, _ in rows],
             films=np.concatenate([said.films for said in self.said]),
             texts=facts.texts,
             text_embeddings=embedded,
@@ -139,7 +142,8 @@ def _measured(answerer: Answerer, evaluated: Evaluated) -> tuple[dict[str, float
         unmeasured += [note.split(":")[0] for note in notes]  # what follows may count
     wanted = answerer.config.evaluate
     groups, _ = measure_groups(metrics, evaluated, wanted.by, LEAST, wanted.by_bins)
-    kept, suppressed = without_small(numbers | groups, LEAST)
+    finite = {key: value for key, value in (numbers | groups).items() if math.isfinite(value)}
+    kept, suppressed = told_and_withheld(finite, LEAST)
     return kept, sorted({*suppressed, *heads_of_few(evaluated, LEAST)}), sorted(set(unmeasured))
 
 

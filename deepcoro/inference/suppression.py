@@ -1,7 +1,6 @@
-"""What may leave a site: no number that rests on fewer than so many cases, positives or negatives, nor on a head that is left out for it."""
+"""Heads of a site that too few patients have a class of: they are left out before anything is measured, so that means over heads rest on
+the others. What may leave of the numbers then is said by `deepcoro.aggregates`."""
 
-import math
-from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -44,44 +43,3 @@ def _has_few(head: Head, evaluated: Evaluated, patients: np.ndarray, least: int)
 
 def _count(patients: np.ndarray) -> int:
     return len(np.unique(patients))
-
-
-def without_small(numbers: dict[str, float], least: int) -> tuple[dict[str, float], list[str]]:
-    """Without the numbers that rest on fewer than `least`: cases, positives, negatives; and the names of what was left out.
-
-    A family is what shares a prefix. Its counts are the names that begin with `num`; a class of the family that is small takes all of
-    it away, since the rest would tell it. Counts that are small by themselves (not assessed, say) are left out alone.
-    """
-    families = sorted({key.rpartition("/")[0] for key in numbers})
-    small = [family for family in families if _is_small(family, numbers, least)]
-    kept = {
-        key: value
-        for key, value in numbers.items()
-        if math.isfinite(value) and not _below(key, small) and not (_is_count(key) and 0 < value < least)
-    }
-    return kept, small
-
-
-def _is_small(family: str, numbers: dict[str, float], least: int) -> bool:
-    total = numbers.get(f"{family}/num")
-    if total == 0:  # there is nobody to tell of
-        return False
-    counts = [
-        numbers[name] for name in (f"{family}/num_patients", f"{family}/num_queries") if name in numbers
-    ]
-    if total is not None:
-        counts.append(total)
-        for part in ("num_positive", "num_events"):
-            if (with_it := numbers.get(f"{family}/{part}")) is not None:
-                counts += [with_it, total - with_it]
-    return any(count < least for count in counts)
-
-
-def _below(key: str, families: Sequence[str]) -> bool:
-    """Whether it is of one of them, or the shuffled control of one (`zero_shot/control/cto/...`)."""
-    plain = key.replace("/control/", "/")
-    return any(plain.startswith(f"{family}/") for family in families)
-
-
-def _is_count(key: str) -> bool:
-    return key.rpartition("/")[2].startswith("num")

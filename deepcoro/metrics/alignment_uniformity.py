@@ -10,7 +10,7 @@ import numpy as np
 import pydantic
 from jaxtyping import Float
 
-from deepcoro.bootstrap import means_with_intervals, patient_rows, renumbered
+from deepcoro.bootstrap import means_with_intervals, patient_rows, patients_counted, renumbered
 from deepcoro.config import Block
 from deepcoro.evaluated import Evaluated, Measurement
 
@@ -52,6 +52,7 @@ class AlignmentUniformity(Measurement):
             films = evaluated.films[known]
             texts = evaluated.text_embeddings[evaluated.text_of_film[known]]
             patients = patient_rows(evaluated.patients, len(evaluated.clips))[known]
+            numbers |= patients_counted(patients)
             numbers |= self._alignment(films, texts, renumbered(patients))
         for name, rows in (("films", evaluated.films), ("texts", evaluated.text_embeddings)):
             if len(rows) > 1:

@@ -16,6 +16,7 @@ import pydantic
 from jaxtyping import Float
 
 from deepcoro.answers import Answers, answers_of, control_captions, measured, share
+from deepcoro.bootstrap import patients_counted
 from deepcoro.config import Block
 from deepcoro.evaluated import Evaluated, Measurement
 
@@ -75,6 +76,7 @@ class Captioning(Measurement):
         )
         numbers |= {
             "num_films": float(len(own)),
+            **patients_counted(answers.patients),
             "num_distinct_captions": float(len(set(answers.captions))),
             "num_empty_captions": float(sum(not words(text) for text in answers.captions)),
         }

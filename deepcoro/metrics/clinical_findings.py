@@ -253,6 +253,7 @@ class ClinicalFindings(Measurement):
         controls = control_captions(evaluated, answers, _NUM_SHUFFLES, self.config.seed)
         own = _rows(answers.references, answers.captions)
         numbers |= _sizes(own, answers.references, answers.captions)
+        numbers |= _patients(own, answers.patients)
         numbers |= _segment_values(own)
         blind = {
             name: [_rows(answers.references, texts) for texts in each] for name, each in controls.items()
@@ -304,6 +305,27 @@ def _sizes(own: np.ndarray, references: Sequence[str], captions: Sequence[str]) 
         numbers[f"{finding}/num_said"] = found + made_up + unknown
         numbers[f"{finding}/num_said_not_assessed"] = unknown
     return numbers
+
+
+def _patients(own: np.ndarray, patients: np.ndarray) -> dict[str, float]:
+    """Patients behind the counts of each value; films of a patient count once."""
+
+    def with_any(*columns: str) -> float:
+        return float(len(np.unique(patients[own[:, [_COLUMN[name] for name in columns]].any(axis=1)])))
+
+    numbers = {
+        "num_patients": float(len(np.unique(patients))),
+        "severity/num_patients": with_any("severity/matched"),
+    }
+    for name, classes in _TOLD_APART.items():
+        numbers |= {f"{name}/num_patients_{each}": with_any(f"{name}/{each}") for each in classes}
+    for finding in _FINDINGS:
+        numbers[f"{finding}/num_patients"] = with_any(f"{finding}/found", f"{finding}/omitted")
+    return numbers | {
+        f"segment/{segment}/num_patients": count
+        for segment in SEGMENTS
+        if (count := with_any(f"{segment}/found", f"{segment}/omitted"))
+    }
 
 
 def _understood(texts: Sequence[str]) -> float:

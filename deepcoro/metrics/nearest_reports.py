@@ -8,7 +8,7 @@ import pydantic
 from jaxtyping import Float
 
 from deepcoro.answers import absolute_error
-from deepcoro.bootstrap import mean_of_known, patient_rows, renumbered
+from deepcoro.bootstrap import mean_of_known, patient_rows, patients_counted, renumbered
 from deepcoro.config import Block
 from deepcoro.evaluated import Evaluated, Measurement
 from deepcoro.kernels.tied_ranks import nearest
@@ -79,10 +79,11 @@ class NearestReports(Measurement):
         said, truth = said[kept], truth[kept]
         if set(np.unique(truth)) <= {0.0, 1.0}:
             return counts | self._auroc(said, truth == 1, patient)
+        counts |= patients_counted(patient)
         return counts | absolute_error(said, truth, patient, self.config.bootstrap_samples, self.config.seed)
 
     def _auroc(self, said: np.ndarray, positive: np.ndarray, patient: np.ndarray) -> dict[str, float]:
-        found = {"num_positive": float(positive.sum())}
+        found = {"num_positive": float(positive.sum()), **patients_counted(patient, positive)}
         if positive.all() or not positive.any():
             return found
         found["auroc"] = auroc(said, positive)

@@ -11,7 +11,7 @@ import pydantic
 from jaxtyping import Bool, Float, Int
 
 from deepcoro.answers import answers_of
-from deepcoro.bootstrap import means_with_intervals, patient_rows, renumbered
+from deepcoro.bootstrap import means_with_intervals, patient_rows, patients_counted, renumbered
 from deepcoro.config import Block
 from deepcoro.evaluated import Evaluated, Measurement
 from deepcoro.kernels.tied_ranks import TIE
@@ -70,7 +70,11 @@ class Privacy(Measurement):
             verbatim, runs = copies(texts, evaluated.training.texts)
             columns |= {f"verbatim{suffix}": verbatim, f"longest_run{suffix}": runs}
         numbers = self._means(columns, answers.patients)
-        counts = {"num": len(answers.films), "num_training_reports": len(evaluated.training.texts)}
+        counts = {
+            "num": len(answers.films),
+            **patients_counted(answers.patients),
+            "num_training_reports": len(evaluated.training.texts),
+        }
         return numbers | {key: float(value) for key, value in counts.items()}
 
     def _linked(self, evaluated: Evaluated) -> dict[str, float]:
@@ -88,6 +92,9 @@ class Privacy(Measurement):
             if len(asked):
                 found = self._means({name: hit[asked]}, renumbered(patients[asked]))
                 found[f"{name}_chance"] = float(chance[asked].mean())
+                numbers |= {
+                    f"{name}/{key}": value for key, value in patients_counted(patients[asked]).items()
+                }
                 numbers |= {f"{name}/{key.replace(name, 'rate')}": value for key, value in found.items()}
         return numbers
 

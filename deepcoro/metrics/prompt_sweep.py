@@ -9,7 +9,7 @@ from jaxtyping import Float
 
 from deepcoro.angiography.prompts import SWEEPS, sweep_sentences
 from deepcoro.answers import absolute_error
-from deepcoro.bootstrap import patient_rows, renumbered
+from deepcoro.bootstrap import patient_rows, patients_counted, renumbered
 from deepcoro.config import Block
 from deepcoro.evaluated import Evaluated, Measurement, class_embedding, label_word
 from deepcoro.kernels.tied_ranks import nearest
@@ -159,6 +159,7 @@ class PromptSweep(Measurement):
             return counts
         answers, truth = answers[known], truth[known]
         patient = renumbered(patient_rows(patients, len(known))[known])
+        counts |= patients_counted(patient)
         found = absolute_error(answers, truth, patient, self.config.bootstrap_samples, self.config.seed)
         if np.ptp(answers) > 0 and np.ptp(truth) > 0:
             found["pearson"] = float(np.corrcoef(answers, truth)[0, 1])

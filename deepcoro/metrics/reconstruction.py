@@ -6,7 +6,7 @@ from typing import Literal
 import numpy as np
 import pydantic
 
-from deepcoro.bootstrap import means_with_intervals, patient_rows, renumbered
+from deepcoro.bootstrap import means_with_intervals, patient_rows, patients_counted, renumbered
 from deepcoro.config import Block
 from deepcoro.evaluated import Evaluated, Measurement
 
@@ -79,5 +79,6 @@ class Reconstruction(Measurement):
             return numbers, [f"reconstruction: no film has hidden units to guess ({prefix}{suffix})"]
         told = {f"{prefix}/{name}{suffix}": column[kept] for name, column in columns.items()}
         patient = renumbered(patient_rows(patients, len(kept))[kept])
+        numbers[f"{prefix}/num_patients{suffix}"] = patients_counted(patient)["num_patients"]
         numbers |= means_with_intervals(told, patient, self.config.bootstrap_samples, self.config.seed)
         return numbers, []

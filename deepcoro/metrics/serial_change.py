@@ -8,7 +8,7 @@ import numpy as np
 import pydantic
 from jaxtyping import Float
 
-from deepcoro.bootstrap import sum_intervals
+from deepcoro.bootstrap import patients_counted, sum_intervals
 from deepcoro.config import Block
 from deepcoro.evaluated import Evaluated, Measurement
 from deepcoro.statistics.ranking import auroc, auroc_interval
@@ -69,7 +69,9 @@ class SerialChange(Measurement):
         numbers = {
             "serial_change/num": float(len(pairs.truth)),
             "serial_change/num_positive": float(changed.sum()),
-            "serial_change/num_patients": float(len(np.unique(pairs.patient))),
+        }
+        numbers |= {
+            f"serial_change/{key}": value for key, value in patients_counted(pairs.patient, changed).items()
         }
         if not len(pairs.truth) or changed.all() or not changed.any():
             return numbers, [f"serial_change: {int(changed.sum())} of {len(changed)} pairs changed; no AUROC"]

@@ -64,6 +64,8 @@ class Survival(Measurement):
                 f"{name}/num": float(len(rows.time)),
                 f"{name}/num_patients": float(len(np.unique(rows.patient))),
                 f"{name}/num_events": float(rows.event.sum()),
+                f"{name}/num_event_patients": float(len(np.unique(rows.patient[rows.event]))),
+                f"{name}/num_event_free_patients": float(len(np.unique(rows.patient[~rows.event]))),
                 f"{name}/num_not_assessed": float(len(evaluated.clips) - len(rows.time)),
             }
             horizons = self.config.outcomes[name.removeprefix(_PREFIX)].horizons

@@ -15,7 +15,7 @@ from deepcoro.angiography.grammar import parse_trees
 from deepcoro.angiography.prompts import ZERO_SHOT
 from deepcoro.angiography.vocabulary import SIDES
 from deepcoro.answers import measured, share
-from deepcoro.bootstrap import patient_rows, renumbered
+from deepcoro.bootstrap import patient_rows, patients_counted, renumbered
 from deepcoro.config import Block
 from deepcoro.evaluated import Evaluated, Measurement, class_embedding, label_word
 
@@ -73,7 +73,7 @@ class WrongSide(Measurement):
             self.config.bootstrap_samples,
             self.config.seed,
         )
-        return {"num": float(len(rows))} | rates
+        return {"num": float(len(rows)), **patients_counted(numbers)} | rates
 
 
 @lru_cache(maxsize=65536)

@@ -7,7 +7,7 @@ import numpy as np
 import pydantic
 from jaxtyping import Float
 
-from deepcoro.bootstrap import HIGH, LOW, patient_rows
+from deepcoro.bootstrap import HIGH, LOW, patient_rows, patients_counted
 from deepcoro.config import Block
 from deepcoro.evaluated import Evaluated, Measurement, class_embedding
 from deepcoro.kernels.tied_ranks import TIE, require_finite
@@ -151,12 +151,15 @@ class ZeroShot(Measurement):
                 notes.append(f"zero_shot/{name}: the data have no label '{task.label}'")
                 continue
             kept, positive, counts = self._truth(name, labels[task.label])
-            metrics |= {f"zero_shot/{name}/{key}": float(value) for key, value in counts.items()}
+            patient_of_film = patient_rows(patients, len(kept))[kept]
+            metrics |= {
+                f"zero_shot/{name}/{key}": float(value)
+                for key, value in (counts | patients_counted(patient_of_film, positive)).items()
+            }
             if positive.all() or not positive.any():
                 found = f"{counts['num_positive']} of {counts['num']}"
                 notes.append(f"zero_shot/{name}: no AUROC, {found} assessed films are '{task.positive}'")
                 continue
-            patient_of_film = patient_rows(patients, len(kept))[kept]
             metrics |= self._aurocs(name, scores[name][kept], positive, patient_of_film)
         return metrics, notes
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from deepcoro.aggregates import told_and_withheld
 from deepcoro.inference import site
-from deepcoro.inference.suppression import without_small
 from tests.launch import main_on_this_rank
 from tests.tools.command import call_tool
 
@@ -107,7 +107,7 @@ def test_a_family_with_few_positives_or_few_negatives_is_left_out_with_its_contr
         "zero_shot/dominance/num_not_assessed": 3.0, "zero_shot/dominance/num_other_class": 0.0,
         "retrieval/num_patients": 12.0, "retrieval/text_to_video/num_queries": 8.0, "retrieval/text_to_video/R@5": 1.0,
     }  # fmt: skip
-    kept, suppressed = without_small(numbers, 10)
+    kept, suppressed = told_and_withheld(numbers, 10)
     assert suppressed == ["retrieval/text_to_video", "zero_shot/cto", "zero_shot/side"]
     assert sorted(kept) == [
         "retrieval/num_patients",

@@ -3,17 +3,22 @@
 import csv
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from deepcoro.aggregates import told_and_withheld
 from deepcoro.config import DataError
 from deepcoro.evaluated import Head
 from deepcoro.fields.labels import Config as LabelsConfig
 from deepcoro.inference import site
+from deepcoro.inference.model import Answerer, Said
+from deepcoro.inference.opened import OpenedStudy
 from deepcoro.inference.site_labels import conflicts
-from deepcoro.inference.suppression import OfEnough, heads_of_few, without_small
+from deepcoro.inference.suppression import OfEnough, heads_of_few
 from deepcoro.metrics import classification
+from deepcoro.run_config import run_config_from_dump
 from tests.data.folder import moving_film, study_with
 from tests.inference.test_site import table_of
 from tests.launch import main_on_this_rank
@@ -143,8 +148,10 @@ def test_ten_films_of_one_patient_are_one_patient() -> None:
 
 def test_an_outcome_with_few_events_or_few_without_is_left_out() -> None:
     numbers = {"survival/mace/num": 40.0, "survival/mace/num_events": 31.0, "survival/mace/c_index": 0.7}
-    assert without_small(numbers, 10) == ({}, ["survival/mace"])
-    assert without_small(numbers | {"survival/mace/num_events": 20.0}, 10)[1] == []
+    assert told_and_withheld(numbers, 10) == ({}, ["survival/mace"])
+    enough = numbers | {"survival/mace/num_events": 20.0}
+    assert told_and_withheld(enough, 10)[1] == []
+    assert told_and_withheld(enough | {"survival/mace/num_event_free_patients": 3.0}, 10)[0] == {}
 
 
 def study_of(*labels: dict):
@@ -155,6 +162,18 @@ def study_of(*labels: dict):
         clip.model_copy(update={"labels": each}) for clip, each in zip(record.clips, labels, strict=True)
     ]
     return record.model_copy(update={"clips": clips}), tuple(range(len(labels)))
+
+
+def test_films_of_a_study_that_names_no_patient_are_of_one() -> None:
+    """Each would count as a patient of its own, and ten films of one study as enough."""
+    answerer = object.__new__(Answerer)
+    answerer.config = run_config_from_dump({}, "test")
+    answerer.labels, answerer.calibration, answerer.shares_space = None, None, False
+    answerer.questions = SimpleNamespace(prompts={})
+    record, rows = study_of({"cto": 1.0}, {"cto": 1.0})
+    study = OpenedStudy(record.model_copy(update={"patient": None}), [])
+    said = Said(study, [(row,) for row in rows], np.zeros((2, 0)), {}, [])
+    assert site.Gathered(answerer, [said]).evaluated().patients == ["study", "study"]
 
 
 def test_labels_that_disagree_or_that_no_map_knows_are_judged_as_in_an_evaluation() -> None:

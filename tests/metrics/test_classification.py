@@ -46,6 +46,8 @@ def test_each_head_is_measured_on_the_rows_that_were_assessed(data, measured):
         assert numbers[f"{key}/prevalence"] == pytest.approx(truth.mean())
         assert numbers[f"{key}/num_not_assessed"] == 80 - len(rows)
         assert numbers[f"{key}/num_patients"] == len(set(rows // 2))
+        assert numbers[f"{key}/num_positive_patients"] == len(set(rows[truth == 1] // 2))
+        assert numbers[f"{key}/num_negative_patients"] == len(set(rows[truth == 0] // 2))
         assert numbers[f"{key}/auroc_ci_low"] <= numbers[f"{key}/auroc"] <= numbers[f"{key}/auroc_ci_high"]
 
 
@@ -154,6 +156,7 @@ def test_classes_are_measured_as_by_scikit_learn(task):
         "num_not_assessed": 1,
         "class=very_severe/num": 89,
         "class=very_severe/num_positive": (truth == 2).sum(),
+        "class=very_severe/num_positive_patients": len(set((np.flatnonzero(truth == 2) + 1) // 2)),
         "class=none/prevalence": (truth == 0).mean(),
     }
     for key, value in expected.items():

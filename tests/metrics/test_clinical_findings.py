@@ -116,6 +116,17 @@ def test_sides_and_dominance_count_each_class_alike_and_silence_is_wrong():
     assert numbers["lesion/omission_rate"] == 1
 
 
+def test_patients_are_counted_beside_the_films_and_segments_of_each_value():
+    """Two films of one patient with two lesions each, and a patient of the other tree without any."""
+    lesions = LEFT + "CTO of the proximal LAD. mLAD: 90 %."
+    free = RIGHT + "No significant stenosis."
+    numbers = found([lesions, lesions, free], [lesions] * 3, patients=["a", "a", "b"])
+    assert (numbers["num_films"], numbers["num_patients"]) == (3, 2)
+    assert (numbers["lesion/num"], numbers["lesion/num_patients"], numbers["cto/num_patients"]) == (4, 1, 1)
+    assert (numbers["side/num_patients_left"], numbers["side/num_patients_right"]) == (1, 1)
+    assert (numbers["segment/mid_lad/num"], numbers["segment/mid_lad/num_patients"]) == (2, 1)
+
+
 def test_one_class_alone_has_no_accuracy_and_that_is_said():
     numbers, notes = METRIC.measure(captioned([LEFT], [LEFT]))
     assert "clinical_findings/side/balanced_accuracy" not in numbers

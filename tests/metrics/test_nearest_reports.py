@@ -76,6 +76,9 @@ def test_numbers_are_those_of_the_films_assessed_and_told(evaluated: Evaluated) 
     assert found["nearest_reports/lvef/mae"] == pytest.approx(
         np.abs(said["nearest_reports_lvef"] - lvef).mean()
     )
+    patients = np.array(evaluated.patients)
+    assert found["nearest_reports/cto/num_positive_patients"] == len(set(patients[kept & (truth == 1)]))
+    assert found["nearest_reports/lvef/num_patients"] == len(set(patients))
     assert found["nearest_reports/lvef/mae_chance"] == pytest.approx(np.abs(lvef - np.median(lvef)).mean())
     for name in ("cto/auroc", "dominance=left/auroc", "lvef/mae"):
         value = found[f"nearest_reports/{name}"]

@@ -72,6 +72,8 @@ def test_films_that_lie_on_their_sentence_are_read_rightly_beside_the_median_gue
     assert found["prompt_sweep/ef/mae"] == 2 and found["prompt_sweep/ef/num"] == 5, "one film is read as 50"
     assert found["prompt_sweep/ef/mae_chance"] == (20 + 10 + 30 + 30 + 0) / 5
     assert found["prompt_sweep/ef/num_not_assessed"] == 1 and notes == []
+    known = {patient for patient, value in zip(case.patients, truth, strict=True) if value is not None}
+    assert found["prompt_sweep/ef/num_patients"] == len(known)
     assert found["prompt_sweep/ef/mae_ci_low"] <= 2 <= found["prompt_sweep/ef/mae_ci_high"]
     assert found["prompt_sweep/ef/pearson"] == pytest.approx(
         np.corrcoef([10, 20, 60, 50, 30], [10, 20, 60, 60, 30])[0, 1]

@@ -37,6 +37,7 @@ def test_means_advantages_and_counts_leave_out_films_without_units_to_guess():
     assert numbers == pytest.approx(
         {
             "masked_modeling/num": 3,
+            "masked_modeling/num_patients": 3,
             "masked_modeling/error": 0.7,
             "masked_modeling/error_of_unit_mean": 1,
             "masked_modeling/error_of_nearest_visible": 1,

@@ -42,6 +42,8 @@ def test_rows_without_event_or_follow_up_are_left_out_and_counted(data):
     assert numbers["survival/mace/num"] == 58
     assert numbers["survival/mace/num_events"] == events.sum()
     assert numbers["survival/mace/num_not_assessed"] == 2
+    assert numbers["survival/mace/num_event_patients"] == len(set(rows[events] // 2))
+    assert numbers["survival/mace/num_event_free_patients"] == len(set(rows[~events] // 2))
     low, high = (numbers[f"survival/mace/auc_at_50_ci_{end}"] for end in ("low", "high"))
     assert low < numbers["survival/mace/auc_at_50"] < high
     assert numbers["survival/mace/c_index"] > 0.6

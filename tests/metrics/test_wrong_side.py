@@ -41,8 +41,10 @@ def test_rates_are_shares_of_the_films_whose_side_is_known_and_that_say_one() ->
     numbers, notes = wrong_side.Config(bootstrap_samples=0).build().measure(evaluated)
     assert numbers == {
         "wrong_side/caption/num": 2,  # the third names no tree, the side of the fourth is not known
+        "wrong_side/caption/num_patients": 1,
         "wrong_side/caption/rate": 0.5,
         "wrong_side/zero_shot/num": 3,
+        "wrong_side/zero_shot/num_patients": 2,
         "wrong_side/zero_shot/rate": pytest.approx(1 / 3),
     }
     assert notes == []

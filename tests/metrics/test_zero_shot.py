@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
+from deepcoro.aggregates import shareable
 from deepcoro.metrics import zero_shot
 from deepcoro.metrics.zero_shot import Config, Task, class_name
 
@@ -31,6 +32,17 @@ def test_with_more_than_two_classes_the_nearest_other_one_counts():
     metric = Config(tasks={"dominance": task}).build()
     film = np.array([[0.0, 0.6, 0.8]], np.float32)
     assert metric.scores(film, np.eye(3))["dominance"][0] == pytest.approx(-0.8, abs=1e-6)
+
+
+def test_patients_are_counted_beside_their_films():
+    """Ten films with an occlusion are of one patient, who has another without."""
+    patients = ["a"] * 11 + [f"b{film}" for film in range(9)] + ["not assessed"]
+    labels = [1] * 10 + [0] * 10 + [None]
+    found, _ = cto_metric().compute({"cto": np.linspace(0, 1, 21)}, {"cto": labels}, patients)
+    counts = {key: found[f"zero_shot/cto/num_{key}"] for key in ("positive", "positive_patients")}
+    assert counts == {"positive": 10, "positive_patients": 1}
+    assert (found["zero_shot/cto/num_patients"], found["zero_shot/cto/num_negative_patients"]) == (10, 10)
+    assert not [key for key in shareable(found) if key.endswith("auroc")]
 
 
 def test_auroc_is_that_of_the_assessed_films_alone():
