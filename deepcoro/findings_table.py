@@ -158,7 +158,7 @@ def _bars(models: Sequence[Model], data: str) -> Iterator[str]:
 
 
 def _judged(bar: Bar, model: str, numbers: Mapping[str, float], remedy: str) -> Iterator[str]:
-    keys = fnmatch.filter(numbers, bar.pattern)
+    keys = [key for key in fnmatch.filter(numbers, bar.pattern) if not key.startswith("by/")]
     if not keys:
         yield f"| {bar.words} | {model} | – | not measured: {remedy} |"
     for key in keys:

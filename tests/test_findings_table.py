@@ -12,7 +12,7 @@ from tests.tools.command import load_tool
 
 METRICS = {
     "probe/cto/auroc": 0.8, "probe/cto/auroc_ci_low": 0.71, "probe/cto/auroc_ci_high": 0.9,
-    "by/sex=F/probe/cto/auroc": 0.1, "probe/severe/auroc": 0.75, "probe/severe/auroc_ci_low": 0.69,
+    "by/sex=F/probe/cto/auroc": 0.1, "by/sex=F/probe/severe/auroc_ci_low": 0.2, "probe/severe/auroc": 0.75, "probe/severe/auroc_ci_low": 0.69,
     "probe/max_stenosis/mae_ratio_to_median": 0.7,
 }  # fmt: skip
 
