@@ -31,6 +31,7 @@ from deepcoro.predictions import Predictions, write_predictions
 from deepcoro.reconstructions import reconstruction_pictures
 from deepcoro.report_captions import CaptionExample, choose_captions, show_captions
 from deepcoro.report_examples import Example, choose_examples, films_shown, show_examples
+from deepcoro.report_head_errors import HeadError, choose_errors, show_errors
 from deepcoro.report_reconstructions import write_pictures
 from deepcoro.run_config import RunConfig, config_of_run, keys_changed_since
 from deepcoro.run_pages import write_pages
@@ -86,7 +87,8 @@ def run(config: RunConfig) -> int:
         pictures = reconstruction_pictures(model, config, parts, evaluated, config.evaluate.num_examples)
         write_pictures(config.run_dir, pictures)
         searches = retrieval_examples(config, parts, evaluated)
-        path = write_pages(config.run_dir, searches, caption_examples(config, parts, evaluated))
+        captions, errors = (each(config, parts, evaluated) for each in (caption_examples, head_errors))
+        path = write_pages(config.run_dir, searches, captions, errors)
         logger.info("report: %s", path)
     distributed.barrier()
     return 0
@@ -287,6 +289,13 @@ def caption_examples(config: RunConfig, parts: Parts, evaluated: Evaluated) -> l
     """Generated reports for the report, with strips of their films."""
     choices = choose_captions(evaluated, config.evaluate.num_examples)
     return show_captions(choices, evaluated, _strips(config, parts, evaluated, choices))
+
+
+def head_errors(config: RunConfig, parts: Parts, evaluated: Evaluated) -> list[HeadError]:
+    """What heads got most wrong for the report, with strips of the films; none where there are no heads."""
+    chosen = choose_errors(evaluated, config.evaluate.num_examples)
+    strips = _strips(config, parts, evaluated, [each.row for each in chosen])
+    return show_errors(chosen, evaluated, strips)
 
 
 def _strips(config: RunConfig, parts: Parts, evaluated: Evaluated, films: Iterable[int]) -> dict[int, bytes]:

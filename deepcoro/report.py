@@ -28,6 +28,7 @@ from deepcoro.report_costs import costs
 from deepcoro.report_examples import Example
 from deepcoro.report_explanations import Explanation, drawn, read_explanations
 from deepcoro.report_figures import Curve, Scored
+from deepcoro.report_head_errors import HeadError
 from deepcoro.report_head_figures import head_figures
 from deepcoro.report_intervals import interval_rows
 from deepcoro.report_reconstructions import Picture, read_pictures, reconstruction_rows
@@ -40,9 +41,12 @@ EXAMPLES_FILE = "report_examples.json"
 """Examples of the last evaluation; they hold films, like the report."""
 CAPTIONS_FILE = "report_captions.json"
 """Its generated reports."""
+HEAD_ERRORS_FILE = "report_head_errors.json"
+"""What its heads got most wrong."""
 
 _EXAMPLES = pydantic.TypeAdapter(list[Example])
 _CAPTIONS = pydantic.TypeAdapter(list[CaptionExample])
+_HEAD_ERRORS = pydantic.TypeAdapter(list[HeadError])
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,8 @@ class ReportInputs:
     examples: Sequence[Example] = ()
     captions: Sequence[CaptionExample] = ()
     """Generated reports to read."""
+    head_errors: Sequence[HeadError] = ()
+    """Films about which heads were most wrong."""
     reconstructions: Sequence[Picture] = ()
     """Films with hidden parts, guessed."""
     explanations: Sequence[Explanation] = ()
@@ -112,13 +118,28 @@ def write_report(
 
 
 def keep_shown(
-    run_dir: Path, examples: Sequence[Example] | None, captions: Sequence[CaptionExample] | None
+    run_dir: Path,
+    examples: Sequence[Example] | None,
+    captions: Sequence[CaptionExample] | None,
+    head_errors: Sequence[HeadError] | None = None,
 ) -> None:
     """Keeps what an evaluation shows of films, so that the page can be made again; None = what is kept stays."""
     if examples is not None:
         atomic.write_text(run_dir / EXAMPLES_FILE, _EXAMPLES.dump_json(list(examples)).decode())
     if captions is not None:
         atomic.write_text(run_dir / CAPTIONS_FILE, _CAPTIONS.dump_json(list(captions)).decode())
+    if head_errors is not None:
+        atomic.write_text(run_dir / HEAD_ERRORS_FILE, _HEAD_ERRORS.dump_json(list(head_errors)).decode())
+
+
+def failures_shown(run_dir: Path) -> list[str]:
+    """Which failures the page of the run shows, as its evaluation had some to show."""
+    kept = {
+        "the worst searches": EXAMPLES_FILE,
+        "the worst generated reports": CAPTIONS_FILE,
+        "the worst errors of heads": HEAD_ERRORS_FILE,
+    }
+    return [words for words, file in kept.items() if json.loads(_text(run_dir / file) or "[]")]
 
 
 def write_page(run_dir: Path, inputs: ReportInputs) -> Path:
@@ -155,6 +176,7 @@ def read_inputs(run_dir: Path) -> ReportInputs:
         positives={name: task.positive for name, task in metric.config.tasks.items()},
         examples=_EXAMPLES.validate_json(examples) if examples else [],
         captions=_CAPTIONS.validate_json(_text(run_dir / CAPTIONS_FILE) or "[]"),
+        head_errors=_HEAD_ERRORS.validate_json(_text(run_dir / HEAD_ERRORS_FILE) or "[]"),
         reconstructions=read_pictures(run_dir),
         explanations=read_explanations(run_dir),
         shortcuts=read_shortcuts(run_dir),
@@ -264,14 +286,14 @@ def render_report(inputs: ReportInputs) -> str:
         caption_tables=report_captions.caption_tables(inputs.results),
         segment_rows=report_captions.segment_rows(inputs.results),
         holds_films=bool(inputs.reconstructions or inputs.explanations)
-        or any(_has_film(example) for example in (*inputs.examples, *inputs.captions)),
+        or any(_has_film(example) for example in (*inputs.examples, *inputs.captions, *inputs.head_errors)),
         timings={
             key: value for key, value in inputs.results.items() if key.startswith(("speed/", "memory/"))
         },
     )
 
 
-def _has_film(example: Example | CaptionExample) -> bool:
+def _has_film(example: Example | CaptionExample | HeadError) -> bool:
     return bool(example.strip) or any(each.strip for each in getattr(example, "candidates", ()))
 
 

@@ -9,15 +9,17 @@ from deepcoro.report import keep_shown, read_inputs, write_page
 from deepcoro.report_aggregates import aggregates_of, write_aggregates
 from deepcoro.report_captions import CaptionExample
 from deepcoro.report_examples import Example
+from deepcoro.report_head_errors import HeadError
 
 
 def write_pages(
     run_dir: Path,
     examples: Sequence[Example] | None = None,
     captions: Sequence[CaptionExample] | None = None,
+    head_errors: Sequence[HeadError] | None = None,
 ) -> Path:
-    """Writes report.html, report_aggregates.html, tables/ and model_card.md; returns the first. Arguments as of `write_report`."""
-    keep_shown(run_dir, examples, captions)
+    """Writes report.html, report_aggregates.html, tables/ and model_card.md; returns the first. What is given is shown and kept; without it, what is kept."""
+    keep_shown(run_dir, examples, captions, head_errors)
     inputs = read_inputs(run_dir)
     path = write_page(run_dir, inputs)
     write_aggregates(run_dir, inputs)

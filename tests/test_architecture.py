@@ -82,6 +82,7 @@ LAYERS = [
         "report_explanations",
         "report_shortcuts",
         "report_groups",
+        "report_head_errors",
         "report_head_figures",
         "report_heads",
         "report_intervals",

@@ -104,6 +104,9 @@ def test_the_page_shows_heads_and_every_evaluation_of_the_checkpoint(probe):
     assert "decisions at thresholds fixed on val" in page
     assert "This checkpoint on every data set" in page
     assert "shards, val" in page
+    assert "What heads got most wrong" in page and page.count("Frames of film") >= 1
+    shared = (probe / "report_aggregates.html").read_text()
+    assert "What heads got most wrong" not in shared and "data:image/jpeg" not in shared
     counts = results(probe, "test")["data_summary"]
     assert counts["films"] > counts["studies"], "rows are studies of several films"
     assert f"{counts['films']} films, {counts['studies']} studies" in page

@@ -15,9 +15,10 @@ from deepcoro.paper.sheets import escaped
 from deepcoro.report import read_inputs
 from deepcoro.report_aggregates import aggregates_of, without_places
 from deepcoro.report_captions import CaptionExample, Marked
+from deepcoro.report_head_errors import HeadError
 from deepcoro.run_pages import write_pages
 from tests.browser import NEEDS_BROWSER, drawn
-from tests.test_report import HOSTILE, RESULTS, Page, run_folder, two_examples
+from tests.test_report import HOSTILE, RESULTS, Page, run_folder, strip_base64, two_examples
 
 PAGES = ("report.html", "report_aggregates.html")
 SECRET = "Severe stenosis of the mid LAD in Mr Jones."
@@ -34,7 +35,8 @@ def whole_run(tmp_path_factory):
     (run_dir / "positives.html").write_text("texts")
     said = [Marked(text=SECRET, mark="plain")]
     captions = [CaptionExample(kind="best", title="c09", report=said, caption=said)]
-    write_pages(run_dir, two_examples(SECRET), captions)
+    wrong = HeadError(head="probe/cto", title="c17", strip=strip_base64(), said="yes", truth="no")
+    write_pages(run_dir, two_examples(SECRET), captions, [wrong])
     return run_dir
 
 
@@ -45,9 +47,10 @@ def test_the_twin_has_the_numbers_and_no_film_no_text_and_no_folder(whole_run):
         assert shown in page.text, shown
     for hidden in ("Jones", "st_mary", "own_place", "positives.html", "<img", "do not share it outside"):
         assert hidden not in text, hidden
-    for title in ("c01", "c09"):
+    for title in ("c01", "c09", "c17", "most wrong"):
         assert title not in page.text, title
-    assert "Jones" in (whole_run / "report.html").read_text()
+    own = (whole_run / "report.html").read_text()
+    assert "Jones" in own and "c17" in own and "The model says <b>yes</b>" in own
 
 
 def test_a_curve_that_both_pages_show_is_drawn_once(whole_run):
@@ -96,6 +99,7 @@ def test_a_field_of_the_page_that_nobody_thought_about_stays_at_home(whole_run):
     assert inputs.captions
     assert not shared.examples
     assert not shared.captions
+    assert inputs.head_errors and not shared.head_errors
     assert not shared.reconstructions
 
 

@@ -18,6 +18,7 @@ from deepcoro.paper.model_card import (
     training_facts,
 )
 from deepcoro.paper.siblings import runs_with_other_seeds
+from deepcoro.report import failures_shown
 from deepcoro.report_aggregates import too_few
 from deepcoro.run_config import RunConfig
 
@@ -132,6 +133,7 @@ def _of_the_results(record: Record) -> dict[str, str | None]:
     )
     intervals = any(key.endswith("_ci_low") for _, found in numbers for key in found)
     calibrated = any((record.run_dir / "calibration").glob("*.json"))
+    shown = ", ".join(failures_shown(record.run_dir))
     events = [
         f"{document['split']} of {document['data']}: {key.removesuffix('/num_positive')} {found[key]:.0f} of {found[key.removesuffix('_positive')]:.0f}"
         for document, found in numbers
@@ -155,11 +157,7 @@ def _of_the_results(record: Record) -> dict[str, str | None]:
             f"measured by {', '.join(sorted(measured))}; no step was taken beyond that" if measured else None
         ),
         "robustness": f"subgroups: {', '.join(sorted(measured))}" if measured else None,
-        "failures": (
-            "worst searches and generated reports in report.html (films: not to be shared)"
-            if record.documents
-            else None
-        ),
+        "failures": f"{shown} in report.html (films: not to be shared)" if shown else None,
         "explanations": (
             "explain/*.json, pictures in report.html" if (record.run_dir / "explain").is_dir() else None
         ),

@@ -13,6 +13,8 @@ from deepcoro.paper.checklists import CLAIM, TRIPOD_AI, Item, filled
 from deepcoro.paper.exclusion_flow import exclusion_flow, told
 from deepcoro.paper.kit import _record, write_kit
 from deepcoro.paper.table_one import table_one
+from deepcoro.report import keep_shown
+from deepcoro.report_head_errors import HeadError
 from tests.paper.study_data import NUM_STUDIES, NUM_TEST, REFUSED, write_run, write_shards
 from tests.tools.command import load_tool
 
@@ -137,6 +139,15 @@ def test_checklists_of_a_run_from_scratch_say_so(run):
     known = answers(_record(*run, Collection.open(run[1].data)))
     assert known["predictors"].startswith("the pixels of the films alone")
     assert known["initialisation"] == "at random"
+
+
+def test_a_checklist_names_the_failures_that_the_page_shows(tmp_path, shards):
+    config = write_run(tmp_path / "run", shards)
+    record = _record(tmp_path / "run", config, Collection.open(config.data))
+    assert answers(record)["failures"] is None
+    wrong = HeadError(head="probe/cto", title="c1", said="yes", truth="no")
+    keep_shown(tmp_path / "run", [], [], [wrong])
+    assert answers(record)["failures"] == "the worst errors of heads in report.html (films: not to be shared)"
 
 
 def test_checklists_have_every_item_once():
