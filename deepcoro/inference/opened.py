@@ -31,7 +31,7 @@ class OpenedStudy:
     """Encoded frames of each clip of the record."""
     skipped: tuple[Rejection, ...] = ()
     decode_s: float = 0.0
-    """Wall time from the files to here."""
+    """Wall time from the files to here, the look for them in a folder included."""
     rows: tuple[int, ...] = field(default=())
     """Number of each clip in the folder or table."""
 
@@ -71,7 +71,7 @@ class FilmOpener:
             record=study_record(study, films, self._settings),
             payloads=[each.member.payload for each in films],
             skipped=(*found.refused, *skipped),
-            decode_s=time.perf_counter() - began,
+            decode_s=found.scan_s + time.perf_counter() - began,
             rows=tuple(each.source.row for each in films),
         )
 

@@ -117,7 +117,7 @@ class Seconds(Block):
     """Where the time of a study went, wall clock."""
 
     decode: float
-    """Files to encoded films."""
+    """Files to encoded films; of a folder also the study's share of reading all headers, which tell the studies apart."""
     model: float
     """Encoded films to answers."""
 

@@ -81,7 +81,7 @@ def _filled(rows: list[dict[str, object]]) -> list[dict[str, object]]:
 
 
 def latency(answers: Sequence[StudyAnswer]) -> dict[str, float]:
-    """Seconds of a study from files to answer (median and 95th percentile), and the share of all time that decoding took."""
+    """Seconds of a study from files to answer, before it is written (median and 95th percentile), and the share of all time that decoding took."""
     totals = np.array([answer.seconds.total for answer in answers])
     return {
         "studies": float(len(answers)),
