@@ -155,8 +155,7 @@ class Evaluate(Block):
     early_stop_patience: int | None = pydantic.Field(default=None, ge=1)
     """Evaluations without a better best_metric after which training stops; unset = never."""
     num_examples: int = pydantic.Field(default=6, ge=0)
-    """Searches, generated reports and worst errors of heads, so many of each, with film strips in report.html; they show films, so share
-    the report with care."""
+    """Searches, generated reports and errors of heads, so many of each, with film strips in report.html: share it with care."""
 
     @pydantic.field_validator("metrics", mode="before")
     @classmethod
