@@ -3,8 +3,8 @@ checkpoint, and whether texts are read at all.
 
 A Config of an objective or a pooler may have `needed_fields()` -> {field: block}, laid under what `data.fields` says, and
 `reads_text` (false unless it says otherwise): without an objective that reads texts a run has no text tower, no tokenizer and no
-field of texts. `best_metric(name)` -> (key of results.json, max or min) is taken where `evaluate.best_metric` is unset and the
-metric that is the default there belongs to none of the objectives.
+field of texts. `best_metric(name)` -> (key of results.json, max or min) is taken where `evaluate.best_metric` is unset and every objective has one:
+contrastive has none, the default there is its own. That of the first objective counts, of one with `is_pretext` only where all are such.
 """
 
 from typing import Any
@@ -48,14 +48,12 @@ def with_needs(tree: dict, objectives: Any, pooler: Any) -> dict:
 def _with_best_metric(tree: dict, objective_of: dict) -> dict:
     evaluated = _block(tree.get("evaluate"))
     is_said = not isinstance(evaluated, dict) or {"best_metric", "best_metric_mode"} & set(evaluated)
-    if is_said or any(getattr(each, "reads_text", False) for each in objective_of.values()):
+    if is_said or not objective_of or not all(hasattr(each, "best_metric") for each in objective_of.values()):
         return tree
-    for name, each in objective_of.items():
-        if hasattr(each, "best_metric"):
-            metric, mode = each.best_metric(name)
-            chosen = {"best_metric": metric, "best_metric_mode": mode}
-            return tree | {"evaluate": evaluated | chosen}
-    return tree
+    # guessing hidden parts is what a run does for the sake of something else, where there is something else
+    name, deciding = min(objective_of.items(), key=lambda item: getattr(item[1], "is_pretext", False))
+    metric, mode = deciding.best_metric(name)
+    return tree | {"evaluate": evaluated | {"best_metric": metric, "best_metric_mode": mode}}
 
 
 def _without_texts(tree: dict) -> dict:

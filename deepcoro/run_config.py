@@ -148,8 +148,8 @@ class Evaluate(Block):
     by_min_patients: int = pydantic.Field(default=10, ge=1)
     """Groups of fewer patients are listed with their size only."""
     best_metric: str = "retrieval/text_to_video/R@5"
-    """Key of results.json that names the best checkpoint; higher is better unless best_metric_mode says min. Unset in a run of heads
-    alone: linear_probing/macro/auroc, of one binary head its auroc (of classes macro_auroc of the first head, of numbers pearson_r)."""
+    """Key of results.json that names the best checkpoint; higher is better unless best_metric_mode says min. Unset without a contrastive
+    objective: of heads linear_probing/macro/auroc (one alone: its own; else macro_auroc, pearson_r), of captioning cider_d, else the error."""
     best_metric_mode: Literal["max", "min"] = "max"
     """Whether a higher or a lower best_metric is better."""
     early_stop_patience: int | None = pydantic.Field(default=None, ge=1)

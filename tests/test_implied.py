@@ -107,6 +107,23 @@ def test_what_chooses_the_best_checkpoint_is_among_what_evaluation_measures(
     assert config.evaluate.best_metric in measured
 
 
+@pytest.mark.parametrize(
+    ("objectives", "expected"),
+    [
+        ({"masked_modeling": {}}, ("masked_modeling/error", "min")),
+        ({"captioning": {}}, ("captioning/cider_d", "max")),
+        ({"masked_modeling": {}, "captioning": {}}, ("captioning/cider_d", "max")),
+        ({"masked_modeling": {}, "heads": probing("lvef")}, ("heads/lvef/pearson_r", "max")),
+        ({"captioning": {}, "contrastive": {}}, ("retrieval/text_to_video/R@5", "max")),
+    ],
+)
+def test_a_run_without_contrastive_is_not_judged_by_searches(
+    objectives: dict, expected: tuple[str, str]
+) -> None:
+    config = RunConfig(objectives=objectives)
+    assert (config.evaluate.best_metric, config.evaluate.best_metric_mode) == expected
+
+
 def test_a_best_metric_that_is_named_is_never_replaced() -> None:
     probe = {"linear_probing": {"head_structure": {"lvef": 1}, "loss_structure": {"lvef": "mae"}}}
     named = {"best_metric": "linear_probing/lvef/mae", "best_metric_mode": "min"}

@@ -44,7 +44,7 @@ class Config(Block):
     families: dict[str, str] = {}
     """Name -> pattern of heads (`cto: "*_cto"`) of which macro and micro means are taken, besides those of all binary heads."""
     few: pydantic.NonNegativeInt = 10
-    """Heads with fewer rows than this with the finding, or without it, are named in the notes: their intervals say too little."""
+    """Heads with fewer patients than this with the finding, or without it, are named in the notes: their intervals say too little."""
     bootstrap_samples: pydantic.NonNegativeInt = 1000
     """Resamples of patients behind each 95 % interval; 0 = no intervals."""
     seed: int = 0
@@ -161,7 +161,7 @@ class Classification(Measurement):
             notes.append(f"no AUROC and no decisions where one class only was assessed: {listed(alone)}")
         if few:
             notes.append(
-                f"fewer than {self.config.few} rows with the finding, or without it: {listed(few)}; their intervals say too little"
+                f"fewer than {self.config.few} patients with the finding, or without it: {listed(few)}; their intervals say too little"
             )
         if evaluated.fixed is None and binary:
             notes.append(
@@ -191,9 +191,9 @@ def _doubts(heads: Sequence[Judged], evaluated: Evaluated) -> list[str]:
 
 
 def _rarer(heads: Sequence[Judged]) -> Iterator[tuple[str, int]]:
-    """Each finding, and each class of several, with its rows or those without it, whichever are fewer."""
+    """Each finding, and each class of several, with its patients or those without it, whichever are fewer."""
     for each in heads:
         found = {each.name: each.positive} if each.head.task == BINARY else {}
         found |= {f"{each.name}/{name}": rows for name, rows in each.of_classes().items()}
         for name, positive in found.items():
-            yield name, int(min(positive.sum(), (~positive).sum()))
+            yield name, min(len(np.unique(each.patients[kind])) for kind in (positive, ~positive))

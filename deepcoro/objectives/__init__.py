@@ -15,7 +15,7 @@ The Config may have `needed_fields()` -> {field: block}: fields it reads, which 
 `Surroundings.label_counts`); and `reads_text = True` (a ClassVar) if it needs the text tower or its tokenizer: a run in which none
 does has neither (`deepcoro/implied.py`). For stored features of a frozen video tower it says `reads_films = True` if it reads
 `Features.video` or `visible`, and `reads_tokens = True` if it (or a pooler) reads more of `Features.clips` than `per_video()`.
-`best_metric(name)` -> (key of results.json, max or min) is what chooses the checkpoint of a run without texts that names none;
+`best_metric(name)` -> (key of results.json, max or min) is what chooses the checkpoint of a run without contrastive that names none;
 `own_groups()` -> {path below the objective: {"lr", "weight_decay"}} names parameters that are optimised otherwise than the rest.
 """
 

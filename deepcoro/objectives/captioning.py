@@ -141,5 +141,9 @@ class Config(Block):
             tie_weights=self.tie_weights,
         )
 
+    def best_metric(self, name: str) -> tuple[str, str]:
+        """CIDEr-D of the words, which every report has; findings are read of those in the grammar alone."""
+        return "captioning/cider_d", "max"
+
     def build(self, beside: Surroundings) -> Captioning:
         return Captioning(self, beside)

@@ -212,6 +212,7 @@ class Config(Block):
     type: Literal["masked_modeling"] = "masked_modeling"
     """Which objective this is."""
     reads_films: ClassVar[bool] = True
+    is_pretext: ClassVar[bool] = True
     mask_ratio: float = Field(0.75, gt=0, lt=1)
     """Fraction of each clip's mask units that is hidden. A unit is a cell of the encoder's last grid: 2 frames x 32x32 px in the
     published variants (16x16 px in `demo` and `tiny`). The encoder never sees the hidden ones and costs as much less."""
@@ -241,6 +242,9 @@ class Config(Block):
                 f"decoder_heads {self.decoder_heads} does not divide decoder_dim {self.decoder_dim}"
             )
         return self
+
+    def best_metric(self, name: str) -> tuple[str, str]:
+        return f"{name}/error", "min"
 
     def build(self, beside: Surroundings) -> MaskedModeling:
         """ConfigError for a video tower that cannot encode a part of a clip, and for a ratio that hides all or nothing."""

@@ -121,6 +121,17 @@ def test_a_class_of_few_rows_is_named():
     assert "probe/grade/class=2" in few and "class=1" not in few
 
 
+def test_many_films_of_few_patients_are_few():
+    truth = np.arange(80) < 16  # of eight patients
+    data = evaluated(
+        {"cto": Head(BINARY, "cto", 2)}, {"cto": np.linspace(0, 1, 80)}, {"cto": truth.astype(float).tolist()}
+    )
+    assert any(
+        "fewer than 10 patients" in note and "probe/cto" in note
+        for note in metric(bootstrap_samples=0).measure(data)[1]
+    )
+
+
 def test_val_chooses_thresholds_and_says_that_its_own_decisions_flatter(data):
     fixed = metric().fix(data)
     assert sorted(fixed) == ["probe/a_cto", "probe/b_cto", "probe/c_cto"]

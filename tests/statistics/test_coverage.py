@@ -13,7 +13,7 @@ from deepcoro.statistics.confusion import decision_statistic
 from deepcoro.statistics.paired import compare
 from deepcoro.statistics.ranking import ranked
 
-PATIENTS, FILMS, DATA_SETS, RESAMPLES = 250, 4, 1000, 400
+PATIENTS, FILMS, DATA_SETS, RESAMPLES = 250, 4, 600, 400
 SHIFT, OF_PATIENT, OF_FILM, THRESHOLD = 1.2, 0.8, 0.8, 0.7
 DEVIATION = np.hypot(OF_PATIENT, OF_FILM)
 OWNER = np.repeat(np.arange(PATIENTS), FILMS)
@@ -30,7 +30,7 @@ def films(generator: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.nd
 
 def statistic(positive: np.ndarray, score: np.ndarray, error: np.ndarray, owner: np.ndarray) -> Statistic:
     num = int(owner.max()) + 1
-    order = ranked(score, positive, owner, num).statistic()
+    order = ranked(score, positive, owner, num).statistic([0.9])
     decided = decision_statistic(score >= THRESHOLD, positive, owner, num)
     truth = 50 + 10 * np.sin(np.arange(len(owner)))
     agreed = agreement_statistic(truth + 1 + error, truth, owner, num)
@@ -38,11 +38,25 @@ def statistic(positive: np.ndarray, score: np.ndarray, error: np.ndarray, owner:
 
 
 def truths() -> dict[str, float]:
+    """In closed form, or as an integral over thresholds or over what patients lean to."""
     squared = 1 + DEVIATION**2
+    leaning = np.linspace(-8, 7, 20001)
+    prevalence = float(np.trapezoid(norm.pdf(leaning, -0.5, 1.0) / (1 + np.exp(-leaning)), leaning))
+    thresholds = np.linspace(-8, 10, 200001)
+    found, alarms = norm.sf((thresholds - SHIFT) / DEVIATION), norm.sf(thresholds / DEVIATION)
+    precision = prevalence * found / (prevalence * found + (1 - prevalence) * alarms)
+    sensitivity, specificity = norm.cdf((SHIFT - THRESHOLD) / DEVIATION), norm.cdf(THRESHOLD / DEVIATION)
+    ppv = prevalence * sensitivity / (prevalence * sensitivity + (1 - prevalence) * (1 - specificity))
+    rejected = (1 - prevalence) * specificity
     return {
+        "auprc": float(-np.trapezoid(precision, found)),
+        "sensitivity_at_specificity_0.90": norm.cdf(SHIFT / DEVIATION - norm.ppf(0.9)),
+        "ppv": ppv,
+        "npv": rejected / (rejected + prevalence * (1 - sensitivity)),
+        "f1": 2 * ppv * sensitivity / (ppv + sensitivity),
         "auroc": norm.cdf(SHIFT / (DEVIATION * np.sqrt(2))),
-        "sensitivity": norm.cdf((SHIFT - THRESHOLD) / DEVIATION),
-        "specificity": norm.cdf(THRESHOLD / DEVIATION),
+        "sensitivity": sensitivity,
+        "specificity": specificity,
         "mae": DEVIATION * np.sqrt(2 / np.pi) * np.exp(-1 / (2 * DEVIATION**2))
         + 1
         - 2 * norm.cdf(-1 / DEVIATION),
