@@ -13,7 +13,7 @@ from deepcoro.statistics.confusion import decision_statistic
 from deepcoro.statistics.paired import compare
 from deepcoro.statistics.ranking import ranked
 
-PATIENTS, FILMS, DATA_SETS, RESAMPLES = 250, 4, 600, 400
+PATIENTS, FILMS, DATA_SETS, RESAMPLES = 250, 4, 1000, 400
 SHIFT, OF_PATIENT, OF_FILM, THRESHOLD = 1.2, 0.8, 0.8, 0.7
 DEVIATION = np.hypot(OF_PATIENT, OF_FILM)
 OWNER = np.repeat(np.arange(PATIENTS), FILMS)
