@@ -148,8 +148,7 @@ class Evaluate(Block):
     by_min_patients: int = pydantic.Field(default=10, ge=1)
     """Groups of fewer patients are listed with their size only."""
     best_metric: str = "retrieval/text_to_video/R@5"
-    """Key of results.json that names the best checkpoint; higher is better unless best_metric_mode says min. Unset without a contrastive
-    objective: of heads linear_probing/macro/auroc (one alone: its own; else macro_auroc, pearson_r), of captioning cider_d, else the error."""
+    """Key of results.json that names the best checkpoint. Unset, without a contrastive objective: what `best_metric` of the objectives says."""
     best_metric_mode: Literal["max", "min"] = "max"
     """Whether a higher or a lower best_metric is better."""
     early_stop_patience: int | None = pydantic.Field(default=None, ge=1)

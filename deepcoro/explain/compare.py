@@ -41,7 +41,7 @@ def compare_shown_less(
         split=split,
         numbers=numbers | {"metadata": metadata},
         metadata_of=_beside_heads(config) | _beside_tasks(config),
-        gaps=(gaps(metrics, rows["without_random_clip"], rows["without_top_clip"]) if takes_clips else {}),
+        gaps=gaps(metrics, rows["without_random_clip"], rows["without_top_clip"]) if takes_clips else {},
         notes=[*notes, *told],
     )
 
