@@ -148,7 +148,7 @@ class Evaluate(Block):
     by_min_patients: int = pydantic.Field(default=10, ge=1)
     """Groups of fewer patients are listed with their size only."""
     best_metric: str = "retrieval/text_to_video/R@5"
-    """Key of results.json that names the best checkpoint. Unset, without a contrastive objective: what `best_metric` of the objectives says."""
+    """Key of results.json that names the best checkpoint. Unset without contrastive: heads' macro/auroc (of one: auroc; else macro_auroc, pearson_r), captioning/cider_d, or error of hidden parts."""
     best_metric_mode: Literal["max", "min"] = "max"
     """Whether a higher or a lower best_metric is better."""
     early_stop_patience: int | None = pydantic.Field(default=None, ge=1)
