@@ -20,7 +20,7 @@ from deepcoro.data.ahead import Asked, looking_ahead
 from deepcoro.data.damage import Bad, Damage
 from deepcoro.data.plan import Plan, Row, evaluation_rows, rows_from
 from deepcoro.data.units import Units
-from deepcoro.data.watch import Watch, Workers
+from deepcoro.data.watch import LOST_WORKER, Watch, Workers
 from deepcoro.sample import StudyRecord
 
 Batch = dict[str, Any]
@@ -274,14 +274,14 @@ def _fetched(fetch: Fetch, rows: Any, batch_size: int, workers: Workers) -> Iter
     """The batches of `rows`, in order. WorkerFault when a worker dies or no batch comes for `workers.timeout_s`."""
     watch = fetch.watch = Watch(workers, batch_size, fetch.name)
     try:
-        yield from _loader(fetch, rows, workers)
-    except RuntimeError as error:
+        batches = iter(_loader(fetch, rows, workers))
+        watch.started()
+        yield from batches
+    except (RuntimeError, *LOST_WORKER) as error:
         fault = watch.fault(error)
         if fault is None:
             raise
         raise fault from error
-    finally:
-        watch.close()
 
 
 def _loader(fetch: Fetch, rows: Any, workers: Workers) -> DataLoader:

@@ -1,6 +1,7 @@
 """The loader's workers: how many, how long to wait for them, and what each is reading, so that one that dies or hangs is named with it."""
 
 import multiprocessing
+import multiprocessing.connection
 import os
 import re
 import signal
@@ -13,11 +14,16 @@ from dataclasses import dataclass
 from deepcoro.config import DataError
 
 _NAMED = 8
+_DIES_WITHIN_S = 10.0
 _HINTS = {
     "Killed": "the system kills a process when memory runs out (dmesg tells): fewer data.num_workers, or a smaller batch_size",
     "Bus error": "shared memory is full: give /dev/shm more room (docker: --shm-size), or fewer data.num_workers",
 }
 _HINT = "try data.num_workers=0 on these samples, and leave the film out if it crashes the decoder"
+
+
+LOST_WORKER = (ConnectionError, EOFError)
+"""What a loader raises when a worker ends while a batch is on its way."""
 
 
 class WorkerFault(DataError):
@@ -45,6 +51,7 @@ class Watch:
         self._name = name
         self._rows = rows
         self._me: int | None = None
+        self._processes: list[multiprocessing.Process] = []
         self._pids = multiprocessing.RawArray("q", workers.count)
         self._since_s = multiprocessing.RawArray("d", workers.count)
         self._reading = multiprocessing.RawArray("q", workers.count)
@@ -55,6 +62,10 @@ class Watch:
         """Called in a worker when it starts; elsewhere `begin`, `read` and `end` do nothing."""
         self._me = worker
         self._pids[worker] = os.getpid()
+
+    def started(self) -> None:
+        """Called in the rank once the workers run: those that end later are known by what ended them."""
+        self._processes = multiprocessing.active_children()
 
     def begin(self, units: Sequence[int]) -> None:
         """This worker has been given a batch."""
@@ -74,32 +85,46 @@ class Watch:
         if self._me is not None:
             self._since_s[self._me] = 0.0
 
-    def fault(self, error: RuntimeError) -> WorkerFault | None:
+    def fault(self, error: Exception) -> WorkerFault | None:
         """What an error out of this watch's loader means; None when it is about something else. The workers have ended on return."""
-        is_late = str(error).startswith("DataLoader timed out")
-        line = self._hung() if is_late else self.death(error)
+        if isinstance(error, LOST_WORKER):
+            line = self._broken_off()
+        elif str(error).startswith("DataLoader timed out"):
+            line = self._hung()
+        else:
+            line = self.death(error)
         if line is None:
             return None
         self.kill()
         return WorkerFault(line)
 
-    def close(self) -> None:
-        """Its loader is done with."""
-        _watches.discard(self)
-
-    def death(self, error: RuntimeError) -> str | None:
+    def death(self, error: Exception) -> str | None:
         """One line, when the error is torch's about one of these workers."""
         message = str(error)
         found = re.match(r"DataLoader worker \(pid(?:\(s\))? ([\d, ]+)\)", message)
         if found is None:
             return None
         dead = [int(pid) for pid in found[1].split(",")]
-        worker = next((number for number, pid in enumerate(self._pids) if pid in dead), None)
-        if worker is None:
+        pid = next((pid for pid in self._pids if pid in dead), None)
+        if pid is None:
             return None
-        # When torch was waiting for a batch, the signal is in the cause alone.
-        signalled = re.search(r"killed by signal: ([A-Za-z ]+)", f"{message} {error.__cause__}")
-        how = signalled[1].strip() if signalled else None
+        signalled = re.search(r"killed by signal: ([A-Za-z ]+)", message)
+        return self._ended(pid, signalled[1].strip() if signalled else None)
+
+    def _broken_off(self) -> str | None:
+        """One line, when one of these workers is dying: what it was sending breaks off before the system has told of its end."""
+        sentinels = {child.sentinel: pid for pid, child in self._children().items()}
+        try:
+            ended = [sentinels[each] for each in multiprocessing.connection.wait(sentinels, _DIES_WITHIN_S)]
+        except RuntimeError as error:  # torch's handler tells of it in the meantime
+            return self.death(error)
+        return self._ended(ended[0]) if ended else None
+
+    def _children(self) -> dict[int, multiprocessing.Process]:
+        return {child.pid: child for child in self._processes if child.pid in self._pids}
+
+    def _ended(self, pid: int, signalled: str | None = None) -> str:
+        how, worker = signalled or self._signal(pid), list(self._pids).index(pid)
         said = f"was killed by signal '{how}'" if how else "ended by itself"
         return f"loader worker {worker} {said} {self._at(worker)}; {_HINTS.get(how or '', _HINT)}"
 
@@ -108,12 +133,23 @@ class Watch:
         on_main_thread = threading.current_thread() is threading.main_thread()
         # torch's handler would raise once more for each of them
         before = signal.signal(signal.SIGCHLD, signal.SIG_DFL) if on_main_thread else None
-        for child in multiprocessing.active_children():
-            if child.pid in self._pids:
-                child.kill()
-                child.join()
+        for child in self._children().values():
+            child.kill()
+            child.join()
         if on_main_thread:
             signal.signal(signal.SIGCHLD, before)
+
+    def _signal(self, pid: int) -> str | None:
+        """What killed a worker that has ended or is about to."""
+        child = self._children().get(pid)
+        if child is None:
+            return None
+        try:
+            child.join(_DIES_WITHIN_S)  # its connections are closed before its code is known
+        except RuntimeError:  # torch's handler; the code is known from here on
+            child.join(_DIES_WITHIN_S)
+        code = child.exitcode or 0
+        return signal.strsignal(-code) if code < 0 else None
 
     def _hung(self) -> str:
         busy = [number for number in range(self.workers.count) if self._since_s[number]]
@@ -139,7 +175,7 @@ class Watch:
 _watches: "weakref.WeakSet[Watch]" = weakref.WeakSet()
 
 
-def worker_fault(error: RuntimeError) -> WorkerFault | None:
+def worker_fault(error: Exception) -> WorkerFault | None:
     """The death of a worker, named with what it was reading; None for any other error. The workers have ended on return.
 
     torch raises it wherever the rank happens to be when the system tells it, also far from the loader.

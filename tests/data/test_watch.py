@@ -11,6 +11,7 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from deepcoro.data import manifest as schema
 from deepcoro.data.order import Shuffled
@@ -38,7 +39,7 @@ class Accident:
         self.kind = kind
 
     def decode(self, study, clip_indices, read_clip, draw):
-        if study.study != VICTIM:
+        if study.study != VICTIM or self.kind == "none":
             return 0
         if self.kind == "hang":
             signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])  # as deep in a library
@@ -96,6 +97,40 @@ def test_the_accident_of_a_worker_is_told_with_what_it_was_reading(shards, strea
     assert line.startswith(("loader worker ", "no batch came")) and all(part in line for part in SAID[kind])
 
 
+@pytest.mark.parametrize("error", [ConnectionResetError, EOFError])
+@pytest.mark.parametrize("torch_tells", [True, False], ids=["torch tells meanwhile", "torch is silent"])
+def test_a_batch_that_breaks_off_is_told_as_the_death_of_its_worker(shards, error, torch_tells) -> None:
+    """The killed worker's connection is gone a moment before the system tells of its end."""
+    before = signal.getsignal(signal.SIGCHLD)
+
+    def break_off(loader, timeout):
+        signal.signal(signal.SIGCHLD, torchs if torch_tells else signal.SIG_DFL)
+        loader._workers[1].kill()
+        raise error
+
+    stream = training(shards, "none", Workers(2))
+    batches = iter(stream)
+    next(batches)
+    while not all(stream._fetch.watch._pids):  # the second may still be on its way
+        time.sleep(0.01)
+    torchs = signal.getsignal(signal.SIGCHLD)
+    try:
+        with (
+            mock.patch.object(_MultiProcessingDataLoaderIter, "_try_get_data", break_off),
+            pytest.raises(WorkerFault, match=r"^loader worker 1 was killed by signal 'Killed' .*"),
+        ):
+            list(batches)
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+
+
+def test_a_lost_connection_that_is_not_of_a_worker_stays_what_it_is(shards) -> None:
+    """As when a server of shards closes the line."""
+    watch = Watch(Workers(1), 1, str)
+    with mock.patch("deepcoro.data.watch._DIES_WITHIN_S", 0.01):
+        assert watch.fault(ConnectionResetError("the server")) is None
+
+
 @pytest.mark.parametrize("count", [0, 2])
 def test_a_bug_in_a_field_stays_what_it_is(shards, count) -> None:
     with pytest.raises(RuntimeError, match="the field is not") as raised:
@@ -118,7 +153,6 @@ def test_a_long_batch_is_named_in_part() -> None:
         watch.death(RuntimeError(f"DataLoader worker (pid(s) {os.getpid()}) exited unexpectedly")) or ""
     )
     assert watch.fault(RuntimeError("CUDA error")) is None
-    watch.close()
     assert worker_fault(RuntimeError("DataLoader worker (pid 1) is killed by signal: Killed.")) is None
 
 

@@ -42,6 +42,6 @@ def test_a_killed_worker_of_a_rank_ends_the_launch_with_one_line(
     assert process.returncode == 1
     # the summary of torch's launcher says it once more, behind words of its own
     told = [line for line in stderr.splitlines() if line.startswith("WorkerFault: ")]
-    assert len(told) == 1 and "loader worker 0 was killed by signal 'Killed'" in told[0]
+    assert len(told) == 1 and "loader worker 0 was killed by signal 'Killed'" in told[0], stderr
     record = json.loads((tmp_path / "exit.json").read_text())
     assert record["code"] == 2 and record["rank"] == rank and record["reason"].startswith("loader worker 0")
