@@ -1,13 +1,16 @@
-"""What is fixed on the val split and used unchanged on every other film: the threshold and the recalibration of each finding.
+"""What is fixed on the val split and used unchanged on every other film: threshold, recalibration and certainty of each finding.
 
 A threshold that is chosen on the films it is measured on flatters. So `run_mode=val` writes `calibration/{checkpoint digest}.json` into
 the run folder, and test, inference and other sites read it: by the digest, a threshold never meets another checkpoint than its own.
 """
 
+import logging
 from pathlib import Path
 
 from deepcoro import atomic
 from deepcoro.config import Block
+
+logger = logging.getLogger(__name__)
 
 
 class Fixed(Block):
@@ -21,10 +24,20 @@ class Fixed(Block):
     """Platt scaling of the probability's logit; None where it could not be fitted."""
     intercept: float | None = None
     """Its shift."""
+    selective_error: float | None = None
+    """Largest share of wrong calls that val was asked to keep to; None = it was not asked."""
+    certainty: float | None = None
+    """Least probability, after recalibration, of the finding or of its absence from which on val's calls keep to it; no call is made below.
+    None = not asked, or no certainty was enough."""
     num: int
     """Assessed rows it was chosen on."""
     num_positive: int
     """Those with the finding."""
+
+    @property
+    def not_reached(self) -> bool:
+        """Whether no certainty makes calls as safe as was asked."""
+        return self.selective_error is not None and self.certainty is None
 
 
 class Calibration(Block):
@@ -42,6 +55,16 @@ class Calibration(Block):
     """When."""
     heads: dict[str, Fixed]
     """By `objective/head`."""
+
+    def warn_of_not_reached(self) -> None:
+        """Names the heads that always make a call though a certainty was asked for."""
+        for name, each in self.heads.items():
+            if each.not_reached:
+                logger.warning(
+                    "%s: no certainty kept its wrong calls on val to %g (selective_error); a call is always made",
+                    name,
+                    each.selective_error,
+                )
 
 
 def calibration_path(run_dir: Path, digest: str) -> Path:

@@ -121,7 +121,9 @@ def _write_fixed(run_dir: Path, digest: str, record: Mapping[str, Any], fixed: M
     if earlier is not None and earlier.data_fingerprint != record["data_fingerprint"]:
         logger.warning("thresholds that were chosen on %s are replaced", earlier.data)
     facts = {key: record[key] for key in ("split", "data", "data_fingerprint", "created")}
-    path = write_calibration(run_dir, Calibration(checkpoint=digest, heads=dict(fixed), **facts))
+    calibration = Calibration(checkpoint=digest, heads=dict(fixed), **facts)
+    calibration.warn_of_not_reached()
+    path = write_calibration(run_dir, calibration)
     logger.info("thresholds: %s", path)
 
 

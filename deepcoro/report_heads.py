@@ -52,6 +52,12 @@ def head_tables(results: Results) -> list[HeadTable]:
             binary,
         ),
         _table(results, "Findings: decisions at thresholds fixed on val", _DECISIONS, decided),
+        _table(
+            results,
+            "Findings: calls that are made where the model is as sure as val asks",
+            _SELECTIVE,
+            [head for head in decided if f"{head}/selective/certainty" in results],
+        ),
         _table(results, "Findings: do probabilities come true", _CALIBRATION, _heads(results, _BINARY)),
         _table(results, "Findings of several classes", _OF_CLASSES, _heads(results, _CLASSES)),
         _table(results, "Findings of several classes: each against the others", _ORDER, _classes(results)),
@@ -79,6 +85,13 @@ _DECISIONS = [
         for key in ("sensitivity", "specificity", "ppv", "npv")
     ),
     _Column("F1", "f1", fraction),
+]
+_SELECTIVE = [
+    _Column("certainty", "selective/certainty", number),
+    _Column("patients with a call", "selective/num_patients", number),
+    _Column("rows with a call", "selective/coverage", percent),
+    _Column("wrong calls", "selective/error", percent),
+    _Column("area under the risk-coverage curve", "selective/aurc", number),
 ]
 _CALIBRATION = [
     _Column("Brier score", "brier", number, "brier_of_prevalence"),

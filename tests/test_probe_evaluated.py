@@ -25,6 +25,7 @@ WORDS = (
     "data.multi_video=false",
     f"objectives={HEADS}",
     f"evaluate.metrics={{{FEW}, {SURVIVAL}}}",
+    "evaluate.metrics.classification.selective_error=0.9",
     "evaluate.by_min_patients=1",
 )
 
@@ -89,6 +90,10 @@ def test_thresholds_come_from_val_and_nothing_is_decided_without_them(probe):
     assert after["metrics"]["linear_probing/cto/threshold"] == threshold
     assert results(probe, "val")["metrics"]["linear_probing/cto/threshold"] == threshold
     assert any("too good here" in note for note in results(probe, "val")["notes"])
+    certainty = chosen[0]["heads"]["linear_probing/cto"]["certainty"]
+    assert after["metrics"]["linear_probing/cto/selective/certainty"] == certainty
+    assert "linear_probing/cto/selective/error_ci_low" in after["metrics"]
+    assert not any("/selective/" in key for key in before["metrics"])
     assert before["metrics"]["linear_probing/cto/auroc"] == after["metrics"]["linear_probing/cto/auroc"]
 
 

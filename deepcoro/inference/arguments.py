@@ -18,8 +18,11 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_certainty(parser: argparse.ArgumentParser) -> None:
     """Below which certainty the model abstains."""
-    sure = "abstain from the call of a binary head below this recalibrated probability of the finding or of its absence (default: 0.5, never)"
-    parser.add_argument("--certainty", type=float, default=0.5, metavar="P", help=sure)
+    sure = (
+        "abstain from the call of a binary head below this recalibrated probability of the finding or of its absence; for all heads "
+        "alike, 0.5 = never (default: what val chose for each head where evaluate.metrics.classification.selective_error was set, else never)"
+    )
+    parser.add_argument("--certainty", type=float, metavar="P", help=sure)
 
 
 def add_film_arguments(parser: argparse.ArgumentParser, key_help: str = USUAL_KEY) -> None:

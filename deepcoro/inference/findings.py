@@ -13,7 +13,8 @@ from deepcoro.inference.questions import Questions
 from deepcoro.ingest.labels import is_percentage
 from deepcoro.objectives import linear_probing
 from deepcoro.run_config import RunConfig
-from deepcoro.statistics.calibration import Recalibration
+from deepcoro.statistics.calibration import recalibration_of
+from deepcoro.statistics.selective import ALWAYS, certainty_of
 
 
 def findings_without_heads(
@@ -32,8 +33,10 @@ def findings_without_heads(
 class HeadFindings:
     """The heads of a run's config, and what val fixed for them."""
 
-    def __init__(self, config: RunConfig, calibration: Calibration | None, certainty: float) -> None:
-        """`certainty`: least probability, after recalibration, of the finding or of its absence for which a call is made; 0.5 = always."""
+    def __init__(self, config: RunConfig, calibration: Calibration | None, certainty: float | None) -> None:
+        """`certainty`: least probability, after recalibration, of the finding or of its absence for which a call is made; 0.5 = always.
+        None: that of val for each head, always where val chose none.
+        """
         self._probes = {
             name: each for name, each in config.objectives.items() if isinstance(each, linear_probing.Config)
         }
@@ -80,8 +83,9 @@ class HeadFindings:
         return finding.model_copy(update=told)
 
     def _call(self, score: float, fixed: Fixed) -> Call:
-        probability = recalibrated(score, fixed)
-        if max(probability, 1 - probability) < self._certainty:
+        least = fixed.certainty if self._certainty is None else self._certainty
+        sure = certainty_of(np.array([recalibrated(score, fixed)]))[0]
+        if sure < (ALWAYS if least is None else least):
             return "abstained"
         return "positive" if score >= fixed.threshold else "negative"
 
@@ -108,6 +112,5 @@ def _unit_of(label: str | None) -> Literal["%"] | None:
 
 def recalibrated(score: float, fixed: Fixed) -> float:
     """The probability after Platt scaling on val; as it is where that could not be fitted."""
-    if fixed.slope is None or fixed.intercept is None:
-        return score
-    return float(Recalibration(fixed.slope, fixed.intercept).apply(np.array([score]))[0])
+    fit = recalibration_of(fixed)
+    return score if fit is None else float(fit.apply(np.array([score]))[0])

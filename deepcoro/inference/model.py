@@ -55,7 +55,7 @@ class Answerer:
     """The model of a checkpoint, in evaluation on one device, with its questions embedded."""
 
     def __init__(
-        self, source: Path, load: str = "best", device: str = "auto", certainty: float = 0.5
+        self, source: Path, load: str = "best", device: str = "auto", certainty: float | None = None
     ) -> None:
         """`source`: a run folder or a shared one; `load`: as of `open_trained`; `certainty`: as in HeadFindings. ConfigError when there is
         no such checkpoint or the machine has no such device.
@@ -64,6 +64,8 @@ class Answerer:
         self.config, self.trained_on, self.who = trained.config, trained.trained_on, trained.who
         self.calibration = trained.calibration
         self._heads = HeadFindings(self.config, self.calibration, certainty)
+        if certainty is None and self.calibration is not None:
+            self.calibration.warn_of_not_reached()
         self._device = _device_named(device)
         self._model, self._tokenizer = trained.build()
         self._model.to(self._device).eval()

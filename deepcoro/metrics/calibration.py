@@ -1,17 +1,15 @@
 """Whether the probabilities that binary heads give come true as often as they say, before and after the correction that val fixed."""
 
-from collections.abc import Mapping
 from typing import Annotated, Literal
 
 import numpy as np
 import pydantic
 
 from deepcoro.bootstrap import Statistic, joined, with_intervals
-from deepcoro.calibrated import Fixed
 from deepcoro.config import Block
 from deepcoro.evaluated import Evaluated, Measurement
 from deepcoro.judged import BINARY, Judged, judged
-from deepcoro.statistics.calibration import Recalibration, calibration_statistic
+from deepcoro.statistics.calibration import calibration_statistic, recalibration_of
 
 
 class Config(Block):
@@ -53,7 +51,7 @@ class Calibration(Measurement):
                 probabilities, each.positive, each.patients, num_patients, self.config.bins
             )
 
-        said, fit = of(each.score), _recalibration(each.name, evaluated.fixed)
+        said, fit = of(each.score), recalibration_of((evaluated.fixed or {}).get(each.name))
         if fit is None or evaluated.split == "val":
             return said
         corrected = of(fit.apply(each.score))
@@ -63,13 +61,6 @@ class Calibration(Measurement):
             return said(weights) | {f"{key}_recalibrated": after[key] for key in ("brier", "ece")}
 
         return values
-
-
-def _recalibration(name: str, fixed: Mapping[str, Fixed] | None) -> Recalibration | None:
-    found = None if fixed is None else fixed.get(name)
-    if found is None or found.slope is None or found.intercept is None:
-        return None
-    return Recalibration(found.slope, found.intercept)
 
 
 def _is_interval_of_error(key: str) -> bool:

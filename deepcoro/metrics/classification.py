@@ -21,7 +21,7 @@ from deepcoro.judged import (
     listed,
     with_means,
 )
-from deepcoro.statistics.calibration import fit_recalibration
+from deepcoro.statistics.calibration import fit_recalibration, recalibration_of
 from deepcoro.statistics.confusion import Rule, choose_threshold
 from deepcoro.statistics.findings import (
     BY_ORDER,
@@ -30,6 +30,7 @@ from deepcoro.statistics.findings import (
     finding_statistic,
 )
 from deepcoro.statistics.ranking import at_specificity
+from deepcoro.statistics.selective import certainty_of, choose_certainty, selective_statistic
 
 
 class Config(Block):
@@ -39,6 +40,9 @@ class Config(Block):
     """Which metric this is."""
     threshold: Rule = "youden"
     """How val chooses each head's threshold: the best sensitivity + specificity (youden) or the best F1 (f1)."""
+    selective_error: Annotated[float, pydantic.Field(ge=0, lt=1)] | None = None
+    """Largest share of wrong calls, of those that are made on val, by which val chooses each binary head's least certainty: below it no call
+    is made, which `selective/...` measures and inference keeps to. Unset = a call on every row."""
     specificities: list[Annotated[float, pydantic.Field(gt=0, lt=1)]] = [0.9]
     """Sensitivity is read off the ROC curve at each of these specificities."""
     families: dict[str, str] = {}
@@ -63,7 +67,8 @@ class Classification(Measurement):
     def measure(self, evaluated: Evaluated) -> tuple[dict[str, float], list[str]]:
         """Per head `num`, `num_patients`, `num_positive`, `prevalence`, `num_not_assessed` and its measures with `_ci_low` and
         `_ci_high`; under `{objective}/macro` and `micro` those over its binary heads that have both classes, with the counts of their
-        rows together; under `{head}/class={name}` those of a class against the others.
+        rows together; under `{head}/class={name}` those of a class against the others; under `{head}/selective`, where val chose a
+        certainty, it, what `selective_statistic` gives, and `num`, `num_patients` and `num_abstained_patients` of calls made and not.
         """
         heads, num_patients = judged(evaluated, (BINARY, *CLASSES))
         if not heads:
@@ -71,6 +76,7 @@ class Classification(Measurement):
         numbers = {key: value for each in heads for key, value in each.counts().items()}
         scored = [each for each in heads if len(each.truth) and (each.head.task != BINARY or each.has_both)]
         numbers |= self._fixed_numbers(scored, evaluated.fixed)
+        numbers |= _selective_counts(scored, evaluated.fixed)
         for family in self._families(scored):
             counts = counts_of([each for each in scored if each.name in family.heads])
             for kind in ("macro", "micro"):
@@ -87,14 +93,16 @@ class Classification(Measurement):
             if threshold is None:
                 continue
             fit = fit_recalibration(each.score, each.positive)
-            found[each.name] = Fixed(
+            fixed = Fixed(
                 threshold=threshold,
                 rule=self.config.threshold,
                 slope=fit and fit.slope,
                 intercept=fit and fit.intercept,
+                selective_error=self.config.selective_error,
                 num=len(each.truth),
                 num_positive=int(each.positive.sum()),
             )
+            found[each.name] = _with_certainty(fixed, each)
         return found
 
     def _statistic(
@@ -102,6 +110,11 @@ class Classification(Measurement):
     ) -> Statistic:
         binary = {each.name: each for each in heads if each.head.task == BINARY}
         parts = {name: self._of_binary([each], num_patients, fixed) for name, each in binary.items()}
+        for each, found, least in _selective(heads, fixed):
+            certainty, wrong = _calls(each, found)
+            parts[f"{each.name}/selective"] = selective_statistic(
+                certainty, wrong, least, each.patients, num_patients
+            )
         for each in heads:
             if each.head.task != BINARY:
                 is_ordered = each.head.task == "ordinal_classification"
@@ -175,7 +188,75 @@ class Classification(Measurement):
                 )
         if evaluated.fixed and evaluated.split == "val":
             notes.append("thresholds were chosen on this split: sensitivity to F1 are somewhat too good here")
+            if any(found.certainty is not None for found in evaluated.fixed.values()):
+                notes.append(
+                    "certainties were chosen on this split too: selective errors are somewhat too low here"
+                )
+        return notes + self._selective_notes([each for each in binary if each.has_both], evaluated.fixed)
+
+    def _selective_notes(self, heads: Sequence[Judged], fixed: Mapping[str, Fixed] | None) -> list[str]:
+        known = {each.name: fixed[each.name] for each in heads if fixed is not None and each.name in fixed}
+        unasked = [name for name, found in known.items() if found.selective_error is None]
+        not_reached = [name for name, found in known.items() if found.not_reached]
+        called = {
+            each.name: each.patients[_calls(each, found)[0] >= least]
+            for each, found, least in _selective(heads, fixed)
+        }
+        few = [name for name, patients in called.items() if len(np.unique(patients)) < self.config.few]
+        notes = []
+        if self.config.selective_error is not None and unasked:
+            notes.append(
+                f"no selective error where val was not asked for it, run_mode=val chooses certainties: {listed(unasked)}"
+            )
+        if not_reached:
+            notes.append(
+                f"no selective error where no certainty made val's calls as safe as selective_error asks, a call is always made: {listed(not_reached)}"
+            )
+        if few:
+            notes.append(
+                f"calls are made on fewer than {self.config.few} patients at val's certainty: {listed(few)}; their selective error says too little"
+            )
         return notes
+
+
+def _with_certainty(fixed: Fixed, each: Judged) -> Fixed:
+    if fixed.selective_error is None:
+        return fixed
+    return fixed.model_copy(
+        update={"certainty": choose_certainty(*_calls(each, fixed), fixed.selective_error)}
+    )
+
+
+def _calls(each: Judged, fixed: Fixed) -> tuple[np.ndarray, np.ndarray]:
+    """Of each row, how sure its call is, and whether it is wrong."""
+    fit = recalibration_of(fixed)
+    sure = certainty_of(each.score if fit is None else fit.apply(each.score))
+    return sure, (each.score >= fixed.threshold) != each.positive
+
+
+def _selective(
+    heads: Sequence[Judged], fixed: Mapping[str, Fixed] | None
+) -> Iterator[tuple[Judged, Fixed, float]]:
+    """Heads for which val chose a certainty, with it."""
+    for each in heads:
+        found = None if fixed is None else fixed.get(each.name)
+        if found is not None and found.certainty is not None:
+            yield each, found, found.certainty
+
+
+def _selective_counts(heads: Sequence[Judged], fixed: Mapping[str, Fixed] | None) -> dict[str, float]:
+    """The abstained are counted too: what is true of a few of them would follow from the calls made and all rows."""
+    numbers = {}
+    for each, found, least in _selective(heads, fixed):
+        called = _calls(each, found)[0] >= least
+        counts = {
+            "certainty": least,
+            "num": float(called.sum()),
+            "num_patients": float(len(np.unique(each.patients[called]))),
+            "num_abstained_patients": float(len(np.unique(each.patients[~called]))),
+        }
+        numbers |= {f"{each.name}/selective/{key}": value for key, value in counts.items()}
+    return numbers
 
 
 def _doubts(heads: Sequence[Judged], evaluated: Evaluated) -> list[str]:

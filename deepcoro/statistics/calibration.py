@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from deepcoro.bootstrap import Statistic, patient_sums, ratio
+from deepcoro.calibrated import Fixed
 
 _SMALLEST = 1e-6
 """Probabilities are kept this far from 0 and 1 before their logarithm is taken."""
@@ -25,6 +26,13 @@ class Recalibration:
 
     def apply(self, probabilities: Float[np.ndarray, "row"]) -> Float[np.ndarray, "row"]:
         return _expit(self.intercept + self.slope * _logit(probabilities))
+
+
+def recalibration_of(fixed: Fixed | None) -> Recalibration | None:
+    """That of val; None where there is none or it could not be fitted."""
+    if fixed is None or fixed.slope is None or fixed.intercept is None:
+        return None
+    return Recalibration(fixed.slope, fixed.intercept)
 
 
 @dataclass(frozen=True)

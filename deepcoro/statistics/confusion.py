@@ -51,8 +51,8 @@ def choose_threshold(
     if not positive.any() or positive.all():
         return None
     levels, level = np.unique(scores, return_inverse=True)
-    hits = _from_above(level, positive, len(levels))
-    alarms = _from_above(level, ~positive, len(levels))
+    hits = from_above(level, positive, len(levels))
+    alarms = from_above(level, ~positive, len(levels))
     if rule == "youden":
         worth = hits / positive.sum() - alarms / (~positive).sum()
     else:
@@ -61,7 +61,7 @@ def choose_threshold(
     return float(levels[best] if best == 0 else (levels[best - 1] + levels[best]) / 2)
 
 
-def _from_above(level: np.ndarray, chosen: np.ndarray, num_levels: int) -> np.ndarray:
+def from_above(level: np.ndarray, chosen: np.ndarray, num_levels: int) -> np.ndarray:
     """Chosen rows at each level or above."""
     return np.cumsum(np.bincount(level[chosen], minlength=num_levels)[::-1])[::-1]
 

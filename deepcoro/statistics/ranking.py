@@ -1,7 +1,7 @@
 """Measures that depend on the order of scores alone: AUROC, AUPRC, sensitivity at a given specificity; ties count as ties.
 
 Scores are sorted once. After that a resample is a product of a sparse table (films of a patient at each level of the score) with the
-weights of the patients. Neighbouring levels that hold negatives only are joined, which changes none of the measures: with few
+weights of the patients. Neighbouring levels that hold negatives only are joined, which changes none of the measures here: with few
 positives few levels remain, however many films there are.
 """
 
@@ -55,12 +55,13 @@ def ranked(
     positive: Bool[np.ndarray, "row"],
     patients: Int[np.ndarray, "row"],
     num_patients: int,
+    every_level: bool = False,
 ) -> Ranking:
-    """Sorts once. Raises ValueError on NaN: a missing score has no place."""
+    """Sorts once; `every_level` keeps also those apart that hold negatives only. Raises ValueError on NaN: a missing score has no place."""
     if np.isnan(scores).any():
         raise ValueError(f"{np.isnan(scores).sum()} of {len(scores)} scores are NaN; leave those rows out")
     _, level = np.unique(-np.asarray(scores, np.float64), return_inverse=True)
-    has_positive = np.zeros(level.max(initial=-1) + 1, bool)
+    has_positive = np.full(level.max(initial=-1) + 1, every_level)
     has_positive[level[positive]] = True
     # a run of levels without positives is one level
     starts = has_positive | np.concatenate([[True], has_positive])[: len(has_positive)]

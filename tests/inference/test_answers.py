@@ -147,7 +147,8 @@ def test_a_probe_answers_with_its_heads_and_calls_at_the_threshold_of_val(
     assert main_on_this_rank("ddp", *words) == 0
     digest = find(run / "checkpoints", "last").digest()
     fixed = Fixed(threshold=0.0, rule="youden", num=10, num_positive=5)
-    heads = {"linear_probing/cto": fixed}
+    sure = fixed.model_copy(update={"selective_error": 0.1, "certainty": 1.0})
+    heads = {"linear_probing/cto": fixed, "linear_probing/film_cto": sure}
     about = {"split": "val", "data": "shards", "data_fingerprint": "f", "created": "now"}
     write_calibration(run, Calibration(checkpoint=digest, heads=heads, **about))
     folder = tmp_path / "films"
@@ -167,7 +168,8 @@ def test_a_probe_answers_with_its_heads_and_calls_at_the_threshold_of_val(
         "lvef": "value",
     }
     assert findings["linear_probing/cto"]["call"] == "positive"  # any score is above 0
-    assert findings["linear_probing/film_cto"]["call"] is None
+    assert findings["linear_probing/film_cto"]["call"] == "abstained"  # nothing is as sure as val asks
+    assert findings["linear_probing/max_stenosis"]["call"] is None
     assert findings["linear_probing/dominance"]["word"] in ("right", "left", "co")
     assert sum(film["weight"] for film in answer["films"]) == pytest.approx(1)
     (row,) = csv.DictReader((tmp_path / "answers" / "studies.csv").open())

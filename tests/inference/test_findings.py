@@ -1,6 +1,7 @@
 """Findings of heads: probabilities after val's recalibration, calls at val's thresholds, and silence where the model is not sure."""
 
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from deepcoro.inference.study_page import findings_bars
 from deepcoro.inference.written import _cells
 from deepcoro.metrics import prompt_sweep, zero_shot
 from deepcoro.run_config import RunConfig, run_config_from_dump
+from tools import predict, serve
 
 PROBE = {
     "type": "linear_probing",
@@ -29,10 +31,14 @@ def config(**data: bool) -> RunConfig:
     return run_config_from_dump({"objectives": {"probe": PROBE}, "data": data}, "test")
 
 
-def fixed(threshold: float, slope: float | None = None, intercept: float | None = None) -> Calibration:
-    cto = Fixed(
-        threshold=threshold, rule="youden", slope=slope, intercept=intercept, num=100, num_positive=30
-    )
+def fixed(
+    threshold: float,
+    slope: float | None = None,
+    intercept: float | None = None,
+    certainty: float | None = None,
+) -> Calibration:
+    platt = {"slope": slope, "intercept": intercept}
+    cto = Fixed(threshold=threshold, rule="youden", **platt, certainty=certainty, num=100, num_positive=30)
     about = {"checkpoint": "d", "split": "val", "data": "s", "data_fingerprint": "f", "created": "now"}
     return Calibration(heads={"probe/cto": cto}, **about)
 
@@ -86,6 +92,37 @@ def test_certainty_is_of_the_recalibrated_probability() -> None:
     assert cto.probability == pytest.approx(expit(0.1 + 0.5 * logit(0.8)), abs=1e-9)
     assert cto.call == "abstained"
     assert recalibrated(1.0, known.heads["probe/cto"]) < 1
+
+
+@pytest.mark.parametrize(("stored", "given", "call"), [
+    (0.8, None, "abstained"), (0.7, None, "positive"), (None, None, "positive"),
+    (0.8, 0.5, "positive"), (0.7, 0.8, "abstained"), (None, 0.8, "abstained"),
+])  # fmt: skip
+def test_the_certainty_of_val_is_kept_to_unless_another_is_given(
+    stored: float | None, given: float | None, call: str
+) -> None:
+    cto = HeadFindings(config(), fixed(0.3, certainty=stored), given).of(numbers_of([0.75]), 1)[0]
+    assert cto.call == call
+
+
+def test_each_head_keeps_to_its_own_certainty() -> None:
+    probe = PROBE | {"head_structure": {"cto": 1, "stent": 1}, "head_task": {}, "labels_map": {}}
+    probe |= {"head_task": {"cto": "binary_classification", "stent": "binary_classification"}}
+    heads = {f"probe/{name}": fixed(0.3, certainty=least).heads["probe/cto"] for name, least in (("cto", 0.9), ("stent", 0.6))}  # fmt: skip
+    known = fixed(0.3).model_copy(update={"heads": heads})
+    said = {f"probe/{name}/prediction": np.array([[0.75]]) for name in ("cto", "stent")}
+    settings = run_config_from_dump({"objectives": {"probe": probe}}, "test")
+    assert [each.call for each in HeadFindings(settings, known, None).of(said, 1)] == [
+        "abstained",
+        "positive",
+    ]
+
+
+@pytest.mark.parametrize("tool", [predict, serve])
+def test_commands_give_no_certainty_of_their_own(tool: ModuleType) -> None:
+    words = ["films", "--output", "answers"] if tool is predict else []
+    assert tool.parse_arguments([*words, "--checkpoint", "run"]).certainty is None
+    assert tool.parse_arguments([*words, "--checkpoint", "run", "--certainty", "0.8"]).certainty == 0.8
 
 
 def test_a_threshold_fixed_on_films_calls_films_and_not_the_mean_of_a_study() -> None:
