@@ -1,7 +1,5 @@
 """Random numbers that are a hash of what they are for, computed on the device: they hang on no generator, rank, worker or neighbour."""
 
-import functools
-
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -34,10 +32,13 @@ def mix(x: Int[Tensor, "..."]) -> Int[Tensor, "..."]:
     return x ^ ((x >> 16) & 0xFFFF)
 
 
-@functools.cache
 def mixed(number: int) -> int:
-    """`mix` of one number, as a signed 32-bit integer."""
-    return int(mix(torch.tensor([number & 0xFFFFFFFF]).int()))
+    """`mix` of one number, as a signed 32-bit integer. In integers of Python: a tensor may be a pretended one, without a value."""
+    x = number & 0xFFFFFFFF
+    x = ((x ^ (x >> 16)) * 0x7FEB352D) & 0xFFFFFFFF
+    x = ((x ^ (x >> 15)) * 0x846CA68B) & 0xFFFFFFFF
+    x ^= x >> 16
+    return x - ((x >> 31) << 32)
 
 
 def uniform(bits: Int[Tensor, "..."]) -> Float[Tensor, "..."]:
