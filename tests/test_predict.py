@@ -87,7 +87,9 @@ PREDICT = ("run_mode=inference", "checkpoint=last", "inference.splits=[test,val]
 def test_two_ranks_write_the_tables_that_one_does(
     tiny_shards: Path, studies_run: Path, two_ranks: Ranks, tmp_path: Path, engine: str, batch_size: int
 ) -> None:
-    run_dir = shutil.copytree(studies_run, tmp_path / "run", ignore=shutil.ignore_patterns("embeddings"))
+    run_dir = shutil.copytree(
+        studies_run, tmp_path / "run", ignore=shutil.ignore_patterns("embeddings", "predictions")
+    )
     words = tiny(tiny_shards, run_dir, *OF_STUDIES, *PREDICT, f"evaluate.batch_size={batch_size}")
     assert two_ranks.run(main_on_rank, engine, *words) == [0, 0]
     for name in ("test_clips", "test_studies", "val_clips", "val_studies"):
@@ -97,6 +99,26 @@ def test_two_ranks_write_the_tables_that_one_does(
             np.testing.assert_allclose(two["weight"], one["weight"], atol=1e-6)
         left_out = [column for column in ("embedding", "weight") if column in one.column_names]
         assert two.drop_columns(left_out).equals(one.drop_columns(left_out)), name
+    for split in ("test", "val"):
+        two, one = (predictions(folder, split) for folder in (run_dir, studies_run))
+        assert [row["study"] for row in two] == [row["study"] for row in one] and len(one) > 1
+        for row, expected in zip(two, one, strict=True):
+            assert row.keys() == expected.keys()
+            for column, value in expected.items():
+                assert same(row[column], value), column
+
+
+def predictions(run_dir: Path, split: str) -> list[dict[str, str]]:
+    with (run_dir / "predictions" / f"shards_{split}.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def same(cell: str, expected: str) -> bool:
+    """Words alike; numbers to the last place that is written."""
+    try:
+        return abs(float(cell) - float(expected)) <= 1.01e-4
+    except ValueError:
+        return cell == expected
 
 
 def test_a_clip_of_a_study_is_embedded_as_if_it_were_alone_and_weighed_among_the_others(

@@ -43,7 +43,7 @@ def words(shards: Path, run_dir: Path) -> list[str]:
 
 
 def evaluated(run_dir: Path) -> dict[str, Any]:
-    """What val, then test left: numbers, thresholds, tables, what was said of each row."""
+    """What val, test and inference left: numbers, thresholds, tables, what was said of each row."""
     found: dict[str, Any] = {}
     for split in ("val", "test"):
         record = json.loads((run_dir / "results" / f"shards_{split}.json").read_text())
@@ -52,6 +52,7 @@ def evaluated(run_dir: Path) -> dict[str, Any]:
         found[f"{split} table"] = (run_dir / "predictions" / f"shards_{split}.csv").read_text()
         with np.load(run_dir / "predictions" / f"shards_{split}_scored.npz", allow_pickle=False) as scored:
             found[f"{split} scored"] = {name: scored[name].tobytes() for name in scored.files}
+    found["inference table"] = (run_dir / "inferred.csv").read_text()
     (thresholds,) = (run_dir / "calibration").glob("*.json")
     return found | {"thresholds": json.loads(thresholds.read_text())["heads"]}
 
@@ -63,14 +64,18 @@ def test_two_ranks_measure_heads_to_the_last_digit_as_one_process_does(
     """Of five and seven studies in batches of two or three a rank: the last batch leaves a rank without any, or with fewer."""
     for name in ("one", "two"):
         shutil.copytree(trained, tmp_path / name)
-    for mode in ("val", "test"):
-        more = (f"run_mode={mode}", f"evaluate.batch_size={batch_size}")
+    for mode in ("inference", "val", "test"):
+        more = (f"run_mode={mode}", f"evaluate.batch_size={batch_size}", "inference.splits=[test]")
         assert main_on_this_rank("ddp", *words(shards, tmp_path / "one"), *more) == 0
         assert two_ranks.run(main_on_rank, "ddp", *words(shards, tmp_path / "two"), *more) == [0, 0]
+        if mode == "inference":
+            for name in ("one", "two"):
+                (tmp_path / name / "predictions" / "shards_test.csv").rename(tmp_path / name / "inferred.csv")
     one, two = evaluated(tmp_path / "one"), evaluated(tmp_path / "two")
     assert one.keys() == two.keys()
     for name, expected in one.items():
         assert two[name] == expected, name
-    assert one["test table"].count("\n") == 1 + SPLITS.count("test")
+    for name in ("test table", "inference table"):
+        assert one[name].count("\n") == 1 + SPLITS.count("test")
     assert {"linear_probing/cto/auroc", "linear_probing/lvef/mae"} <= one["test metrics"].keys()
     assert any(name.endswith("cto/sensitivity") for name in one["test metrics"])
