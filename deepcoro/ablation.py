@@ -40,6 +40,8 @@ SHOWN = (
     "clinical_findings/dominance/balanced_accuracy",
     "clinical_findings/lesion/f1",
     "clinical_findings/lesion/hallucination_rate",
+    "clinical_findings/lesion/f1_if_complete",
+    "clinical_findings/lesion/hallucination_rate_if_complete",
     "masked_modeling/error",
     "masked_modeling/advantage_over_nearest_visible",
 )

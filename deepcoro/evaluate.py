@@ -224,7 +224,8 @@ def evaluate_in_training(
     if not config.tracking.log_films or distributed.rank():
         return numbers, []
     searches = retrieval_examples(config, parts, evaluated)
-    return numbers, films_to_log(searches, caption_examples(config, parts, evaluated))
+    captions, errors = caption_examples(config, parts, evaluated), head_errors(config, parts, evaluated)
+    return numbers, films_to_log(searches, captions, errors)
 
 
 def _units(config: RunConfig, parts: Parts, evaluated: Evaluated) -> Units:

@@ -190,8 +190,8 @@ class Tracking(Block):
     """Log to trackio (`pip install deepcoro[trackio]`), into TRACKIO_DIR or the Hugging Face cache of this machine; a space that
     TRACKIO_SPACE_ID names is made private. Show it with `trackio show --project deepcoro`."""
     log_films: bool = False
-    """Send frames of a few films with their reports to W&B and TensorBoard at each evaluation in training. Off: patients' frames and
-    reports never leave the run folder."""
+    """Send frames of a few films with their reports, or with what heads got wrong, to W&B and TensorBoard at each evaluation in
+    training. Off: patients' frames and reports never leave the run folder."""
     log_every_steps: int = pydantic.Field(default=10, ge=1)
     """Optimiser steps between log lines; between them nothing waits for the device."""
 

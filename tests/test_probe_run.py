@@ -1,6 +1,7 @@
 """A linear probe from labels in shards to predictions: one process and two, cached and not, and films without any label."""
 
 import csv
+import re
 from pathlib import Path
 
 import pytest
@@ -101,3 +102,20 @@ def test_films_that_disagree_stop_the_run_in_one_line(shards: Path, tmp_path: Pa
     given = words(shards, tmp_path / "run", f"data.tables=[{tmp_path / 'newer.csv'}]", "data.fields.labels.conflict=error")  # fmt: skip
     assert command_line.main(given) == 2
     assert "the films of 1 of 8 studies of split train disagree (study0)" in capsys.readouterr().err
+
+
+def test_films_that_heads_are_most_wrong_about_are_logged_when_asked(shards: Path, tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    asked = ("tracking.log_films=true", "tracking.use_tensorboard=true", "evaluate.num_examples=2")
+    assert command_line.main(words(shards, tmp_path, CACHED, *asked)) == 0
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    told = [
+        events.Tensors(f"films/{number}/text_summary")[0].tensor_proto.string_val[0].decode()
+        for number in range(2)
+    ]
+    assert all(
+        re.match(r"study\d+ *\nlinear_probing/(cto|dominance|lvef): \S.*\nlabel: \S", each) for each in told
+    )
+    assert len(set(told)) == 2
+    assert events.Images("films/1")[0].width > 32, "frames in a row"
