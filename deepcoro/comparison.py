@@ -128,15 +128,15 @@ def _statistic(answers: dict[str, Answer], patients: np.ndarray, num_patients: i
     """Of every question with something to measure, and the means over binary heads."""
     parts: dict[str, Statistic] = {}
     for name, answer in answers.items():
-        statistic = _of_answer(answer, patients, num_patients)
+        statistic = answer_statistic(answer, patients, num_patients)
         if statistic is not None:
             parts[name] = statistic
     binary = [name for name in parts if answers[name].task in (BINARY, ZERO_SHOT)]
     return with_means(parts, [(family, _MEANT) for family in families_of(binary, {})])
 
 
-def _of_answer(answer: Answer, patients: np.ndarray, num_patients: int) -> Statistic | None:
-    """None where no row was assessed, or one class only of two."""
+def answer_statistic(answer: Answer, patients: np.ndarray, num_patients: int) -> Statistic | None:
+    """Of the assessed rows; None where there is none, or one class only of two."""
     known = ~np.isnan(answer.truth)
     said, truth, patients = answer.said[known].astype(np.float64), answer.truth[known], patients[known]
     if not len(truth):

@@ -92,7 +92,7 @@ LAYERS = [
         "content",
     },
     {"engine", "build", "report", "run_record"},
-    {"report_aggregates", "findings_table"},
+    {"report_aggregates", "findings_table", "cross_validation", "fold_measures"},
     {
         "paper",
         "run_pages",

@@ -75,6 +75,36 @@ def ranked(
     return Ranking(table(positive), table(~positive))
 
 
+def stratified_auroc(
+    scores: Float[np.ndarray, "row"],
+    positive: Bool[np.ndarray, "row"],
+    strata: Int[np.ndarray, "row"],
+    patients: Int[np.ndarray, "row"],
+    num_patients: int,
+) -> Statistic:
+    """`auroc_within_strata`: the chance that a positive row scores above a negative one of its own stratum, a tie counting half.
+
+    Every such pair counts once, so that a stratum of one class has no part in it; NaN where all are.
+    """
+    own = [strata == each for each in np.unique(strata)]
+    rankings = [ranked(scores[rows], positive[rows], patients[rows], num_patients) for rows in own]
+
+    def values(weights: Float[np.ndarray, "sample patient"]) -> dict[str, Float[np.ndarray, "sample"]]:
+        sums = [ranking.values(weights, _pairs) for ranking in rankings]
+        won, pairs = (np.sum([each[key] for each in sums], axis=0) for key in ("won", "pairs"))
+        return {"auroc_within_strata": ratio(won, pairs)}
+
+    return values
+
+
+def _pairs(
+    positives: Float[np.ndarray, "level sample"], negatives: Float[np.ndarray, "level sample"]
+) -> dict[str, Float[np.ndarray, "sample"]]:
+    false = negatives.sum(axis=0)
+    won = _won(positives, negatives, np.cumsum(negatives, axis=0), false)
+    return {"won": won, "pairs": positives.sum(axis=0) * false}
+
+
 def _of_sums(
     positives: Float[np.ndarray, "level sample"],
     negatives: Float[np.ndarray, "level sample"],
@@ -96,8 +126,15 @@ def _of_sums(
 def _auroc(
     positives: np.ndarray, negatives: np.ndarray, alarms: np.ndarray, true: np.ndarray, false: np.ndarray
 ) -> Float[np.ndarray, "sample"]:
+    return ratio(_won(positives, negatives, alarms, false), true * false)
+
+
+def _won(
+    positives: np.ndarray, negatives: np.ndarray, alarms: np.ndarray, false: np.ndarray
+) -> Float[np.ndarray, "sample"]:
+    """Pairs in which the positive row has the higher score, ties as halves."""
     below = false - alarms + negatives / 2
-    return ratio((positives * below).sum(axis=0), true * false)
+    return (positives * below).sum(axis=0)
 
 
 def _average_precision(

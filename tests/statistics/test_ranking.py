@@ -6,7 +6,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
 from deepcoro.bootstrap import estimates, resamples
 from deepcoro.statistics import ranking
-from deepcoro.statistics.ranking import auroc, auroc_interval, permuted_aurocs, ranked
+from deepcoro.statistics.ranking import auroc, auroc_interval, permuted_aurocs, ranked, stratified_auroc
 from tests.statistics.repeated import assert_is_that_of_rows_repeated
 
 
@@ -73,6 +73,38 @@ def test_what_lacks_a_class_has_no_value():
     assert {key: values[2] for key, values in found.items()} == dict.fromkeys(found, 1.0)
     nothing = estimates(ranked(np.zeros(0), np.zeros(0, bool), np.zeros(0, int), 3).statistic([0.9]), 3)
     assert np.isnan(list(nothing.values())).all()
+
+
+def pairs_of_one_stratum(scores, positive, strata):
+    own = strata[:, None] == strata[None, :]
+    pairs = own & positive[:, None] & ~positive[None, :]
+    won = (scores[:, None] > scores[None, :]) + 0.5 * (scores[:, None] == scores[None, :])
+    return {"auroc_within_strata": won[pairs].mean() if pairs.any() else np.nan}
+
+
+@pytest.mark.parametrize("levels", [2, 7, 10_000])
+def test_the_stratified_auroc_counts_the_pairs_of_one_stratum(levels):
+    scores, positive = scored_films(60, levels)
+    patients = np.arange(60) // 2
+    strata = patients % 4
+    positive[strata == 3] = False
+    assert_is_that_of_rows_repeated(
+        stratified_auroc(scores, positive, strata, patients, 30),
+        lambda rows: pairs_of_one_stratum(scores[rows], positive[rows], strata[rows]),
+        patients,
+    )
+
+
+def test_one_stratum_has_the_plain_auroc_and_strata_of_one_class_have_none():
+    scores, positive = scored_films(60, 7)
+    rows = np.arange(60)
+    whole = estimates(stratified_auroc(scores, positive, np.zeros(60, int), rows, 60), 60)
+    assert whole == pytest.approx({"auroc_within_strata": auroc(scores, positive)})
+    assert np.isnan(
+        estimates(stratified_auroc(scores, positive, positive.astype(int), rows, 60), 60)[
+            "auroc_within_strata"
+        ]
+    )
 
 
 def test_missing_scores_and_an_auroc_of_one_class_are_refused():
