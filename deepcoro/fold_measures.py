@@ -195,37 +195,33 @@ def notes(data: OutOfFold) -> list[str]:
 def _notes_of_heads(data: OutOfFold) -> Iterator[str]:
     """Where a fold has nothing to measure, which a mean over folds does not tell."""
     for name, answer in data.answers.items():
-        lacks = {
-            run.fold: lack
+        lacks = [
+            f"fold {run.fold} has {lack}"
             for place, run in enumerate(data.runs)
             if (lack := _lack(answer, answer.truth[data.fold_of_row == place])) is not None
-        }
+        ]
         if lacks:
-            told = "; ".join(f"fold {fold}: {lack}" for fold, lack in lacks.items())
-            yield f"{name} is measured in {len(data.runs) - len(lacks)} of {len(data.runs)} folds as a whole ({told})"
+            yield f"{name}: {', '.join(lacks)}"
 
 
 def _lack(answer: Answer, truth: Float[np.ndarray, "row"]) -> str | None:
     """What keeps measures of a fold from being there; None where nothing does."""
     known = truth[~np.isnan(truth)]
     if not len(known):
-        return "nothing was assessed"
+        return "no assessed row"
     if answer.task == REGRESSION:
         return None
     if answer.task in _FINDINGS:
-        num_positive = int((known >= 0.5).sum())
-        return (
-            None
-            if 0 < num_positive < len(known)
-            else f"one class only, {num_positive} of {len(known)} positive"
-        )
-    absent = [name for number, name in enumerate(answer.classes) if number not in known]
-    return f"no {', '.join(absent)}, so that means over classes are over the others" if absent else None
+        num = int((known >= 0.5).sum())
+        return None if 0 < num < len(known) else f"one class only ({num} of {len(known)} positive)"
+    absent = [f"'{name}'" for number, name in enumerate(answer.classes) if number not in known]
+    return f"no row of {', '.join(absent)}" if absent else None
 
 
 MEANING = (
-    "Mean ± sd is over the folds that have the measure (n - 1; their number in brackets where it is not all of them). It tells how far folds "
-    "differ and is no standard error: their training sets overlap.",
+    "Mean ± sd (of a sample, n - 1) is over the folds that have the measure; their number is in brackets where it is not all of them. It tells "
+    "how far folds differ and is no standard error: their training sets overlap. A fold in which a head has no assessed row or one class only "
+    "is in none of its means, nor in means over heads; means over classes are over those that a fold has.",
     "Pooled is the measure of all out-of-fold rows together; its 95 % interval draws patients anew and keeps the models as they are.",
     "**Pooled AUROC, AUPRC and correlations may be biased**: each fold has its own model, and where their scores are not on one scale, rows of "
     "two folds are ranked by the model rather than by the patient, often too low (Parker et al. 2007, Forman and Scholz 2010). The AUROC within folds counts "

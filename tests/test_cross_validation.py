@@ -18,7 +18,7 @@ from deepcoro.head_columns import head_columns
 from deepcoro.predictions import Predictions
 from deepcoro.predictions import write_predictions as write_run_predictions
 from deepcoro.run_config import load_run_config
-from deepcoro.scored import score_rows, scored_path, write_scored
+from deepcoro.scored import Answer, score_rows, scored_path, write_scored
 from tests.metrics.heads import BINARY, MULTICLASS, REGRESSION, evaluated
 from tests.tools.command import call_tool
 
@@ -44,7 +44,7 @@ def held_out(fold: int) -> Evaluated:
         "cto": np.clip(said_of_cto, 0.05, 0.95),
         "stent": generator.random(COUNT),
         "lvef": lvef + generator.normal(0, 8, COUNT),
-        "grade": np.eye(3)[grade] + generator.random((COUNT, 3)),
+        "grade": 0.5 * np.eye(3)[grade] + generator.random((COUNT, 3)),
     }
     labels = {
         "cto": [None if row % 7 == 0 else value for row, value in enumerate(cto)],
@@ -157,6 +157,18 @@ def test_the_third_auroc_counts_pairs_of_one_fold_alone_and_ties_as_halves(data)
     assert found["probe/grade/macro_auroc"].within == pytest.approx(np.mean(classes))
 
 
+def test_a_model_that_knows_its_training_prevalence_alone_is_below_chance_pooled_and_at_chance_within_folds():
+    generator = np.random.default_rng(0)
+    positive, fold = generator.random(200) < 0.3, np.arange(200) % 5
+    said = np.array([positive[fold != own].mean() for own in fold])
+    answer = Answer(BINARY, said[:, None], positive.astype(float))
+    found = measure(OutOfFold([None] * 5, fold, np.arange(200), {"probe/cto": answer}), 0, 0)[
+        "probe/cto/auroc"
+    ]
+    assert found.pooled < 0.45
+    assert found.within == found.mean == 0.5
+
+
 def test_intervals_draw_patients_anew_over_all_folds(data):
     truth, said = known("lvef")
     patients = np.repeat(np.arange(3 * COUNT // 2), 2)[np.arange(3 * COUNT) % COUNT != 4]
@@ -179,13 +191,8 @@ def test_a_fold_of_one_class_is_told_and_is_in_no_mean(data):
     assert macro.by_fold[2] is None, "the other head alone is another mean"
     assert macro.by_fold[0] == pytest.approx((found["probe/cto/auroc"].by_fold[0] + values[0]) / 2)
     told = "\n".join(notes(data))
-    assert (
-        "probe/stent is measured in 2 of 3 folds as a whole (fold 2: one class only, 0 of 30 positive)"
-        in told
-    )
-    assert (
-        "probe/grade is measured in 2 of 3 folds as a whole (fold 2: no 2, so that means over classes" in told
-    )
+    assert "probe/stent: fold 2 has one class only (0 of 30 positive)" in told
+    assert "probe/grade: fold 2 has no row of '2'" in told
     table = markdown(data, found)
     assert f"| probe/stent/auroc | {np.mean(values):.3f} ± {np.std(values, ddof=1):.3f} (2 of 3) |" in table
     assert "nan" not in table
