@@ -33,7 +33,7 @@ _HELD_OUT, _WEIGHTS = "data.fold.held_out", "towers.video.weights"
 # An encoder that was trained on patients of the folds has to be another one for each fold.
 _OWN_OF_A_FOLD = (_HELD_OUT, _WEIGHTS)
 
-Cells = list[dict[str, str]]
+Rows = list[dict[str, str]]
 
 
 @dataclass(frozen=True)
@@ -49,9 +49,9 @@ class FoldRun:
     results: Mapping[str, Any]
     """Its evaluation on the held-out fold (`results/{data}_val.json`)."""
     scored: ScoredRows
-    predictions: Cells
+    predictions: Rows
     """Rows of `predictions/{data}_val.csv`, in the order of `scored`."""
-    texts: Cells
+    texts: Rows
     """Rows of its companion of distinct texts."""
 
     @property
@@ -102,7 +102,7 @@ def read_fold_run(run_dir: Path) -> FoldRun:
     scored = read_scored(scored_path(run_dir, results["data"], "val"))
     name = f"{results['data']}_val"
     predictions, texts = (
-        _read_cells(run_dir / "predictions" / f"{name}{kind}.csv") for kind in ("", "_unique_texts")
+        _read_rows(run_dir / "predictions" / f"{name}{kind}.csv") for kind in ("", "_unique_texts")
     )
     if [row["clip"] for row in predictions] != list(scored.clips):
         raise DataError(
@@ -126,7 +126,7 @@ def _remedy(run_dir: Path) -> str:
     return f"`accelerate launch train.py {run_dir / 'config.yaml'} run_mode=val checkpoint=last` does that"
 
 
-def _read_cells(path: Path) -> Cells:
+def _read_rows(path: Path) -> Rows:
     if not path.is_file():
         raise DataError(f"{path} is not there: run_mode=val writes it")
     with path.open(newline="", encoding="utf-8") as file:
@@ -137,7 +137,8 @@ def read_cross_validation(run_dirs: Sequence[Path]) -> OutOfFold:
     """The runs, in the order given, as one cross-validation.
 
     ConfigError when there are fewer than two, when they differ in more than the fold held out (and the weights they start from), or two hold
-    out the same one; DataError when they were trained on other films or tables, or a patient, study or film is in two held-out folds.
+    out the same one; DataError when they were trained on other films or tables, or a patient, study or film is in two held-out folds. A fold
+    that no run holds out is logged.
     """
     runs = [read_fold_run(run_dir) for run_dir in run_dirs]
     if len(runs) < 2:
@@ -151,6 +152,8 @@ def read_cross_validation(run_dirs: Sequence[Path]) -> OutOfFold:
                 f"{first.run_dir} and {second.run_dir} both hold out fold '{first.fold}' of '{first.column}'; give one run a fold"
             )
         _refuse_shared_rows(first, second)
+    if (missing := _missing(runs)) is not None:
+        logger.warning(missing)
     return _pooled(runs)
 
 
@@ -221,14 +224,19 @@ def _joined(answers: Sequence[Answer]) -> Answer:
     return Answer(answers[0].task, said, truth, answers[0].classes)
 
 
+def _missing(runs: Sequence[FoldRun]) -> str | None:
+    """Of folds that no run holds out; None where there is none."""
+    # each study of the folds is in train or val of every run
+    num = sum(runs[0].data["splits"].get(split, {}).get("studies", 0) for split in ("train", "val"))
+    missing = num - sum(run.data["splits"]["val"]["studies"] for run in runs)
+    if not missing:
+        return None
+    return f"folds of '{runs[0].column}' are missing: {missing} of {num} studies are in none of those given"
+
+
 def notes_of_runs(runs: Sequence[FoldRun]) -> Iterator[str]:
-    """What a reader of the numbers is to know of the runs; missing folds are logged too."""
-    # train and val, where each study of the folds is in every run
-    counts = [runs[0].data["splits"].get(split, {}).get("studies", 0) for split in ("train", "val")]
-    held_out = sum(run.data["splits"]["val"]["studies"] for run in runs)
-    if held_out < sum(counts):
-        missing = f"folds of '{runs[0].column}' are missing: {sum(counts) - held_out} of {sum(counts)} studies are in none of those given"
-        logger.warning(missing)
+    """What a reader of the numbers is to know of the runs."""
+    if (missing := _missing(runs)) is not None:
         yield missing
     cut = [f"{run.fold} (step {run.step} of {run.start['max_steps']})" for run in runs if _is_cut(run)]
     if cut:

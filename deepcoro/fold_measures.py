@@ -113,7 +113,7 @@ def _bounds(numbers: Mapping[str, float], key: str) -> tuple[float, float] | Non
 def _statistic(parts: Mapping[str, Statistic], families: Sequence[Family]) -> Statistic:
     whole = [family for family in families if set(family.heads) <= set(parts)]
     keys = (*BY_ORDER, f"auroc{_WITHIN}")
-    return with_means(dict(parts), [(family, keys) for family in whole])
+    return with_means(parts, [(family, keys) for family in whole])
 
 
 def _parts(data: OutOfFold, rows: Bool[np.ndarray, "row"]) -> dict[str, Statistic]:
