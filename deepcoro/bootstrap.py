@@ -136,6 +136,27 @@ def patient_sums(
     return held
 
 
+def query_means(
+    values: Float[np.ndarray, "query metric"],
+    query_of_share: Int[np.ndarray, "share"],
+    patient_of_share: Int[np.ndarray, "share"],
+    num_patients: int,
+) -> Callable[[Float[np.ndarray, "sample patient"]], Float[np.ndarray, "sample metric"]]:
+    """The mean over queries of each column of `values`, for each vector of patient weights; NaN where nobody with a query was drawn.
+
+    A query belongs to patients in shares: a report that m films carry is held 1/m by the patient of each film. Its weight in
+    a resample is the mean number of times that its films were drawn, so that it counts once on average and a report shared
+    by many patients moves little.
+    """
+    share = 1.0 / np.bincount(query_of_share, minlength=len(values))[query_of_share]
+    held = np.bincount(patient_of_share, weights=share, minlength=num_patients)
+    sums = np.stack(
+        [np.bincount(patient_of_share, share * column[query_of_share], num_patients) for column in values.T],
+        axis=1,
+    )
+    return lambda weights: ratio(weights @ sums, (weights @ held)[:, None])
+
+
 def mean_intervals(
     values: Float[np.ndarray, "query metric"],
     query_of_share: Int[np.ndarray, "share"],
@@ -143,24 +164,11 @@ def mean_intervals(
     num_samples: int,
     seed: int,
 ) -> Float[np.ndarray, "metric 2"]:
-    """Lower and upper bound of the mean over queries of each column of `values`.
-
-    A query belongs to patients in shares: a report that m films carry is held 1/m by the patient of each film. Its weight in
-    a resample is the mean number of times that its films were drawn, so that it counts once on average and a report shared
-    by many patients moves little.
-    """
+    """Lower and upper bound of each of `query_means`."""
     num_patients = int(patient_of_share.max()) + 1
-    share = 1.0 / np.bincount(query_of_share, minlength=len(values))[query_of_share]
-    held = np.bincount(patient_of_share, weights=share, minlength=num_patients)
-    sums = np.stack(
-        [np.bincount(patient_of_share, share * column[query_of_share], num_patients) for column in values.T],
-        axis=1,
-    )
-    means = [
-        (weights @ sums) / np.maximum(weights @ held, 1e-300)[:, None]
-        for weights in resamples(num_patients, num_samples, seed)
-    ]
-    return np.percentile(np.concatenate(means), [LOW, HIGH], axis=0).T
+    means = query_means(values, query_of_share, patient_of_share, num_patients)
+    drawn = [means(weights) for weights in resamples(num_patients, num_samples, seed)]
+    return np.nanpercentile(np.concatenate(drawn), [LOW, HIGH], axis=0).T
 
 
 def means_with_intervals(

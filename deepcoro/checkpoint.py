@@ -77,6 +77,10 @@ class Checkpoint:
         """Names the weights: short digest of the weights file."""
         return json.loads((self.folder / DIGESTS).read_text())[WEIGHTS][:16]
 
+    def title(self) -> str:
+        """As pages and records name it."""
+        return f"step {self.step} ({self.digest()})"
+
 
 @dataclass(frozen=True)
 class Snapshot:

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from deepcoro.bootstrap import Statistic, patient_rows
+from deepcoro.bootstrap import Statistic, patient_rows, query_means
 from deepcoro.config import DataError
+from deepcoro.evaluated import Searched
 from deepcoro.judged import BINARY, REGRESSION, families_of, with_means
 from deepcoro.numerals import decimals, signed
 from deepcoro.scored import SUFFIX, Answer, ScoredRows, read_scored
@@ -72,13 +73,20 @@ def compare_scored(
     runs = [*first, *second]
     rows = _common_rows(runs)
     names = [name for name in runs[0].answers if all(name in run.answers for run in runs)]
-    if not names:
+    searches = [name for name in runs[0].searched if all(name in run.searched for run in runs)]
+    if not names and not searches:
         raise DataError(f"the runs have no question in common; the first one has {sorted(runs[0].answers)}")
     _refuse_other_labels(runs, rows, names)
+    _refuse_other_searches(runs, rows, searches)
     patients = patient_rows([runs[0].patients[row] for row in rows[0]], len(rows[0]))
     num_patients = int(patients.max()) + 1
     statistics = [
-        _statistic({name: _only(run.answers[name], own) for name in names}, patients, num_patients)
+        _statistic(
+            {name: _only(run.answers[name], own) for name in names},
+            {name: run.searched[name].only(own) for name in searches},
+            patients,
+            num_patients,
+        )
         for run, own in zip(runs, rows, strict=True)
     ]
     found = compare(statistics[: len(first)], statistics[len(first) :], num_patients, num_samples, seed)
@@ -120,18 +128,33 @@ def _refuse_other_labels(
             )
 
 
+def _refuse_other_searches(
+    runs: Sequence[ScoredRows], rows: Sequence[np.ndarray], names: Sequence[str]
+) -> None:
+    for name in names:
+        queries = [run.searched[name].only(own).query for run, own in zip(runs, rows, strict=True)]
+        if not all(np.array_equal(queries[0], query) for query in queries):
+            raise DataError(f"{name}: the runs were evaluated with different reports")
+
+
 def _only(answer: Answer, rows: np.ndarray) -> Answer:
     return Answer(answer.task, answer.said[rows], answer.truth[rows], answer.classes, answer.threshold)
 
 
-def _statistic(answers: dict[str, Answer], patients: np.ndarray, num_patients: int) -> Statistic:
-    """Of every question with something to measure, and the means over binary heads."""
-    parts: dict[str, Statistic] = {}
+def _statistic(
+    answers: dict[str, Answer], searched: dict[str, Searched], patients: np.ndarray, num_patients: int
+) -> Statistic:
+    """Of every question with something to measure, and the means over binary heads; of every search."""
+    parts: dict[str, Statistic] = {
+        name: _of_searches(each, patients, num_patients)
+        for name, each in searched.items()
+        if (each.query >= 0).any()
+    }
     for name, answer in answers.items():
         statistic = answer_statistic(answer, patients, num_patients)
         if statistic is not None:
             parts[name] = statistic
-    binary = [name for name in parts if answers[name].task in (BINARY, ZERO_SHOT)]
+    binary = [name for name, each in answers.items() if name in parts and each.task in (BINARY, ZERO_SHOT)]
     return with_means(parts, [(family, _MEANT) for family in families_of(binary, {})])
 
 
@@ -153,6 +176,14 @@ def answer_statistic(answer: Answer, patients: np.ndarray, num_patients: int) ->
         return None
     called = None if answer.threshold is None else said[:, 0] >= answer.threshold
     return finding_statistic(said[:, 0], called, positive, patients, num_patients)
+
+
+def _of_searches(searched: Searched, patients: np.ndarray, num_patients: int) -> Statistic:
+    asked = searched.query >= 0
+    query = searched.query[asked]
+    _, first = np.unique(query, return_index=True)
+    means = query_means(searched.got[asked][first], query, patients[asked], num_patients)
+    return lambda weights: dict(zip(searched.measures, means(weights).T, strict=True))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -73,7 +73,7 @@ def run(config: RunConfig) -> int:
             "patient_split": parts.shards.patient_split,
             "patient_overlap": patient_overlap,
             "conflicting_labels": conflicts,
-            "checkpoint": f"step {saved.step} ({saved.digest()})",
+            "checkpoint": saved.title(),
             "commit": git_commit(),
             "created": time.strftime("%Y-%m-%d %H:%M:%S"),
             "data_summary": _data_summary(config, parts, evaluated),

@@ -95,6 +95,25 @@ class Followed:
 
 
 @dataclass(frozen=True)
+class Searched:
+    """What searches found, told by the rows that stand behind them: a film that searches, or all films of a report that does."""
+
+    measures: Sequence[str]
+    """Names of the columns of `got` (`R@5`, ...)."""
+    query: Int[np.ndarray, "row"]
+    """Number of the search that the row stands behind; -1 = none."""
+    got: Float[np.ndarray, "row measure"]
+    """What that search got; its mean over searches is the number. NaN = none."""
+
+    def only(self, rows: Int[np.ndarray, "row"]) -> "Searched":
+        """The rows chosen; their searches are numbered anew, in the old order."""
+        query = self.query[rows]
+        asked = query >= 0
+        query[asked] = np.unique(query[asked], return_inverse=True)[1]
+        return Searched(self.measures, query, self.got[rows])
+
+
+@dataclass(frozen=True)
 class Evaluated:
     """Films (or studies, where a sample is a study) of a split and the distinct texts they were compared with."""
 
@@ -194,6 +213,10 @@ class Measurement:
 
     def answers(self, evaluated: Evaluated) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """Questions of its own that it puts to every film: prefix of the numbers -> scores and truth (NaN = not assessed)."""
+        return {}
+
+    def searched(self, evaluated: Evaluated) -> dict[str, Searched]:
+        """Searches that it makes, by the prefix of their numbers. As slow as `measure`."""
         return {}
 
     def followed(self, evaluated: Evaluated) -> dict[str, Followed]:

@@ -28,7 +28,7 @@ def run(config: RunConfig) -> int:
     saved, parts = open_checkpoint(config)
     model = load_model(config, parts, saved).to(accelerator.device)
     about = {
-        "checkpoint": f"step {saved.step} ({saved.digest()})",
+        "checkpoint": saved.title(),
         "data": parts.shards.name,
         "data_fingerprint": parts.shards.fingerprint,
     }

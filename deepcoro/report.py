@@ -32,7 +32,7 @@ from deepcoro.report_head_errors import HeadError
 from deepcoro.report_head_figures import head_figures
 from deepcoro.report_intervals import interval_rows
 from deepcoro.report_reconstructions import Picture, read_pictures, reconstruction_rows
-from deepcoro.report_shortcuts import Shortcuts, read_shortcuts, shortcut_table
+from deepcoro.report_shortcuts import Shortcuts, baselines, how_to_measure, read_shortcuts, shortcut_table
 from deepcoro.report_sites import read_sites, site_table
 from deepcoro.report_survival import survival_figures
 from deepcoro.scored import Answer, ScoredRows, read_scored, scored_path
@@ -84,6 +84,10 @@ class ReportInputs:
     """Films with maps of where the model looks."""
     shortcuts: Shortcuts | None = None
     """The same evaluation with less to see."""
+    baselines: Mapping[str, float] = field(default_factory=dict)
+    """What stands beside `results` with less to see, under their names with a suffix of `report_tables.BASELINES`."""
+    shortcuts_missing: str | None = None
+    """How to get the baselines where there are none."""
     scored: Sequence[Scored] = ()
     """Zero-shot scores and truth, for the curves."""
     answers: Mapping[str, Answer] = field(default_factory=dict)
@@ -160,6 +164,7 @@ def read_inputs(run_dir: Path) -> ReportInputs:
     examples = _text(run_dir / EXAMPLES_FILE)
     results = _numbers(json.loads(_text(run_dir / "results.json") or "{}") or document.get("metrics", {}))
     rows = _read_rows(run_dir, document)
+    shortcuts = read_shortcuts(run_dir)
     return ReportInputs(
         run_name=run_dir.resolve().name,
         data=document.get("data"),
@@ -179,7 +184,9 @@ def read_inputs(run_dir: Path) -> ReportInputs:
         head_errors=_HEAD_ERRORS.validate_json(_text(run_dir / HEAD_ERRORS_FILE) or "[]"),
         reconstructions=read_pictures(run_dir),
         explanations=read_explanations(run_dir),
-        shortcuts=read_shortcuts(run_dir),
+        shortcuts=shortcuts,
+        baselines=baselines(shortcuts, document),
+        shortcuts_missing=how_to_measure(shortcuts, document),
         scored=_read_scores(run_dir, document, metric),
         answers=rows.answers,
         followed=rows.followed,
@@ -255,18 +262,19 @@ def _scored(rows: Sequence[Mapping[str, str]], name: str, metric: zero_shot.Zero
 
 def render_report(inputs: ReportInputs) -> str:
     """The page as one HTML text; every string of the run is escaped."""
+    results = inputs.results | inputs.baselines
     return render_page(
         "report.html",
         inputs=inputs,
         created=inputs.created or datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
         warnings=_warnings(inputs),
         cards=[
-            *report_tables.cards(inputs.results, inputs.strata, inputs.positives),
+            *report_tables.cards(results, inputs.strata, inputs.positives),
             *report_captions.caption_cards(inputs.results),
         ],
-        tables=report_tables.tables(inputs.results, inputs.strata, inputs.positives),
+        tables=report_tables.tables(results, inputs.strata, inputs.positives),
         group_tables=report_groups.group_tables(inputs.results, inputs.unit),
-        head_tables=report_heads.head_tables(inputs.results),
+        head_tables=report_heads.head_tables(results),
         head_figures=[
             *head_figures(inputs.answers),
             *confusion_figures(inputs.answers),

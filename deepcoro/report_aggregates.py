@@ -9,6 +9,7 @@ import yaml
 from deepcoro import atomic
 from deepcoro.aggregates import FEWEST, is_small, shareable
 from deepcoro.report import ReportInputs, render_report
+from deepcoro.report_shortcuts import baselines_beside
 
 PAGE = "report_aggregates.html"
 _PLACES = frozenset({"run_dir", "shards", "tables", "cache", "weights", "texts", "edges", "storage"})
@@ -49,6 +50,7 @@ def aggregates_of(inputs: ReportInputs) -> ReportInputs:
         strata=inputs.strata,
         positives=inputs.positives,
         scored=[each for each in inputs.scored if f"{each.family}/auroc" in results],
+        baselines=baselines_beside(inputs.baselines, results),
         data_summary={key: _rounded(value) for key, value in inputs.data_summary.items()},
         times_computed=inputs.times_computed,
         notes=notes,

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from deepcoro.numerals import Show, fraction, number, percent
 from deepcoro.report_groups import Cell, CellRow
-from deepcoro.report_tables import Results, interval
+from deepcoro.report_tables import Results, baselines_of, interval
 
 _BINARY, _REGRESSION, _CLASSES = "/prevalence", "/mae_of_median", "/macro_f1"
 """A measure that heads of one kind alone have."""
@@ -189,4 +189,5 @@ def _cell(results: Results, head: str, column: _Column) -> Cell:
     notes = [] if bounds == "–" else [bounds]
     if column.beside and f"{head}/{column.beside}" in results:
         notes.append(f"{_BESIDE[column.beside]} {column.show(results[f'{head}/{column.beside}'])}")
+    notes += [f"{words.lower()} {value}" for words, value in baselines_of(results, key, column.show).items()]
     return Cell(column.show(results[key]), notes)

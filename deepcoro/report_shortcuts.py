@@ -1,12 +1,16 @@
 """What a model loses when it is shown less, as a table of the report; made by tools/shortcuts.py."""
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from deepcoro.config import Block
-from deepcoro.numerals import number
+from deepcoro.judged import listed
+from deepcoro.numerals import decimals, is_missing, number, signed
+from deepcoro.report_groups import Cell, CellRow
+from deepcoro.report_tables import BASELINES, base_of
 
 FILE = "shortcuts.json"
 WORDS = {
@@ -18,8 +22,11 @@ WORDS = {
     "without_random_clip": "without a random clip",
     "metadata": "no film: metadata",
 }
-_HEADLINES = ("auroc", "macro_auroc", "auprc", "mae", "R@5", "pearson", "f1")
-_BOUNDS = ("_ci_low", "_ci_high")
+_HEADLINES = ("auroc", "macro_auroc", "auprc", "mae", "R@5", "pearson", "pearson_r", "f1")
+_OF_SEARCH = re.compile(r"retrieval/(?!control/).+/(R@\d+|MRR|median_rank)")
+
+Bounded = tuple[float, float, float]
+"""A value and its 95 % interval."""
 
 
 class Shortcuts(Block):
@@ -27,11 +34,17 @@ class Shortcuts(Block):
 
     split: str
     """Which one."""
+    data_fingerprint: str = ""
+    """Of the data that were shown; empty in files of earlier versions, as `checkpoint`."""
+    checkpoint: str = ""
+    """Step and digest of the weights."""
     numbers: dict[str, dict[str, float]]
     """What was shown (`whole`, `first_frame`, ...) -> flat metrics."""
     metadata_of: dict[str, str] = {}
     """Metric of `whole` -> the one of `metadata` that stands beside it."""
-    gaps: dict[str, tuple[float, float, float]] = {}
+    paired: dict[str, dict[str, Bounded]] = {}
+    """What was shown -> measure -> as it is, less that, over the same resampled patients; where both have the same rows."""
+    gaps: dict[str, Bounded] = {}
     """Measure -> how much worse it is without the top clip than without a random one, and the interval."""
     notes: list[str] = []
     """What could not be had."""
@@ -43,8 +56,8 @@ class ShortcutTable:
 
     split: str
     columns: list[str]
-    rows: list[list[str]]
-    """Name of the measure, then a value and its interval a column."""
+    rows: list[CellRow]
+    """A measure each."""
     gaps: list[str]
     """A sentence a task."""
     notes: list[str]
@@ -59,26 +72,90 @@ def shortcut_table(found: Shortcuts | None) -> ShortcutTable | None:
     """One row a headline metric; None where nothing was asked."""
     if found is None:
         return None
-    names = [name for name in WORDS if name in found.numbers]
-    keys = [key for key in found.numbers.get("whole", {}) if _is_headline(key)]
-    rows = [[key, *(_cell(found.numbers[name], _key(found, name, key)) for name in names)] for key in keys]
+    names = shown_of(found)
+    rows = [CellRow(key, [_cell(found, name, key) for name in names]) for key in headlines(found)]
     return ShortcutTable(found.split, [WORDS[name] for name in names], rows, _sentences(found), found.notes)
 
 
-def _is_headline(key: str) -> bool:
+def shown_of(found: Shortcuts) -> list[str]:
+    """What was shown, in the order of the columns."""
+    return [name for name in WORDS if name in found.numbers]
+
+
+def headlines(found: Shortcuts) -> list[str]:
+    """Measures of the table."""
+    return [key for key in found.numbers.get("whole", {}) if is_headline(key)]
+
+
+def is_headline(key: str) -> bool:
+    """Whether a number is one of those that are told with less to see."""
     return key.rsplit("/", 1)[-1] in _HEADLINES and not key.startswith("by/") and "/control/" not in key
 
 
-def _key(found: Shortcuts, name: str, key: str) -> str:
-    return found.metadata_of.get(key, "") if name == "metadata" else key
+def value_of(found: Shortcuts, name: str, key: str) -> tuple[float | None, float | None, float | None]:
+    """The measure and its interval when that was shown."""
+    key = found.metadata_of.get(key, "") if name == "metadata" else key
+    value, low, high = (found.numbers[name].get(f"{key}{end}") for end in ("", "_ci_low", "_ci_high"))
+    return value, low, high
 
 
-def _cell(numbers: Mapping[str, float], key: str) -> str:
-    value = numbers.get(key)
-    bounds = [numbers.get(f"{key}{end}") for end in _BOUNDS]
-    if value is None or None in bounds:
-        return number(value)
-    return f"{number(value)} ({number(bounds[0])} – {number(bounds[1])})"
+def _cell(found: Shortcuts, name: str, key: str) -> Cell:
+    value, low, high = value_of(found, name, key)
+    notes = [] if None in (low, high) else [f"{decimals(low)} – {decimals(high)}"]
+    if key in found.paired.get(name, {}):
+        apart, low, high = found.paired[name][key]
+        notes += [f"difference {signed(apart)}", f"{signed(low)} – {signed(high)}"]
+    return Cell(decimals(value), notes)
+
+
+def baselines(found: Shortcuts | None, document: Mapping[str, object]) -> dict[str, float]:
+    """What stands beside the numbers of an evaluation (`document` of results/), under their names with a suffix; {} unless it was of the
+    same checkpoint and films.
+    """
+    if found is None or not is_of(found, document):
+        return {}
+    beside = {}
+    for suffix in BASELINES:
+        name = suffix.removeprefix("_")
+        for key in found.numbers["whole"] if name in found.numbers else ():
+            value, _, _ = value_of(found, name, key)
+            if (is_headline(key) or _OF_SEARCH.fullmatch(key)) and not is_missing(value):
+                beside[f"{key}{suffix}"] = value
+    return beside
+
+
+def baselines_beside(found: Mapping[str, float], results: Mapping[str, float]) -> dict[str, float]:
+    """Those of `baselines` whose number is among the results."""
+    return {key: value for key, value in found.items() if base_of(key) in results}
+
+
+def is_of(found: Shortcuts, document: Mapping[str, object]) -> bool:
+    """Whether an evaluation was of the same checkpoint and films."""
+    return all(
+        getattr(found, key) == document.get(key) for key in ("split", "data_fingerprint", "checkpoint")
+    )
+
+
+def how_to_measure(found: Shortcuts | None, document: Mapping[str, object]) -> str | None:
+    """The command that brings the baselines, where an evaluation has none and could have."""
+    metrics = document.get("metrics") or {}
+    if not any(map(is_headline, metrics)) or found is not None and is_of(found, document):
+        return None
+    why = (
+        "Not measured: what is left of these numbers on a still frame, and without any film."
+        if found is None
+        else "What was measured with less to see is of another checkpoint, split or data than the results of this page."
+    )
+    return f"{why} To measure it: python tools/shortcuts.py RUN --split {document.get('split')}"
+
+
+def not_above_baselines(found: Shortcuts, results: Mapping[str, float]) -> Iterator[str]:
+    """A sentence a measure that is not told apart from a baseline, of those among the results."""
+    for suffix, words in BASELINES.items():
+        paired = found.paired.get(suffix.removeprefix("_"), {})
+        same = [key for key, (_, low, high) in paired.items() if key in results and low <= 0 <= high]
+        if same:
+            yield f"Not told apart from {words.lower()}: {listed(same)}."
 
 
 def _sentences(found: Shortcuts) -> list[str]:

@@ -1,7 +1,7 @@
 """Flat metrics turned into what a reader meets: headline cards, table rows, plain words, warnings."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 from deepcoro.numerals import Show, fraction, is_missing, number, percent, place
 from deepcoro.report_intervals import Measure
@@ -26,7 +26,9 @@ _OWN_TABLES = (
     "clinical_findings/",
     "alignment_uniformity/",
 )
-_SUFFIXES = ("_ci_low", "_ci_high", "_chance")
+BASELINES = {"_first_frame": "First frame only", "_metadata": "No film: metadata"}
+"""Suffix of a number -> what the same measure is with less to see (`tools/shortcuts.py`)."""
+_SUFFIXES = ("_ci_low", "_ci_high", "_chance", *BASELINES)
 OF_HEADS = ("/prevalence", "/mae_of_median", "/weighted_kappa", "/macro_f1")
 """Measures that nothing but a head has: all of its objective's numbers stand in the tables of heads."""
 _SPACE = {
@@ -45,6 +47,8 @@ class Row:
     interval: str
     chance: str
     control: str
+    baselines: Mapping[str, str] = field(default_factory=dict)
+    """What the same measure is with less to see, by the words of `BASELINES`."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,11 @@ class Table:
     heading: str
     caption: str
     rows: list[Row]
+
+    @property
+    def baselines(self) -> list[str]:
+        """Those that some row has."""
+        return [words for words in BASELINES.values() if any(words in row.baselines for row in self.rows)]
 
 
 @dataclass(frozen=True)
@@ -68,6 +77,8 @@ class Card:
     verdict: str
     is_above_chance: bool
     chance_name: str = "Guessing"
+    baselines: Mapping[str, str] = field(default_factory=dict)
+    """As of a `Row`."""
 
 
 def _range(low: float | None, high: float | None, show: Show) -> str:
@@ -117,6 +128,11 @@ def tables(results: Results, strata: Sequence[str], positives: Positives) -> lis
     return [table for table in made if table.rows]
 
 
+def base_of(key: str) -> str:
+    """The number that a baseline stands beside."""
+    return next((key.removesuffix(suffix) for suffix in BASELINES if key.endswith(suffix)), key)
+
+
 def _retrieval_table(results: Results, name: str, heading: str, found: str) -> Table:
     key = f"retrieval/{name}"
     control = f"retrieval/control/{name}"
@@ -160,7 +176,7 @@ def _zero_shot_table(results: Results, positives: Positives) -> Table:
         word = positive_word(task, positives)
         label = f"{TASK_WORDS.get(task, task)} — {films} films, {positive} {word}, {missing} not assessed"
         row = _row(results, f"zero_shot/{task}/auroc", label, f"zero_shot/control/{task}/auroc", fraction)
-        rows.append(Row(row.label, row.value, row.interval, "0.50", row.control))
+        rows.append(replace(row, chance="0.50"))
     return Table("Findings without training on them (zero-shot AUROC)", "per film, patients resampled", rows)
 
 
@@ -200,7 +216,14 @@ def _row(results: Results, key: str, label: str, control: str, show: Show) -> Ro
         interval=_range(results.get(f"{key}_ci_low"), results.get(f"{key}_ci_high"), show),
         chance=show(chance),
         control=_range(results.get(f"{control}_ci_low"), results.get(f"{control}_ci_high"), show),
+        baselines=baselines_of(results, key, show),
     )
+
+
+def baselines_of(results: Results, key: str, show: Show) -> dict[str, str]:
+    """What a number is with less to see, by the words of `BASELINES`."""
+    values = {words: results.get(f"{key}{suffix}") for suffix, words in BASELINES.items()}
+    return {words: show(value) for words, value in values.items() if not is_missing(value)}
 
 
 def measures(results: Results, strata: Sequence[str]) -> list[Measure]:
@@ -299,6 +322,7 @@ def _card(results: Results, key: str, title: str, sentence: str, show: Show) -> 
         chance=show(chance),
         verdict=verdict,
         is_above_chance=is_above,
+        baselines=baselines_of(results, key, show),
     )
 
 

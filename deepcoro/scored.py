@@ -14,7 +14,7 @@ from jaxtyping import Float
 
 from deepcoro import atomic
 from deepcoro.config import DataError
-from deepcoro.evaluated import Evaluated, Followed, Measurement
+from deepcoro.evaluated import Evaluated, Followed, Measurement, Searched
 
 SUFFIX = "_scored.npz"
 """How the name of such a file ends."""
@@ -48,6 +48,8 @@ class ScoredRows:
     """By the prefix of its metrics: `objective/head` or `zero_shot/task`."""
     followed: Mapping[str, Followed] = field(default_factory=dict)
     """Events with their times, by the prefix of their metrics."""
+    searched: Mapping[str, Searched] = field(default_factory=dict)
+    """Searches by the prefix of their metrics; only where `searches_of` was asked: no file holds them."""
 
 
 def scored_path(run_dir: Path, data: str, split: str) -> Path:
@@ -75,6 +77,11 @@ def score_rows(evaluated: Evaluated, metrics: Sequence[Measurement]) -> ScoredRo
             fixed and fixed.threshold,
         )
     return ScoredRows(evaluated.clips, evaluated.patients, answers, followed)
+
+
+def searches_of(evaluated: Evaluated, metrics: Sequence[Measurement]) -> dict[str, Searched]:
+    """Searches of all metrics, made once more."""
+    return {name: each for metric in metrics for name, each in metric.searched(evaluated).items()}
 
 
 def write_scored(path: Path, rows: ScoredRows) -> None:

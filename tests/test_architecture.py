@@ -92,7 +92,7 @@ LAYERS = [
         "content",
     },
     {"engine", "build", "report", "run_record"},
-    {"report_aggregates", "findings_table", "cross_validation", "fold_measures"},
+    {"report_aggregates", "findings_table", "cross_validation", "fold_measures", "shortcut_overview"},
     {
         "paper",
         "run_pages",

@@ -1,24 +1,22 @@
 """Everything that `tools/shortcuts.py` asks of a model, in one record."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
-import numpy as np
 from torch import nn
 
+from deepcoro import checkpoint
 from deepcoro.build import Parts
-from deepcoro.comparison import compare_scored
-from deepcoro.evaluated import Evaluated, Measurement
-from deepcoro.explain.metadata import Judged, metadata_baseline
+from deepcoro.explain.metadata import Baseline, Judged, metadata_baseline
+from deepcoro.explain.paired import all_rows, beside_metadata, differences, gaps
 from deepcoro.explain.shortcuts import CHANGES, CLIP_CHANGES, measure_changes
 from deepcoro.metrics.zero_shot import Task
 from deepcoro.objectives import linear_probing
 from deepcoro.report_shortcuts import Shortcuts
 from deepcoro.run_config import RunConfig
-from deepcoro.scored import score_rows
+from deepcoro.statistics.findings import class_part
 
-_NUM_SAMPLES = 1000
-_WORSE = {"auroc": 1.0, "macro_auroc": 1.0, "mae": -1.0}
-"""Measures whose loss is told, and the sign that makes a loss of the difference (without a random clip less without the top clip)."""
+_MEASURES = ("auroc", "auprc", "macro_auroc", "mae")
+"""Those that a baseline without films has."""
 
 
 def compare_shown_less(
@@ -31,17 +29,32 @@ def compare_shown_less(
         if takes_clips
         else ["No clip was taken away: samples are single films, or the pooler does not weigh clips."]
     )
-    numbers, rows = measure_changes(
+    numbers, evaluated = measure_changes(
         model, config, parts, split, CHANGES | (CLIP_CHANGES if takes_clips else {})
     )
     metrics = [each.build() for each in config.evaluate.metrics.values()]
-    asked = _asked(config, rows["whole"].shares_space, labels)
-    metadata, told = _metadata(config, parts, split, asked)
+    rows = {name: all_rows(each, metrics) for name, each in evaluated.items()}
+    paired = {
+        name: differences(rows["whole"], each, numbers["whole"])
+        for name, each in rows.items()
+        if name != "whole"
+    }
+    asked = _asked(config, evaluated["whole"].shares_space, labels)
+    baselines, told = _metadata(config, parts, split, asked)
+    label_of = _label_of(config)
+    foretold = [each.foretold for each in baselines if each.foretold is not None]
+    both = beside_metadata(rows["whole"], evaluated["whole"].units, label_of, foretold)
+    paired["metadata"] = differences(*both, numbers["whole"])
+    numbers["metadata"] = {key: value for each in baselines for key, value in each.numbers.items()}
+    without = [f"without_{which}_clip" for which in ("random", "top")]
     return Shortcuts(
         split=split,
-        numbers=numbers | {"metadata": metadata},
-        metadata_of=_beside_heads(config) | _beside_tasks(config),
-        gaps=gaps(metrics, rows["without_random_clip"], rows["without_top_clip"]) if takes_clips else {},
+        data_fingerprint=parts.shards.fingerprint,
+        checkpoint=checkpoint.find(config.checkpoint_folder, config.checkpoint.load).title(),
+        numbers=numbers,
+        metadata_of=_metadata_of(config, label_of),
+        paired=paired,
+        gaps=gaps(*(rows[name] for name in without), numbers[without[0]]) if takes_clips else {},
         notes=[*notes, *told],
     )
 
@@ -66,48 +79,38 @@ def _asked(config: RunConfig, has_tasks: bool, labels: Sequence[str]) -> list[tu
     return list(dict.fromkeys([*of_tasks, *of_heads, *((label, ()) for label in labels)]))
 
 
-def _beside_tasks(config: RunConfig) -> dict[str, str]:
-    return {f"zero_shot/{name}/auroc": f"{task.label}/auroc" for name, task in _tasks(config).items()}
+def _label_of(config: RunConfig) -> dict[str, str]:
+    """Question (`objective/head`, `zero_shot/task`) -> label that holds its truth."""
+    of_tasks = {f"zero_shot/{name}": task.label for name, task in _tasks(config).items()}
+    return of_tasks | {
+        f"{name}/{head}": objective.column_of(head) for name, objective, head in _heads(config)
+    }
 
 
-def _beside_heads(config: RunConfig) -> dict[str, str]:
-    """Of each head's numbers those of its column's baseline."""
-    beside = {}
+def _metadata_of(config: RunConfig, label_of: Mapping[str, str]) -> dict[str, str]:
+    """Of each question's numbers those of its label's baseline; of a head of several words also those of each."""
+    beside = {
+        f"{name}/{measure}": f"{label}/{measure}" for name, label in label_of.items() for measure in _MEASURES
+    }
     for name, objective, head in _heads(config):
-        column = objective.column_of(head)
-        beside |= {f"{name}/{head}/{measure}": f"{column}/{measure}" for measure in ("auroc", "mae")}
-        words = objective.labels_map.get(head, {})
-        beside |= {f"{name}/{head}/class={word}/auroc": f"{column}={word}/auroc" for word in words}
+        for word in objective.labels_map.get(head, {}):
+            of_word = f"{name}/{head}/class={class_part(word)}", f"{objective.column_of(head)}={word}"
+            beside |= {f"{of_word[0]}/{measure}": f"{of_word[1]}/{measure}" for measure in _MEASURES[:2]}
     return beside
 
 
 def _metadata(
     config: RunConfig, parts: Parts, split: str, asked: Sequence[tuple[str, tuple[str, ...]]]
-) -> tuple[dict[str, float], list[str]]:
+) -> tuple[list[Baseline], list[str]]:
+    """Baselines, and all that could not be had."""
     field = config.data.fields.get("labels")
     takes_worst = field is not None and field.conflict == "max"
     judged = Judged(config.data.multi_video, config.data.num_videos, takes_worst)
     known = set(parts.shards.films.names)
-    numbers: dict[str, float] = {}
-    notes = [f"metadata/{label}: the data have no such label" for label, _ in asked if label not in known]
-    for label, classes in asked:
-        if label in known:
-            found, told = metadata_baseline(parts.shards, label, split, judged, classes)
-            numbers, notes = numbers | found, [*notes, *told]
-    return numbers, notes
-
-
-def gaps(
-    metrics: Sequence[Measurement], without_random: Evaluated, without_top: Evaluated
-) -> dict[str, tuple[float, float, float]]:
-    """By measure: how much worse a model is without the clip attended to most than without a random one, and the 95 % interval over the
-    same resampled patients. A larger error is worse, a smaller AUROC.
-    """
-    one, other = (score_rows(each, metrics) for each in (without_random, without_top))
-    found = {}
-    for key, each in compare_scored([one], [other], "", _NUM_SAMPLES, 0).differences.items():
-        measure = key.rsplit("/", 1)[-1]
-        if measure in _WORSE and not np.isnan(each.value) and each.low is not None:
-            low, high = sorted(_WORSE[measure] * bound for bound in (each.low, each.high))
-            found[key] = (_WORSE[measure] * each.value, low, high)
-    return found
+    found = [
+        metadata_baseline(parts.shards, label, split, judged, classes)
+        for label, classes in asked
+        if label in known
+    ]
+    absent = [f"metadata/{label}: the data have no such label" for label, _ in asked if label not in known]
+    return found, [*absent, *(note for each in found for note in each.notes)]

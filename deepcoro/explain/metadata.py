@@ -7,10 +7,13 @@ import numpy as np
 import pyarrow
 from jaxtyping import Float, Int
 
-from deepcoro.bootstrap import mean_intervals, patient_rows, patients_counted
+from deepcoro.bootstrap import mean_intervals, patient_rows, patients_counted, with_intervals
+from deepcoro.comparison import ZERO_SHOT
 from deepcoro.config import ConfigError
 from deepcoro.data.collection import Collection
-from deepcoro.statistics.ranking import auroc, auroc_interval
+from deepcoro.judged import CLASSES, REGRESSION
+from deepcoro.scored import Answer
+from deepcoro.statistics.findings import classes_statistic, finding_statistic
 
 COLUMNS = (
     "num_frames",
@@ -40,15 +43,45 @@ class Judged:
 
 
 @dataclass(frozen=True)
+class Foretold:
+    """What the columns say of each row of a split whose label is known."""
+
+    label: str
+    units: Int[np.ndarray, " row"]
+    """Number of each row among the split's units."""
+    answer: Answer
+    """Log-odds of yes, or of each word (`classes`); or the number."""
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """What a label can be foretold by without a film."""
+
+    numbers: dict[str, float]
+    """Flat, under the label."""
+    notes: list[str]
+    """What could not be had."""
+    foretold: Foretold | None = None
+    """None where nothing could be foretold, or some of several words could not."""
+
+
+@dataclass(frozen=True)
 class _Rows:
     """Rows of a split whose label is known."""
 
+    units: Int[np.ndarray, " row"]
+    """Number of each among the split's units."""
     films: Int[np.ndarray, " film"]
     """Rows of films.parquet, row after row of the split."""
     starts: Int[np.ndarray, " row"]
     """Where each row's films begin."""
     values: Float[np.ndarray, " row"]
     patients: list[str | None]
+
+    def numbered_patients(self) -> tuple[Int[np.ndarray, " row"], int]:
+        """Number of each row's patient, and how many there are."""
+        numbers = patient_rows(self.patients, len(self.values))
+        return numbers, int(numbers.max()) + 1
 
     def described(self, features: Float[np.ndarray, "film feature"]) -> Float[np.ndarray, "row column"]:
         """The mean over each row's films, and how many these are."""
@@ -63,25 +96,21 @@ def metadata_baseline(
     judged: Judged = Judged(),  # noqa: B008 - frozen
     classes: Sequence[str] = (),
     num_samples: int = 1000,
-) -> tuple[dict[str, float], list[str]]:
-    """Flat numbers of one label: AUROC of a logistic regression for yes/no and for two words (the later in the alphabet is the yes), for
-    more words of each against the rest (`LABEL=WORD/auroc`); mean absolute error of a ridge regression for other numbers, beside that of
-    the training median. A sentence where there is none. `classes`: words that count, () = all. ConfigError on a label of one word.
+) -> Baseline:
+    """Of one label: AUROC and AUPRC of a logistic regression for yes/no and for two words (the later in the alphabet is the yes), for
+    more words of each against the rest (`LABEL=WORD/auroc`) and their mean (`LABEL/macro_auroc`); mean absolute error of a ridge
+    regression for other numbers, beside that of the training median. `classes`: words that count, () = all. ConfigError on a label of
+    one word.
     """
     table = shards.films.read(list(dict.fromkeys(("patient", *COLUMNS, label))))
     values, words = _numbers(table[label], label, classes)
     train, held = (_rows(shards, each, judged, values, bool(words)) for each in ("train", split))
     if not len(train.starts) or not len(held.starts):
-        return {}, [f"metadata/{label}: no assessed row in training or in the split"]
+        return Baseline({}, [f"metadata/{label}: no assessed row in training or in the split"])
     features = _features(table, [name for name in COLUMNS if name != label], train.films)
     described = train.described(features), held.described(features)
     if len(words) > 2:
-        numbers, notes = {}, []
-        for number, word in enumerate(words):
-            of_word = [replace(rows, values=(rows.values == number).astype(float)) for rows in (train, held)]
-            found, told = _yes_or_no(f"{label}={word}", described, of_word, num_samples)
-            numbers, notes = numbers | found, notes + told
-        return numbers, notes
+        return _words(label, words, described, (train, held), num_samples)
     is_yes_or_no = np.isin(train.values, (0.0, 1.0)).all()
     return (_yes_or_no if is_yes_or_no else _amount)(label, described, (train, held), num_samples)
 
@@ -113,13 +142,14 @@ def _rows(shards: Collection, split: str, judged: Judged, values: np.ndarray, ar
         films = units.studies.first_clip[units.study_row[unit]] + np.array(units.shown_clips(unit, None))
         known = values[films][~np.isnan(values[films])]
         if len(known) and (known.min() == known.max() or judged.takes_worst and not are_words):
-            rows.append((films, known.max(), units.patient(unit)))
-    counts = np.array([len(films) for films, _, _ in rows], dtype=int)
+            rows.append((unit, films, known.max(), units.patient(unit)))
+    counts = np.array([len(films) for _, films, _, _ in rows], dtype=int)
     return _Rows(
-        films=np.concatenate([films for films, _, _ in rows]) if rows else np.zeros(0, int),
+        units=np.array([unit for unit, _, _, _ in rows], dtype=int),
+        films=np.concatenate([films for _, films, _, _ in rows]) if rows else np.zeros(0, int),
         starts=counts.cumsum() - counts,
-        values=np.array([value for _, value, _ in rows]),
-        patients=[patient for _, _, patient in rows],
+        values=np.array([value for _, _, value, _ in rows]),
+        patients=[patient for _, _, _, patient in rows],
     )
 
 
@@ -146,31 +176,56 @@ def _features(
 
 def _yes_or_no(
     label: str, described: Sequence[np.ndarray], rows: Sequence[_Rows], num_samples: int
-) -> tuple[dict[str, float], list[str]]:
+) -> Baseline:
     from sklearn.linear_model import LogisticRegression
 
     train, held = rows
     positive = held.values == 1
     if len(np.unique(train.values)) < 2 or len(np.unique(positive)) < 2:
-        return {}, [f"metadata/{label}: one class only in training or in the split"]
+        return Baseline({}, [f"metadata/{label}: one class only in training or in the split"])
     model = LogisticRegression(max_iter=2000).fit(described[0], train.values)
     scores = model.decision_function(described[1])
-    numbers = {
-        f"{label}/auroc": auroc(scores, positive),
-        f"{label}/num": float(len(positive)),
-        f"{label}/num_positive": float(positive.sum()),
-    }
-    patients = patient_rows(held.patients, len(positive))
-    numbers |= {f"{label}/{key}": value for key, value in patients_counted(patients, positive).items()}
-    bounds = auroc_interval(scores, positive, patients, num_samples, _SEED)
-    if bounds is not None:
-        numbers |= {f"{label}/auroc_ci_low": bounds[0], f"{label}/auroc_ci_high": bounds[1]}
-    return numbers, []
+    patients, num_patients = held.numbered_patients()
+    statistic = finding_statistic(scores, None, positive, patients, num_patients)
+    counts = {"num": float(len(positive)), "num_positive": float(positive.sum())}
+    numbers = with_intervals(statistic, num_patients, num_samples, _SEED) | counts
+    numbers |= patients_counted(patients, positive)
+    answer = Answer(ZERO_SHOT, scores[:, None], held.values)
+    return Baseline(
+        {f"{label}/{key}": value for key, value in numbers.items()},
+        [],
+        Foretold(label, held.units, answer),
+    )
 
 
-def _amount(
-    label: str, described: Sequence[np.ndarray], rows: Sequence[_Rows], num_samples: int
-) -> tuple[dict[str, float], list[str]]:
+def _words(
+    label: str,
+    words: Sequence[str],
+    described: Sequence[np.ndarray],
+    rows: Sequence[_Rows],
+    num_samples: int,
+) -> Baseline:
+    """Each word against the rest."""
+    found = []
+    for number, word in enumerate(words):
+        of_word = [replace(each, values=(each.values == number).astype(float)) for each in rows]
+        found.append(_yes_or_no(f"{label}={word}", described, of_word, num_samples))
+    numbers = {key: value for each in found for key, value in each.numbers.items()}
+    notes = [note for each in found for note in each.notes]
+    foretold = [each.foretold for each in found if each.foretold is not None]
+    if len(foretold) < len(words):
+        return Baseline(numbers, notes)
+    held = rows[1]
+    said = np.hstack([each.answer.said for each in foretold])
+    patients, num_patients = held.numbered_patients()
+    statistic = classes_statistic(said, held.values.astype(np.int64), words, patients, num_patients, False)
+    of_all = with_intervals(statistic, num_patients, num_samples, _SEED)
+    numbers |= {f"{label}/{key}": value for key, value in of_all.items() if key.startswith("macro_au")}
+    answer = Answer(CLASSES[0], said, held.values, words)
+    return Baseline(numbers, notes, Foretold(label, held.units, answer))
+
+
+def _amount(label: str, described: Sequence[np.ndarray], rows: Sequence[_Rows], num_samples: int) -> Baseline:
     from sklearn.linear_model import Ridge
 
     train, held = rows
@@ -179,10 +234,11 @@ def _amount(
     errors = np.stack(
         [np.abs(predicted - held.values), np.abs(np.median(train.values) - held.values)], axis=1
     )
-    patients = patient_rows(held.patients, num_rows)
+    patients, _ = held.numbered_patients()
     bounds = mean_intervals(errors, np.arange(num_rows), patients, num_samples, _SEED)
     numbers = {f"{label}/num": float(num_rows)}
     for name, value, (low, high) in zip(("mae", "mae_of_median"), errors.mean(axis=0), bounds, strict=True):
         numbers |= {f"{label}/{name}": float(value)}
         numbers |= {f"{label}/{name}_ci_low": float(low), f"{label}/{name}_ci_high": float(high)}
-    return numbers, []
+    answer = Answer(REGRESSION, predicted[:, None], held.values)
+    return Baseline(numbers, [], Foretold(label, held.units, answer))

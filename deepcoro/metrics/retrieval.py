@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 
 from deepcoro.bootstrap import HIGH, LOW, mean_intervals, patient_rows
 from deepcoro.config import Block
-from deepcoro.evaluated import Evaluated, Measurement
+from deepcoro.evaluated import Evaluated, Measurement, Searched
 from deepcoro.kernels.tied_ranks import Places, chance_places, film_places, permuted_hits, text_places
 
 _CONTROL_QUERIES = 2000
@@ -70,16 +70,17 @@ class _Gallery:
     texts: Float[np.ndarray, "text dim"]
     text_of_film: Int[np.ndarray, "film"]
     patient_of_film: Int[np.ndarray, "film"]
+    row_of_film: Int[np.ndarray, "film"]
+    """Of the split."""
 
     def only(self, chosen: np.ndarray, keep_idle_texts: bool = False) -> "_Gallery":
         """The chosen films; their texts too, unless texts without a film are kept as candidates."""
-        if keep_idle_texts:
-            return _Gallery(
-                self.films[chosen], self.texts, self.text_of_film[chosen], self.patient_of_film[chosen]
-            )
-        kept, renumbered = np.unique(self.text_of_film[chosen], return_inverse=True)
+        texts, text_of_film = self.texts, self.text_of_film[chosen]
+        if not keep_idle_texts:
+            kept, renumbered = np.unique(text_of_film, return_inverse=True)
+            texts, text_of_film = texts[kept], renumbered.reshape(-1)
         return _Gallery(
-            self.films[chosen], self.texts[kept], renumbered.reshape(-1), self.patient_of_film[chosen]
+            self.films[chosen], texts, text_of_film, self.patient_of_film[chosen], self.row_of_film[chosen]
         )
 
 
@@ -95,11 +96,44 @@ class Retrieval(Measurement):
             return {}, []
         missing = [name for name in self.config.strata if name not in evaluated.labels]
         notes = [f"retrieval/within_stratum: the data have no label {missing}"] if missing else []
-        strata = None if missing else stratum_keys(evaluated.labels, self.config.strata)
         numbers = self.compute(
-            evaluated.films, evaluated.text_embeddings, evaluated.text_of_film, evaluated.patients, strata
+            evaluated.films,
+            evaluated.text_embeddings,
+            evaluated.text_of_film,
+            evaluated.patients,
+            self._strata_of(evaluated),
         )
         return numbers, notes
+
+    def _strata_of(self, evaluated: Evaluated) -> np.ndarray | None:
+        """None where the data lack a label, too."""
+        names = self.config.strata
+        return (
+            stratum_keys(evaluated.labels, names) if all(name in evaluated.labels for name in names) else None
+        )
+
+    def searched(self, evaluated: Evaluated) -> dict[str, Searched]:
+        """R@k and MRR of every search; nothing without a shared space or without a film that has a text."""
+        if not evaluated.shares_space or not (evaluated.text_of_film >= 0).any():
+            return {}
+        everything = _everything(
+            evaluated.films, evaluated.text_embeddings, evaluated.text_of_film, evaluated.patients
+        )
+        galleries = _strata_galleries(everything, self._strata_of(evaluated))
+        return {
+            f"retrieval/{name}": self._by_row(searches, len(evaluated.films))
+            for name, searches in _searches(everything, galleries).items()
+        }
+
+    def _by_row(self, searches: list["_Search"], num_rows: int) -> Searched:
+        names = [*(f"R@{k}" for k in self.config.recall_at), "MRR"]
+        query, got = np.full(num_rows, -1), np.full((num_rows, len(names)), np.nan)
+        start = 0
+        for search in searches:
+            query[search.row_of_film] = start + search.query_of_film
+            got[search.row_of_film] = self._columns(search.places)[search.query_of_film, :-1]
+            start += search.num_queries
+        return Searched(names, query, got)
 
     def compute(
         self,
@@ -114,7 +148,7 @@ class Retrieval(Measurement):
         Without a single film that has a text only the counts come back. Intervals resample patients (deepcoro.bootstrap)
         with the films and texts searched left as they are: copies of a film in the search would only make ties.
         """
-        everything = _Gallery(films, texts, text_of_film, patient_rows(patients, len(films)))
+        everything = _everything(films, texts, text_of_film, patients)
         known = text_of_film >= 0
         paired = everything.only(known)
         metrics = {
@@ -129,33 +163,17 @@ class Retrieval(Measurement):
         }
         if not known.any():
             return metrics
-        metrics |= self._scores("text_to_video", [_text_queries(paired)])
-        metrics |= self._scores(
-            "video_to_text", [_film_queries(everything.only(known, keep_idle_texts=True))]
-        )
+        galleries = _strata_galleries(everything, strata)
+        for name, searches in _searches(everything, galleries).items():
+            metrics |= self._scores(name, searches)
         metrics |= self._control("text_to_video", [paired])
+        if galleries:
+            metrics |= self._control("text_to_video/within_stratum", galleries)
         if strata is not None:
-            metrics |= self._within_strata(everything, known, strata)
+            num_films = sum(len(each.films) for each in galleries)
+            metrics["retrieval/num_strata"] = float(len(galleries))
+            metrics["retrieval/num_films_without_stratum"] = float(known.sum()) - num_films
         return metrics
-
-    def _within_strata(
-        self, everything: _Gallery, known: np.ndarray, strata: Sequence | np.ndarray
-    ) -> dict[str, float]:
-        keys = np.array([None if _is_missing(key) else str(key) for key in strata], dtype=object)
-        names = sorted({key for key in keys[known] if key is not None})
-        galleries = [everything.only(known & (keys == name)) for name in names]
-        counts = {
-            "retrieval/num_strata": float(len(names)),
-            "retrieval/num_films_without_stratum": float(sum(key is None for key in keys[known])),
-        }
-        if not galleries:
-            return counts
-        return (
-            counts
-            | self._scores("text_to_video/within_stratum", [_text_queries(each) for each in galleries])
-            | self._scores("video_to_text/within_stratum", [_film_queries(each) for each in galleries])
-            | self._control("text_to_video/within_stratum", galleries)
-        )
 
     def _scores(self, name: str, searches: list["_Search"]) -> dict[str, float]:
         """Recall, MRR and median rank over the queries of all searches together, with chance and intervals."""
@@ -242,6 +260,7 @@ class _Search:
     chance: Places
     query_of_film: Int[np.ndarray, "film"]
     patient_of_film: Int[np.ndarray, "film"]
+    row_of_film: Int[np.ndarray, "film"]
 
     @property
     def num_queries(self) -> int:
@@ -255,6 +274,7 @@ def _text_queries(gallery: _Gallery) -> _Search:
         chance_places(counts, len(gallery.films)),
         gallery.text_of_film,
         gallery.patient_of_film,
+        gallery.row_of_film,
     )
 
 
@@ -265,4 +285,36 @@ def _film_queries(gallery: _Gallery) -> _Search:
         chance_places(ones, len(gallery.texts)),
         np.arange(len(gallery.films)),
         gallery.patient_of_film,
+        gallery.row_of_film,
     )
+
+
+def _everything(
+    films: np.ndarray, texts: np.ndarray, text_of_film: np.ndarray, patients: Sequence | np.ndarray | None
+) -> _Gallery:
+    return _Gallery(
+        films, texts, text_of_film, patient_rows(patients, len(films)), row_of_film=np.arange(len(films))
+    )
+
+
+def _strata_galleries(everything: _Gallery, strata: Sequence | np.ndarray | None) -> list[_Gallery]:
+    """Films with a text, by the key of their stratum."""
+    if strata is None:
+        return []
+    known = everything.text_of_film >= 0
+    keys = np.array([None if _is_missing(key) else str(key) for key in strata], dtype=object)
+    names = sorted({key for key in keys[known] if key is not None})
+    return [everything.only(known & (keys == name)) for name in names]
+
+
+def _searches(everything: _Gallery, of_strata: Sequence[_Gallery]) -> dict[str, list[_Search]]:
+    """By their name; some film has a text."""
+    known = everything.text_of_film >= 0
+    found = {
+        "text_to_video": [_text_queries(everything.only(known))],
+        "video_to_text": [_film_queries(everything.only(known, keep_idle_texts=True))],
+    }
+    if of_strata:
+        found["text_to_video/within_stratum"] = [_text_queries(each) for each in of_strata]
+        found["video_to_text/within_stratum"] = [_film_queries(each) for each in of_strata]
+    return found

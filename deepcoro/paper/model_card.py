@@ -17,6 +17,7 @@ from deepcoro.paper.sheets import Sheet, sheets
 from deepcoro.paper.siblings import runs_with_other_seeds
 from deepcoro.report import ReportInputs
 from deepcoro.report_aggregates import too_few, without_places
+from deepcoro.report_shortcuts import is_of, not_above_baselines
 from deepcoro.run_record import read_record
 from deepcoro.weights import FILE, weights_file
 
@@ -56,7 +57,7 @@ def render_model_card(run_dir: Path, inputs: ReportInputs) -> str:
         splits=record.get("splits", {}),
         training=training_facts(config, record, inputs.history),
         evaluations=[_evaluation(document, inputs) for document in documents],
-        limits=list(limits(documents, runs_with_other_seeds(run_dir))),
+        limits=list(limits(documents, runs_with_other_seeds(run_dir), inputs.shortcuts is not None)),
         unknown=list(unknown(config, record, documents)),
     )
 
@@ -179,13 +180,19 @@ def _evaluation(document: Mapping[str, Any], inputs: ReportInputs) -> Evaluation
     ]
     tables = list(sheets(results, inputs.strata, inputs.positives, inputs.unit))
     cautions = report_tables.warnings(results, document.get("patient_split") != "unverifiable")
+    if inputs.shortcuts is not None and is_of(inputs.shortcuts, document):
+        cautions += not_above_baselines(inputs.shortcuts, results)
     if too_few(document.get("data_summary") or {}):
         cautions = [f"Fewer than {FEWEST} patients: numbers are left out of this card.", *cautions]
     return Evaluation(f"{document.get('split')} split of {document.get('data')}", facts, tables, cautions)
 
 
-def limits(documents: Sequence[Mapping[str, Any]], other_seeds: Sequence[str]) -> Iterator[str]:
-    """What the record itself says against trusting the numbers. `other_seeds`: runs that differ in the seed alone."""
+def limits(
+    documents: Sequence[Mapping[str, Any]], other_seeds: Sequence[str], has_baselines: bool = False
+) -> Iterator[str]:
+    """What the record itself says against trusting the numbers. `other_seeds`: runs that differ in the seed alone; `has_baselines`: what is
+    left on a still frame and without films was measured.
+    """
     if not documents:
         yield "Nothing was measured: no split has been evaluated."
     elif not any(document.get("split") == "test" for document in documents):
@@ -210,6 +217,8 @@ def limits(documents: Sequence[Mapping[str, Any]], other_seeds: Sequence[str]) -
         yield f"Numbers of one seed of {len(other_seeds) + 1}; the other runs ({', '.join(other_seeds)}) have others (tools/compare_runs.py)."
     elif documents:
         yield "One training run with one seed: another seed gives other numbers (tools/ablate.py --seeds 3)."
+    if documents and not has_baselines:
+        yield "Not measured on a still frame and without films: how much of the numbers films and their motion earn is not known (tools/shortcuts.py)."
     yield "Scores are no calibrated risks unless a calibration is shown above."
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from deepcoro.config import ConfigError, parse
 from deepcoro.metrics import retrieval
+from tests.metrics.heads import evaluated
 
 
 def normalised(values: np.ndarray) -> np.ndarray:
@@ -224,3 +225,22 @@ def test_strata_join_labels_and_leave_out_what_is_not_assessed():
 def test_a_recall_at_zero_is_refused_by_name():
     with pytest.raises(ConfigError, match="recall_at"):
         parse(retrieval.Config, {"recall_at": [0]}, "test")
+
+
+def test_searches_told_by_rows_have_the_numbers_as_their_means():
+    films, texts, text_of_film, patients = random_set()
+    side = ["left" if film % 3 else "right" for film in range(60)]
+    data = evaluated(
+        {}, {}, {"side": [None, *side[1:]]}, films=films, texts=[str(text) for text in range(13)], text_embeddings=texts,
+        text_of_film=text_of_film, patients=patients.tolist(),
+    )  # fmt: skip
+    measured = metric(strata=["side"])
+    numbers, searched = measured.measure(data)[0], measured.searched(data)
+    assert {f"retrieval/{way}{where}" for way in ("text_to_video", "video_to_text") for where in ("", "/within_stratum")} == set(searched)  # fmt: skip
+    for name, each in searched.items():
+        asked = each.query >= 0
+        assert set(np.flatnonzero(asked)) == set(np.flatnonzero((text_of_film >= 0) & ((np.arange(60) > 0) | ("stratum" not in name))))  # fmt: skip
+        for column, key in enumerate(each.measures):
+            got = {query: each.got[row, column] for row, query in enumerate(each.query) if query >= 0}
+            assert np.mean(list(got.values())) == pytest.approx(numbers[f"{name}/{key}"])
+            assert all(each.got[row, column] == got[each.query[row]] for row in np.flatnonzero(asked))

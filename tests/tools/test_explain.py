@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from deepcoro.evaluate import open_run
-from deepcoro.numerals import number
+from deepcoro.numerals import decimals
 from deepcoro.report import read_inputs
 from deepcoro.report_explanations import read_explanations
 from deepcoro.report_shortcuts import read_shortcuts, shortcut_table
@@ -138,7 +138,7 @@ def test_a_head_of_a_run_is_explained_as_a_sentence_is(probe_dir):
 def test_numbers_of_heads_stand_beside_what_columns_without_films_say_of_the_same_studies(probe_dir):
     assert load_tool("shortcuts").main([str(probe_dir), "--split", "val"]) == 0
     found = read_shortcuts(probe_dir)
-    cells = {name: row[-1] for name, *row in shortcut_table(found).rows}
+    cells = {row.label: row.cells[-1] for row in shortcut_table(found).rows}
     metadata, whole = found.numbers["metadata"], found.numbers["whole"]
-    assert cells["linear_probing/lvef/mae"].startswith(number(metadata["lvef/mae"]))
+    assert cells["linear_probing/lvef/mae"].value == decimals(metadata["lvef/mae"])
     assert metadata["lvef/num"] == whole["linear_probing/lvef/num"]
