@@ -93,9 +93,11 @@ def is_headline(key: str) -> bool:
 
 
 def value_of(found: Shortcuts, name: str, key: str) -> tuple[float | None, float | None, float | None]:
-    """The measure and its interval when that was shown."""
-    key = found.metadata_of.get(key, "") if name == "metadata" else key
-    value, low, high = (found.numbers[name].get(f"{key}{end}") for end in ("", "_ci_low", "_ci_high"))
+    """The measure and its interval when that was shown; of means over heads, which metadata have none of, what the difference says."""
+    own = found.metadata_of.get(key, "") if name == "metadata" else key
+    value, low, high = (found.numbers[name].get(f"{own}{end}") for end in ("", "_ci_low", "_ci_high"))
+    if value is None and key in found.paired.get(name, {}):
+        value = found.numbers["whole"][key] - found.paired[name][key][0]
     return value, low, high
 
 

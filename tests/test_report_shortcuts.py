@@ -110,6 +110,13 @@ def test_a_run_whose_labels_nobody_assessed_has_the_baselines_that_it_can_have()
     )
 
 
+def test_metadata_of_a_mean_over_heads_is_what_the_paired_difference_says():
+    mean = "probe/macro/auroc"
+    numbers = {"whole": {mean: 0.8}, "metadata": {}}
+    found = Shortcuts(**OF, numbers=numbers, paired={"metadata": {mean: (0.25, 0.1, 0.4)}})
+    assert [cell.value for cell in shortcut_table(found).rows[0].cells] == ["0.800", "0.550"]
+
+
 def test_the_card_names_what_is_not_told_apart_from_a_still_frame(tmp_path):
     run = run_folder(tmp_path / "run")
     card = render_model_card(run, read_inputs(run)).replace("\\", "")
