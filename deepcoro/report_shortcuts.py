@@ -152,12 +152,18 @@ def how_to_measure(found: Shortcuts | None, document: Mapping[str, object]) -> s
 
 
 def not_above_baselines(found: Shortcuts, results: Mapping[str, float]) -> Iterator[str]:
-    """A sentence a measure that is not told apart from a baseline, of those among the results."""
+    """A sentence a baseline that measures among the results are not shown to be better than."""
     for suffix, words in BASELINES.items():
         paired = found.paired.get(suffix.removeprefix("_"), {})
-        same = [key for key, (_, low, high) in paired.items() if key in results and low <= 0 <= high]
+        same = [key for key, apart in paired.items() if key in results and not _is_better(key, apart)]
         if same:
-            yield f"Not told apart from {words.lower()}: {listed(same)}."
+            yield f"Not shown to be better than {words.lower()}: {listed(same)}."
+
+
+def _is_better(key: str, apart: Bounded) -> bool:
+    """Of an error less is better."""
+    _, low, high = apart
+    return high < 0 if key.endswith("/mae") else low > 0
 
 
 def _sentences(found: Shortcuts) -> list[str]:

@@ -14,7 +14,7 @@ from deepcoro.report_shortcuts import Bounded, is_headline
 from deepcoro.scored import Answer, ScoredRows, score_rows, searches_of
 
 _NUM_SAMPLES = 1000
-_WORSE = {"auroc": 1.0, "macro_auroc": 1.0, "mae": -1.0}
+_WORSE = {"auroc": 1.0, "macro_auroc": 1.0, "R@5": 1.0, "mae": -1.0}
 """Measures whose loss is told, and the sign that makes a loss of the difference (without a random clip less without the top clip)."""
 
 
@@ -44,7 +44,7 @@ def gaps(
     without_random: ScoredRows, without_top: ScoredRows, numbers: Mapping[str, float]
 ) -> dict[str, Bounded]:
     """By measure: how much worse a model is without the clip attended to most than without a random one, and the 95 % interval over the
-    same resampled patients. A larger error is worse, a smaller AUROC. `numbers`: those without a random clip.
+    same resampled patients. A larger error is worse, a smaller AUROC or R@5. `numbers`: those without a random clip.
     """
     told = {}
     for key, (value, low, high) in differences(without_random, without_top, numbers).items():

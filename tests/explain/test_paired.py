@@ -8,6 +8,7 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score, mean_absolute_error, roc_auc_score
 
+from deepcoro.config import DataError
 from deepcoro.evaluated import Evaluated, Head, Searched
 from deepcoro.explain.metadata import Foretold
 from deepcoro.explain.paired import all_rows, beside_metadata, differences, gaps
@@ -159,6 +160,13 @@ def test_a_difference_never_stands_beside_a_number_of_other_rows():
     assert "probe/lvef/mae" not in apart(whole, fewer)
 
 
+def test_runs_with_other_reports_are_not_compared():
+    data = model(0.6, 1)
+    other = replace(data, text_of_film=np.roll(data.text_of_film, 1))
+    with pytest.raises(DataError, match="text_to_video: the runs were evaluated with different reports"):
+        apart(data, other)
+
+
 def test_a_search_that_some_rows_take_no_part_in_is_numbered_anew():
     searched = Searched(["R@1"], np.array([0, 2, -1, 2, 1]), np.arange(5.0)[:, None])
     kept = searched.only(np.array([4, 2, 1, 3]))
@@ -168,7 +176,7 @@ def test_a_search_that_some_rows_take_no_part_in_is_numbered_anew():
 def test_a_gap_is_how_much_worse_each_head_is_without_the_top_clip_than_without_a_random_one():
     random, top = model(0.6, 1), model(1.5, 2)
     told = gaps(all_rows(random, METRICS), all_rows(top, METRICS), numbers_of(random))
-    assert {key.rsplit("/", 1)[-1] for key in told} == {"auroc", "macro_auroc", "mae"}
+    assert {key.rsplit("/", 1)[-1] for key in told} == {"auroc", "macro_auroc", "mae", "R@5"}
     whole = numbers_of(random), numbers_of(top)
     gap, low, high = told["probe/cto/auroc"]
     assert gap == pytest.approx(whole[0]["probe/cto/auroc"] - whole[1]["probe/cto/auroc"])
