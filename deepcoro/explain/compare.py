@@ -43,7 +43,7 @@ def compare_shown_less(
     baselines, told = _metadata(config, parts, split, asked)
     label_of = _label_of(config)
     foretold = [each.foretold for each in baselines if each.foretold is not None]
-    both = beside_metadata(rows["whole"], evaluated["whole"].units, label_of, foretold)
+    *both, unpaired = beside_metadata(rows["whole"], evaluated["whole"].units, label_of, foretold)
     paired["metadata"] = differences(*both, numbers["whole"])
     numbers["metadata"] = {key: value for each in baselines for key, value in each.numbers.items()}
     without = [f"without_{which}_clip" for which in ("random", "top")]
@@ -55,7 +55,7 @@ def compare_shown_less(
         metadata_of=_metadata_of(config, label_of),
         paired=paired,
         gaps=gaps(*(rows[name] for name in without), numbers[without[0]]) if takes_clips else {},
-        notes=[*notes, *told],
+        notes=[*notes, *told, *unpaired],
     )
 
 

@@ -59,22 +59,26 @@ def beside_metadata(
     units: Int[np.ndarray, " row"],
     label_of: Mapping[str, str],
     foretold: Sequence[Foretold],
-) -> tuple[ScoredRows, ScoredRows]:
+) -> tuple[ScoredRows, ScoredRows, list[str]]:
     """Answers of a model and, to the same questions, of the columns beside its films, on the rows that both know.
 
-    `units`: number of each row among the split's units. `label_of`: question -> label. A question is left out where the baseline's
-    labels are not the evaluation's.
+    `units`: number of each row among the split's units. `label_of`: question -> label. A question is left out, and told, where the
+    baseline's labels are not the evaluation's, or of another kind.
     """
-    answers: dict[str, tuple[Answer, Answer]] = {}
+    of_model: dict[str, Answer] = {}
+    of_columns: dict[str, Answer] = {}
+    notes = []
     for name, answer in whole.answers.items():
-        for each in foretold:
-            pair = _pair(answer, _in_rows(each, units)) if each.label == label_of.get(name) else None
-            if pair is not None:
-                answers[name] = pair
-    return (
-        replace(whole, answers={name: model for name, (model, _) in answers.items()}, searched={}),
-        replace(whole, answers={name: columns for name, (_, columns) in answers.items()}, searched={}),
-    )
+        own = [_pair(answer, _in_rows(each, units)) for each in foretold if each.label == label_of.get(name)]
+        pair = next((each for each in own if each is not None), None)
+        if pair is not None:
+            of_model[name], of_columns[name] = pair
+        elif own:
+            notes.append(
+                f"{name}: no difference from metadata, whose labels are others than the evaluation's"
+            )
+    model, columns = (replace(whole, answers=each, searched={}) for each in (of_model, of_columns))
+    return model, columns, notes
 
 
 def _in_rows(foretold: Foretold, units: Int[np.ndarray, " row"]) -> Answer:
@@ -94,7 +98,8 @@ def _pair(answer: Answer, columns: Answer) -> tuple[Answer, Answer] | None:
     known = ~np.isnan(answer.truth) & ~np.isnan(columns.truth)
     truth = np.where(known, answer.truth, np.nan)
     for said, own in _readings(answer, columns):
-        if known.any() and np.array_equal(own[known], truth[known]):
+        # a label has passed through six digits on one of the two ways
+        if known.any() and np.allclose(own[known], truth[known], rtol=1e-5):
             return replace(answer, truth=truth), replace(answer, said=said, truth=truth, threshold=None)
     return None
 

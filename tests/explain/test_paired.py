@@ -213,15 +213,15 @@ def test_columns_without_films_answer_the_same_question_of_the_same_rows():
     kept = order[~np.isnan(cto.truth[order])]
     foretold = [
         Foretold("cto", 100 + kept, Answer("zero_shot", -said["cto"][kept], 1 - cto.truth[kept])),
-        Foretold("lvef", 100 + order, Answer(REGRESSION, said["lvef"][order], lvef.truth[order])),
+        Foretold("lvef", 100 + order, Answer(REGRESSION, said["lvef"][order], lvef.truth[order] * (1 + 1e-7))),
         Foretold(
             "tree",
             100 + order,
             Answer(MULTICLASS, said["tree"][order], place[tree.truth[order].astype(int)].astype(float), ["balanced", "left", "right"]),
         ),
     ]  # fmt: skip
-    model, columns = beside_metadata(rows, 100 + np.arange(NUM), LABEL_OF, foretold)
-    assert set(model.answers) == set(columns.answers) == set(LABEL_OF)
+    model, columns, notes = beside_metadata(rows, 100 + np.arange(NUM), LABEL_OF, foretold)
+    assert set(model.answers) == set(columns.answers) == set(LABEL_OF) and notes == []
     for name, expected in (
         ("zero_shot/cto", said["cto"]),
         ("probe/lvef", said["lvef"]),
@@ -235,12 +235,13 @@ def test_columns_without_films_answer_the_same_question_of_the_same_rows():
         assert np.array_equal(columns.answers[name].said[rest], expected[rest])
 
 
-def test_columns_of_other_labels_or_of_another_kind_are_left_out():
+def test_columns_of_other_labels_or_of_another_kind_are_left_out_and_told():
     rows = questions()
     lvef, units = rows.answers["probe/lvef"], np.arange(NUM)
     other = Foretold("lvef", units, Answer(REGRESSION, lvef.said, lvef.truth + 1))
     kind = Foretold("lvef", units, Answer("zero_shot", lvef.said, (lvef.truth > 40).astype(float)))
     elsewhere = Foretold("lvef", units + NUM, Answer(REGRESSION, lvef.said, lvef.truth))
     words = Foretold("tree", units, Answer(MULTICLASS, rows.answers["probe/tree"].said, rows.answers["probe/tree"].truth, ["a", "b", "c"]))  # fmt: skip
-    model, _ = beside_metadata(rows, units, LABEL_OF, [other, kind, elsewhere, words])
-    assert model.answers == {}
+    model, columns, notes = beside_metadata(rows, units, LABEL_OF, [other, kind, elsewhere, words])
+    assert model.answers == columns.answers == {}
+    assert [note.split(":")[0] for note in notes] == ["probe/lvef", "probe/tree"]
