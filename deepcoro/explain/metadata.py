@@ -9,7 +9,6 @@ from jaxtyping import Float, Int
 
 from deepcoro.bootstrap import mean_intervals, patient_rows, patients_counted, with_intervals
 from deepcoro.comparison import ZERO_SHOT
-from deepcoro.config import ConfigError
 from deepcoro.data.collection import Collection
 from deepcoro.judged import CLASSES, REGRESSION
 from deepcoro.scored import Answer
@@ -99,34 +98,31 @@ def metadata_baseline(
 ) -> Baseline:
     """Of one label: AUROC and AUPRC of a logistic regression for yes/no and for two words (the later in the alphabet is the yes), for
     more words of each against the rest (`LABEL=WORD/auroc`) and their mean (`LABEL/macro_auroc`); mean absolute error of a ridge
-    regression for other numbers, beside that of the training median. `classes`: words that count, () = all. ConfigError on a label of
-    one word.
+    regression for other numbers, beside that of the training median. `classes`: words that count, () = all.
     """
     table = shards.films.read(list(dict.fromkeys(("patient", *COLUMNS, label))))
-    values, words = _numbers(table[label], label, classes)
-    train, held = (_rows(shards, each, judged, values, bool(words)) for each in ("train", split))
+    values, words = _numbers(table[label], classes)
+    if words is not None and len(words) < 2:
+        return Baseline({}, [f"metadata/{label}: it takes two words or more, or numbers; there are {words}"])
+    train, held = (_rows(shards, each, judged, values, words is not None) for each in ("train", split))
     if not len(train.starts) or not len(held.starts):
         return Baseline({}, [f"metadata/{label}: no assessed row in training or in the split"])
     features = _features(table, [name for name in COLUMNS if name != label], train.films)
     described = train.described(features), held.described(features)
-    if len(words) > 2:
+    if words is not None and len(words) > 2:
         return _words(label, words, described, (train, held), num_samples)
     is_yes_or_no = np.isin(train.values, (0.0, 1.0)).all()
     return (_yes_or_no if is_yes_or_no else _amount)(label, described, (train, held), num_samples)
 
 
 def _numbers(
-    column: pyarrow.ChunkedArray, label: str, classes: Sequence[str]
-) -> tuple[Float[np.ndarray, " film"], list[str]]:
-    """NaN = not assessed. Words have their place in the alphabet, and are told."""
+    column: pyarrow.ChunkedArray, classes: Sequence[str]
+) -> tuple[Float[np.ndarray, " film"], list[str] | None]:
+    """NaN = not assessed. Words have their place in the alphabet, and are told; None for numbers."""
     if not pyarrow.types.is_string(column.type):
-        return column.to_numpy().astype(float), []
+        return column.to_numpy().astype(float), None
     found = column.to_pylist()
     words = sorted({word for word in found if word is not None and (not classes or word in classes)})
-    if len(words) < 2:
-        raise ConfigError(
-            f"label '{label}' has the words {words}; a baseline is made of numbers or of two words or more"
-        )
     place = {word: float(number) for number, word in enumerate(words)}
     return np.array([place.get(word, np.nan) for word in found]), words
 

@@ -175,6 +175,8 @@ def test_a_study_is_one_row_with_its_worst_label_or_none_where_films_disagree(co
     assert dropped.numbers == {} and dropped.foretold is None and "one class only" in dropped.notes[0]
 
 
-def test_a_label_of_one_word_is_refused(collection):
-    with pytest.raises(ConfigError, match="two words"):
-        metadata_baseline(collection, "tree", "test")
+def test_a_label_of_one_word_or_none_has_no_baseline(collection):
+    for classes, words in (((), "['a']"), (("b",), "[]")):
+        found = metadata_baseline(collection, "tree", "test", classes=classes)
+        assert found.numbers == {} and found.foretold is None
+        assert found.notes == [f"metadata/tree: it takes two words or more, or numbers; there are {words}"]
