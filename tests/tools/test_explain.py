@@ -114,6 +114,13 @@ def test_less_to_see_is_measured_by_every_metric(run_dir, capsys):
     inputs = read_inputs(run_dir)
     shared = set(found.numbers["whole"]) & set(inputs.results)
     assert all(found.numbers["whole"][key] == pytest.approx(inputs.results[key]) for key in shared)
+    assert set(found.paired) == set(found.numbers) - {"whole"}
+    key = "retrieval/text_to_video/R@5"
+    apart, low, high = found.paired["first_frame"][key]
+    assert apart == pytest.approx(found.numbers["whole"][key] - found.numbers["first_frame"][key])
+    assert low <= apart <= high
+    assert inputs.baselines[f"{key}_first_frame"] == found.numbers["first_frame"][key]
+    assert inputs.shortcuts_missing is None
     assert "Shown less" in (run_dir / "report.html").read_text()
     assert "R@5" in capsys.readouterr().out
 
@@ -141,4 +148,6 @@ def test_numbers_of_heads_stand_beside_what_columns_without_films_say_of_the_sam
     cells = {row.label: row.cells[-1] for row in shortcut_table(found).rows}
     metadata, whole = found.numbers["metadata"], found.numbers["whole"]
     assert cells["linear_probing/lvef/mae"].value == decimals(metadata["lvef/mae"])
+    apart, _, _ = found.paired["metadata"]["linear_probing/lvef/mae"]
+    assert apart == pytest.approx(whole["linear_probing/lvef/mae"] - metadata["lvef/mae"])
     assert metadata["lvef/num"] == whole["linear_probing/lvef/num"]
