@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from deepcoro.calibrated import Calibration, Fixed
+from deepcoro.inference.left_out import LeftOut, without_one_film
 from deepcoro.inference.prediction import Call, Finding, Unit
 from deepcoro.inference.questions import Questions
 from deepcoro.ingest.labels import is_percentage
@@ -18,13 +19,22 @@ from deepcoro.statistics.selective import ALWAYS, certainty_of
 
 
 def findings_without_heads(
-    scores: Mapping[str, Float[np.ndarray, "row"]], questions: Questions, num_films: int
+    scores: Mapping[str, Float[np.ndarray, "row"]],
+    questions: Questions,
+    num_films: int,
+    left_out: LeftOut | None = None,
 ) -> list[Finding]:
     """Zero-shot scores and numbers read off sentences, by name, of all rows of a study."""
     higher_means, label_of_score = questions.higher_means, questions.label_of_score
+    of_left_out = questions.scores(left_out.films) if left_out else {}
+    without = {name: without_one_film(left_out.clips, values) for name, values in of_left_out.items()}
     return [
         _finding(name, "zero_shot" if name in higher_means else "value", values, num_films).model_copy(
-            update={"higher_means": higher_means.get(name), "unit": _unit_of(label_of_score.get(name))}
+            update={
+                "higher_means": higher_means.get(name),
+                "unit": _unit_of(label_of_score.get(name)),
+                "without_one_film": without.get(name),
+            }
         )
         for name, values in scores.items()
     ]
@@ -44,14 +54,34 @@ class HeadFindings:
         self._fixed_on: Unit = "studies" if config.data.multi_video else "films"
         self._certainty = certainty
 
-    def of(self, numbers: Mapping[str, np.ndarray], num_films: int) -> list[Finding]:
-        """`numbers`: what objectives say of each row of a study, by `objective/number`."""
-        return [
+    @property
+    def objectives(self) -> list[str]:
+        """Names of the objectives that have heads."""
+        return list(self._probes)
+
+    def of(
+        self, numbers: Mapping[str, np.ndarray], num_films: int, left_out: LeftOut | None = None
+    ) -> list[Finding]:
+        """`numbers`: what objectives say of each row of a study, by `objective/number`; `left_out`: and of the study without each film."""
+        found = [
             self._of_head(probe, f"{name}/{head}", head, numbers[f"{name}/{head}/prediction"], num_films)
             for name, probe in self._probes.items()
             for head in probe.head_structure
             if len(numbers.get(f"{name}/{head}/prediction", ()))
         ]
+        return found if left_out is None else [self._without(each, numbers, left_out) for each in found]
+
+    def _without(self, finding: Finding, numbers: Mapping[str, np.ndarray], left_out: LeftOut) -> Finding:
+        """The finding of a whole study, with what it hangs on."""
+        said, without = (each[f"{finding.name}/prediction"] for each in (numbers, left_out.numbers))
+        fixed = self._fixed.get(finding.name)
+        likeliest, changed = int(said[0].argmax()), None
+        if finding.kind == "class":
+            changed = (without.argmax(axis=1) != likeliest).tolist()
+        elif finding.call is not None and fixed is not None:
+            changed = [self._call(float(score), fixed) != finding.call for score in without[:, 0]]
+        hangs_on = without_one_film(left_out.clips, without[:, likeliest], changed)
+        return finding.model_copy(update={"without_one_film": hangs_on})
 
     def _of_head(
         self, probe: linear_probing.Config, name: str, head: str, said: np.ndarray, num_films: int
@@ -96,14 +126,8 @@ def _finding(
     values: Float[np.ndarray, "row"],
     num_films: int,
 ) -> Finding:
-    return Finding(
-        name=name,
-        kind=kind,
-        score=float(values.mean()),
-        lowest=float(values.min()),
-        highest=float(values.max()),
-        num_films=num_films,
-    )
+    spread = {"lowest": float(values.min()), "highest": float(values.max())} if len(values) > 1 else {}
+    return Finding(name=name, kind=kind, score=float(values.mean()), num_films=num_films, **spread)
 
 
 def _unit_of(label: str | None) -> Literal["%"] | None:

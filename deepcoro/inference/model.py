@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -17,9 +17,11 @@ from deepcoro.config import ConfigError, DataError
 from deepcoro.data.plan import chosen_clips
 from deepcoro.data.stream import BuiltField
 from deepcoro.embed import captions_of, embed_texts
+from deepcoro.features import gather_clips
 from deepcoro.fields.labels import LabelsField
 from deepcoro.implied import TEXT_FIELDS
 from deepcoro.inference.findings import HeadFindings, findings_without_heads
+from deepcoro.inference.left_out import LeftOut, cells_without
 from deepcoro.inference.neighbours import Neighbours
 from deepcoro.inference.opened import OpenedStudy
 from deepcoro.inference.prediction import FilmAnswer, NearReport, Seconds, Skipped, StudyAnswer
@@ -49,6 +51,8 @@ class Said:
     """What objectives say of each row, by `objective/number`: [row, ...]."""
     captions: list[str]
     """Of each row; empty where no objective writes any."""
+    left_out: LeftOut | None = None
+    """And of the study without each of its films; None where that was not asked, of one film, and where rows are films."""
 
 
 class Answerer:
@@ -85,12 +89,14 @@ class Answerer:
         return self.config.data.multi_video
 
     @torch.no_grad()
-    def ask(self, study: OpenedStudy) -> Said:
-        """What the model says of a study. A film that decodes and still cannot be shown to it is skipped, with the reason."""
+    def ask(self, study: OpenedStudy, leave_out: bool = False) -> Said:
+        """What the model says of a study. A film that decodes and still cannot be shown to it is skipped, with the reason. `leave_out`:
+        also what it says without each film, where it answers for whole studies.
+        """
         try:
-            return self._asked_about(study)
+            return self._asked_about(study, leave_out)
         except DataError:
-            return self._asked_about(self._without_unusable(study))
+            return self._asked_about(self._without_unusable(study), leave_out)
 
     def answer(
         self, study: OpenedStudy, key_check: str | None = None, neighbours: Neighbours | None = None
@@ -99,7 +105,7 @@ class Answerer:
         without it nobody can tell whether the model was trained on the patient. `neighbours`: of the same weights.
         """
         began = time.perf_counter()
-        said = self.ask(study)
+        said = self.ask(study, leave_out=True)
         study = said.study
         scores = self.questions.scores(said.films) if said.rows else {}
         num_films = sum(map(len, said.rows))
@@ -113,8 +119,8 @@ class Answerer:
             films=self._films(said, scores, near),
             skipped=_skipped(study),
             findings=[
-                *self._heads.of(said.numbers, num_films),
-                *findings_without_heads(scores, self.questions, num_films),
+                *self._heads.of(said.numbers, num_films, said.left_out),
+                *findings_without_heads(scores, self.questions, num_films, said.left_out),
             ],
             caption=said.captions[0] if said.captions and self.answers_for_studies else None,
             nearest_reports=near[0] if near and self.answers_for_studies else [],
@@ -122,18 +128,41 @@ class Answerer:
             seconds=Seconds(decode=study.decode_s, model=time.perf_counter() - began),
         )
 
-    def _asked_about(self, study: OpenedStudy) -> Said:
+    def _asked_about(self, study: OpenedStudy, leave_out: bool) -> Said:
         """Batch by batch. DataError when a film cannot be shown."""
         rows, size = self._rows(len(study.payloads)), self.config.evaluation_batch_size
-        said: dict[str, list[Tensor]] = {}
+        leave_out = leave_out and self.answers_for_studies and any(len(row) > 1 for row in rows)
+        said, left_out = [], None
         for start in range(0, len(rows), size):
-            batch = self._batch(study, rows[start : start + size], start)
-            asked = {"task": "evaluate", "active": self._asked, "each_clip": self.answers_for_studies}
-            for name, value in self._model(batch, **asked).items():
-                said.setdefault(name, []).append(value.float() if value.is_floating_point() else value)
-        numbers = {name: torch.cat(values).cpu().numpy() for name, values in said.items()}
+            batch = self._batch(study, rows[start : start + size], start, self._fields)
+            if leave_out:  # a study is one row, and so one batch
+                batch = self._encoded(batch)
+                left_out = self._left_out(study, rows[0], batch)
+            asked = {"active": self._asked, "each_clip": self.answers_for_studies}
+            said.append(self._model(batch, task="evaluate", **asked))
+        numbers = _joined(said)
         captions = captions_of(numbers, self._tokenizer)
-        return Said(study, rows, numbers.pop("video", np.zeros((0, 0))), numbers, captions)
+        return Said(study, rows, numbers.pop("video", np.zeros((0, 0))), numbers, captions, left_out)
+
+    def _encoded(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """With the features of its films in their place, as a batch of a frozen tower has them."""
+        features = self._model.clip_features(batch)
+        tokens = gather_clips(features.tokens, features.clip_mask, len(batch["video"]))
+        return {name: each for name, each in batch.items() if name != "video"} | {"video_features": tokens}
+
+    def _left_out(self, study: OpenedStudy, row: tuple[int, ...], whole: dict[str, Any]) -> LeftOut:
+        """As many studies at once as an evaluation has. `whole`: the batch of the whole study, encoded."""
+        shown, num_slots = self._fields["video"].slots(study.record, row), whole["clip_mask"].shape[1]
+        others = {name: field for name, field in self._fields.items() if name != "video"}
+        said, size = [], self.config.evaluation_batch_size
+        for start in range(0, len(row), size):
+            films = row[start : start + size]
+            rows = [tuple(clip for clip in row if clip != film) for film in films]
+            batch = self._batch(study, rows, start, others)
+            batch |= cells_without(whole["video_features"], shown, films, num_slots)
+            said.append(self._model(batch, task="evaluate", active=self._heads.objectives))
+        numbers = _joined(said)
+        return LeftOut([study.record.clips[film].clip for film in row], numbers.pop("video"), numbers)
 
     def _rows(self, num_clips: int) -> Rows:
         """By the rule of evaluation: a film each, or up to `num_videos` of the study in one."""
@@ -141,7 +170,9 @@ class Answerer:
             return [(clip,) for clip in range(num_clips)]
         return [chosen_clips(num_clips, self.config.data.num_videos, None)] if num_clips else []
 
-    def _batch(self, study: OpenedStudy, rows: Rows, start: int) -> dict[str, Any]:
+    def _batch(
+        self, study: OpenedStudy, rows: Rows, start: int, fields: Mapping[str, BuiltField]
+    ) -> dict[str, Any]:
         units = torch.arange(start, start + len(rows))
         batch: dict[str, Any] = {
             "valid": torch.ones(len(rows), dtype=torch.bool),
@@ -149,7 +180,7 @@ class Answerer:
             "position": units,
         }
         slots = self.config.data.num_videos if self.answers_for_studies else 1
-        for field in self._fields.values():
+        for field in fields.values():
             values = [field.decode(study.record, row, study.payloads.__getitem__, None) for row in rows]
             batch |= field.collate(values, slots)
         return to_device(batch, self._device)
@@ -246,6 +277,15 @@ def _device_named(name: str) -> torch.device:
     if name not in there:
         raise ConfigError(f"device '{name}' is not there; there are: auto, {', '.join(there)}")
     return torch.device(name)
+
+
+def _joined(batches: Sequence[dict[str, Tensor]]) -> dict[str, np.ndarray]:
+    """Rows of all batches, floating ones as float32."""
+    said: dict[str, list[Tensor]] = {}
+    for batch in batches:
+        for name, value in batch.items():
+            said.setdefault(name, []).append(value.float() if value.is_floating_point() else value)
+    return {name: torch.cat(values).cpu().numpy() for name, values in said.items()}
 
 
 def _skipped(study: OpenedStudy) -> list[Skipped]:

@@ -11,6 +11,21 @@ Call = Literal["positive", "negative", "abstained"]
 Unit = Literal["films", "studies"]
 
 
+class WithoutOneFilm(Block):
+    """A finding of a model of whole studies when one film is not seen: each of those shown is left out once, the others stay. It tells how
+    much the answer hangs on single films; it is no confidence interval, since films that agree may all mislead.
+    """
+
+    lowest: float
+    """Lowest score of the study without one film; the score of the whole study may lie below."""
+    highest: float
+    """Highest such score; that of the whole study may lie above."""
+    num_changing: int | None = None
+    """Films without which the call, or the likeliest class, would be another; None where there is neither."""
+    scores: dict[str, float]
+    """Of the study without the film, by the film's keyed id; of a class the probability of the whole study's likeliest one."""
+
+
 class Finding(Block):
     """One question put to the study."""
 
@@ -21,10 +36,12 @@ class Finding(Block):
     score: float
     """Of the study: the mean of its films. Zero-shot: cosine with the positive class less that with the nearest other, an ordering and no
     risk."""
-    lowest: float
-    """Lowest score among its films."""
-    highest: float
-    """Highest score among its films."""
+    lowest: float | None = None
+    """Lowest score among its films; None of one film, and where the model answers for whole studies: films then have no score."""
+    highest: float | None = None
+    """Highest score among its films; None as of `lowest`."""
+    without_one_film: WithoutOneFilm | None = None
+    """What the score hangs on, where the model answers for whole studies; None of one film, and where films have scores of their own."""
     num_films: int
     """Films it was put to."""
     unit: Literal["%"] | None = None
@@ -44,6 +61,12 @@ class Finding(Block):
     """Of a binary head: what the threshold says, `abstained` where the probability is not sure enough; None as of `probability`."""
     film_calls: dict[Call, int] = {}
     """How many films each call is made of, where the threshold was fixed on films; empty otherwise."""
+
+    @property
+    def spread(self) -> tuple[float, float] | None:
+        """Lowest and highest of what is known: scores of films, or of the study without one film; None of one film."""
+        known = self.without_one_film or self
+        return None if known.lowest is None or known.highest is None else (known.lowest, known.highest)
 
 
 class NearReport(Block):

@@ -44,16 +44,24 @@ def study_page(answer: StudyAnswer, study: OpenedStudy) -> str:
 
 
 def findings_bars(findings: Sequence[Finding]) -> list[dict[str, object]]:
-    """Places in per cent of a bar. Zero-shot scores share one, 0 in its middle; probabilities have 0 to 1; a number has its own."""
+    """Places in per cent of a bar, of a finding without a spread of width 0. Zero-shot scores share one, 0 in its middle; probabilities have
+    0 to 1; a number has its own.
+    """
     of_kind = [each for each in findings if each.kind == "zero_shot"]
-    reach = max([_LEAST_REACH, *(1.05 * abs(value) for each in of_kind for value in (each.lowest, each.highest))])  # fmt: skip
+    reach = max([_LEAST_REACH, *(1.05 * abs(value) for each in of_kind for value in _shown(each))])
     bars = []
     for each in findings:
         low, high = _ends(each, reach)
-        low_at, high_at, at = (100 * (value - low) / (high - low) for value in (each.lowest, each.highest, each.score))  # fmt: skip
+        least, most = each.spread or (each.score, each.score)
+        low_at, high_at, at = (100 * (value - low) / (high - low) for value in (least, most, each.score))
         place = {"low": round(low_at, 2), "width": round(high_at - low_at, 2), "at": round(at, 2)}
         bars.append({"finding": each, **place})
     return bars
+
+
+def _shown(finding: Finding) -> tuple[float, ...]:
+    """Every score that its bar shows."""
+    return (finding.score, *(finding.spread or ()))
 
 
 def _ends(finding: Finding, reach: float) -> tuple[float, float]:
@@ -62,8 +70,9 @@ def _ends(finding: Finding, reach: float) -> tuple[float, float]:
         return -reach, reach
     if finding.kind in ("probability", "class"):
         return 0.0, 1.0
-    room = max(finding.highest - finding.lowest, 1.0)
-    return finding.lowest - room, finding.highest + room
+    least, most = min(_shown(finding)), max(_shown(finding))
+    room = max(most - least, 1.0)
+    return least - room, most + room
 
 
 def _strip(clip: ClipRecord, payload: bytes) -> str:

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from deepcoro import atomic
-from deepcoro.inference.prediction import Finding, Skipped, StudyAnswer
+from deepcoro.inference.prediction import Finding, Skipped, StudyAnswer, WithoutOneFilm
 from deepcoro.predictions import table
 
 STUDIES, FILMS, SKIPPED = "studies.csv", "films.csv", "skipped.csv"
@@ -54,15 +54,30 @@ def _cells(finding: Finding) -> dict[str, object]:
     name = finding.name.replace("/", "_")
     besides = {"word": finding.word, "probability": finding.probability, "call": finding.call}
     besides |= {f"films_{call}": number for call, number in finding.film_calls.items()}
+    if finding.without_one_film is not None:
+        besides |= _range(finding.without_one_film)
     told = {f"{name}_{key}": value for key, value in besides.items() if value is not None}
     return {_column(finding.name): f"{finding.score:.6f}"} | told
+
+
+def _range(without: WithoutOneFilm) -> dict[str, object]:
+    return {
+        "without_one_film_lowest": f"{without.lowest:.6f}",
+        "without_one_film_highest": f"{without.highest:.6f}",
+        "without_one_film_changing": without.num_changing,
+    }
 
 
 def _film_row(answer: StudyAnswer, number: int) -> dict[str, object]:
     film = answer.films[number]
     facts = film.model_dump(exclude={"scores", "caption", "nearest_reports"})
     scores = {_column(name): f"{score:.6f}" for name, score in film.scores.items()}
-    return {"study": answer.study} | facts | scores | {"caption": film.caption}
+    without = {
+        f"{each.name.replace('/', '_')}_score_without": f"{each.without_one_film.scores[film.clip]:.6f}"
+        for each in answer.findings
+        if each.without_one_film is not None and film.clip in each.without_one_film.scores
+    }
+    return {"study": answer.study} | facts | scores | without | {"caption": film.caption}
 
 
 def _column(name: str) -> str:

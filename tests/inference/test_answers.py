@@ -99,6 +99,8 @@ def test_a_model_of_studies_answers_for_the_study_and_says_which_films_it_saw(
     assert answer["caption"] is not None and all(film["caption"] is None for film in answer["films"])
     assert all(film["scores"] == {} for film in answer["films"])
     assert {finding["num_films"] for finding in answer["findings"]} == {2}
+    ends = [answer["films"][place]["clip"] for place in (0, 2)]
+    assert answer["findings"] and all(list(each["without_one_film"]["scores"]) == ends for each in answer["findings"])  # fmt: skip
     first, unseen, last = (film["weight"] for film in answer["films"])
     assert unseen is None and first + last == pytest.approx(1)
 
