@@ -162,7 +162,7 @@ def test_a_study_of_one_film_has_no_spread_and_not_one_of_width_zero(
     assert answer.findings and all(each.spread is None for each in answer.findings)
     assert all((each.without_one_film, each.lowest, each.highest) == (None,) * 3 for each in answer.findings)
     page = study_page(answer, alone)
-    assert page.count("no spread: one film") == 5 and "another without" not in page
+    assert page.count("no spread: one film") == 5 and "when left out" not in page
     write_tables(tmp_path, [answer])
     assert "without" not in (tmp_path / "studies.csv").read_text() + (tmp_path / "films.csv").read_text()
 
@@ -197,7 +197,7 @@ def test_json_tables_and_page_say_what_the_answer_hangs_on_and_a_broken_film_tak
             clip: f"{score:.6f}" for clip, score in without.scores.items()
         }
     page = path.with_suffix(".html").read_text()
-    assert "It is no confidence interval" in page and "class another without" in page
+    assert "It is no confidence interval" in page and "the class when left out" in page
     assert "Lowest to highest film" not in page
 
 
