@@ -1,4 +1,5 @@
-"""What is fixed on the val split and used unchanged on every other film: threshold, recalibration and certainty of each finding.
+"""What is fixed on the val split and used unchanged on every other film: threshold, recalibration and certainty of each finding, and the
+prediction interval of each number.
 
 A threshold that is chosen on the films it is measured on flatters. So `run_mode=val` writes `calibration/{checkpoint digest}.json` into
 the run folder, and test, inference and other sites read it: by the digest, a threshold never meets another checkpoint than its own.
@@ -40,8 +41,23 @@ class Fixed(Block):
         return self.selective_error is not None and self.certainty is None
 
 
+class FixedInterval(Block):
+    """The prediction interval of one head of numbers: what it says, less and more `half_width`."""
+
+    half_width: float
+    """In the label's unit."""
+    level: float
+    """Least share of patients, exchangeable with those of val, who have all their rows inside, on average; a fraction."""
+    num_patients: int
+    """Assessed patients whose worst errors it was chosen among."""
+
+    def around(self, number: float) -> tuple[float, float]:
+        """Its ends."""
+        return number - self.half_width, number + self.half_width
+
+
 class Calibration(Block):
-    """All findings of one checkpoint."""
+    """All heads of one checkpoint."""
 
     checkpoint: str
     """Digest of the weights."""
@@ -54,7 +70,9 @@ class Calibration(Block):
     created: str
     """When."""
     heads: dict[str, Fixed]
-    """By `objective/head`."""
+    """Findings, by `objective/head`."""
+    numbers: dict[str, FixedInterval] | None = None
+    """Heads of numbers, by `objective/head`, those that had too few patients left out; None where val was run before there were any."""
 
     def warn_of_not_reached(self) -> None:
         """Names the heads that always make a call though a certainty was asked for."""

@@ -15,7 +15,7 @@ from torch import nn
 
 from deepcoro import atomic, checkpoint, distributed
 from deepcoro.build import Parts, build_model, build_parts
-from deepcoro.calibrated import Calibration, Fixed, read_calibration, write_calibration
+from deepcoro.calibrated import Calibration, read_calibration, write_calibration
 from deepcoro.config import ConfigError
 from deepcoro.data.label_values import CONFLICT_MEANS
 from deepcoro.data.units import Units
@@ -58,7 +58,7 @@ def run(config: RunConfig) -> int:
     patient_overlap = overlap(seen_of_state(saved.state()["data"]), parts.seen_in(split), split)
     model = load_model(config, parts, saved).to(accelerator.device)
     known = read_calibration(config.run_dir, saved.digest())
-    evaluated, numbers, notes = evaluate_split(model, config, parts, split, fixed=known and known.heads)
+    evaluated, numbers, notes = evaluate_split(model, config, parts, split, known=known)
     if distributed.rank() == 0:
         conflicts = parts.conflicting_labels.get(split, {})
         notes += run_notes(config, evaluated.unreadable, conflicts)
@@ -79,8 +79,8 @@ def run(config: RunConfig) -> int:
             "data_summary": _data_summary(config, parts, evaluated),
         }
         write_results(config.run_dir, record)
-        if split == "val" and evaluated.fixed:
-            _write_fixed(config.run_dir, saved.digest(), record, evaluated.fixed)
+        if split == "val" and (evaluated.fixed or evaluated.intervals):
+            _write_fixed(config.run_dir, saved.digest(), record, evaluated)
         write_split_predictions(config, parts, f"{record['data']}_{split}", evaluated, saved.epoch())
         metrics = [metric.build() for metric in config.evaluate.metrics.values()]
         write_scored(scored_path(config.run_dir, record["data"], split), score_rows(evaluated, metrics))
@@ -115,16 +115,18 @@ def run_notes(
     return notes
 
 
-def _write_fixed(run_dir: Path, digest: str, record: Mapping[str, Any], fixed: Mapping[str, Fixed]) -> None:
+def _write_fixed(run_dir: Path, digest: str, record: Mapping[str, Any], val: Evaluated) -> None:
     """What val chose, for every later evaluation of this checkpoint."""
     earlier = read_calibration(run_dir, digest)
     if earlier is not None and earlier.data_fingerprint != record["data_fingerprint"]:
-        logger.warning("thresholds that were chosen on %s are replaced", earlier.data)
+        logger.warning("thresholds and intervals that were chosen on %s are replaced", earlier.data)
     facts = {key: record[key] for key in ("split", "data", "data_fingerprint", "created")}
-    calibration = Calibration(checkpoint=digest, heads=dict(fixed), **facts)
+    calibration = Calibration(
+        checkpoint=digest, heads=dict(val.fixed or {}), numbers=dict(val.intervals or {}), **facts
+    )
     calibration.warn_of_not_reached()
     path = write_calibration(run_dir, calibration)
-    logger.info("thresholds: %s", path)
+    logger.info("thresholds and intervals: %s", path)
 
 
 def open_checkpoint(config: RunConfig) -> tuple[checkpoint.Checkpoint, Parts]:
@@ -179,20 +181,18 @@ def evaluate_split(
     parts: Parts,
     split: str,
     active: Sequence[str] | None = None,
-    fixed: Mapping[str, Fixed] | None = None,
+    known: Calibration | None = None,
     by: Sequence[str] | None = None,
 ) -> tuple[Evaluated, dict[str, float], list[str]]:
     """Embeds on all ranks; metrics are computed on rank 0 and are the same on every rank. Collective. `active`: as in `Wanted`.
 
-    `fixed`: thresholds that val chose; val itself chooses them here. `by`: columns of groups, those of the config unless given.
+    `known`: thresholds and intervals that val chose; val itself chooses them here. `by`: columns of groups, those of the config unless given.
     """
     metrics = [metric.build() for metric in config.evaluate.metrics.values()]
     evaluated = embed_split(model, config, parts, split, replace(wanted_by(metrics), active=active))
     measured: tuple[dict[str, float], list[str]] = ({}, [])
     if distributed.rank() == 0:
-        if split == "val":
-            fixed = {name: each for metric in metrics for name, each in metric.fix(evaluated).items()}
-        evaluated = replace(evaluated, fixed=fixed)
+        evaluated = _chosen(evaluated, metrics) if split == "val" else _with_known(evaluated, known)
         for metric in metrics:
             numbers, notes = metric.measure(evaluated)
             measured = (measured[0] | numbers, measured[1] + notes)
@@ -203,6 +203,17 @@ def evaluate_split(
         measured = (measured[0] | numbers, measured[1] + notes)
     numbers, notes = distributed.broadcast_object(measured)
     return evaluated, numbers, notes
+
+
+def _chosen(val: Evaluated, metrics: Sequence[Measurement]) -> Evaluated:
+    """With what val chooses."""
+    fixed = {name: each for metric in metrics for name, each in metric.fix(val).items()}
+    intervals = {name: each for metric in metrics for name, each in metric.fix_intervals(val).items()}
+    return replace(val, fixed=fixed, intervals=intervals)
+
+
+def _with_known(evaluated: Evaluated, known: Calibration | None) -> Evaluated:
+    return replace(evaluated, fixed=known and known.heads, intervals=known and known.numbers)
 
 
 def wanted_by(metrics: Sequence[Measurement]) -> Wanted:

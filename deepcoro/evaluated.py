@@ -7,7 +7,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from deepcoro.calibrated import Fixed
+from deepcoro.calibrated import Fixed, FixedInterval
 
 
 @dataclass(frozen=True)
@@ -144,6 +144,8 @@ class Evaluated:
     """What `rows["{objective}/{head}/prediction"]` [film, output] say, by `objective/head`."""
     fixed: Mapping[str, Fixed] | None = None
     """Threshold of each head, chosen on val; None = val has not been run with this checkpoint."""
+    intervals: Mapping[str, FixedInterval] | None = None
+    """Prediction interval of each head of numbers, chosen on val; None as above."""
     captions: Sequence[str] = ()
     """The report that the model wrote of each film; empty where no objective writes any."""
     training: TrainingReports | None = None
@@ -225,6 +227,10 @@ class Measurement:
 
     def fix(self, evaluated: Evaluated) -> dict[str, Fixed]:
         """Thresholds that this split chooses for all others; asked on val alone."""
+        return {}
+
+    def fix_intervals(self, evaluated: Evaluated) -> dict[str, FixedInterval]:
+        """Prediction intervals of numbers that this split chooses for all others; asked on val alone."""
         return {}
 
 

@@ -30,7 +30,8 @@ def _ascending(edges: list[float]) -> list[float]:
 
 Edges = Annotated[list[float], pydantic.AfterValidator(_ascending)]
 """Where groups of a column of numbers begin and end."""
-_NO_VALUE = ("/threshold", "/prevalence", "_ci_low", "_ci_high", "_chance", "_modal", "_nearest", "_shuffled")
+_CHOSEN = ("/threshold", "/interval_half_width", "/interval_level")
+_NO_VALUE = (*_CHOSEN, "/prevalence", "_ci_low", "_ci_high", "_chance", "_modal", "_nearest", "_shuffled")
 
 
 def measure_groups(

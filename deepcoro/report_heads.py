@@ -115,6 +115,9 @@ _AGREEMENT = [
     _Column("Pearson r", "pearson_r", fraction),
     _Column("ICC(2,1)", "icc", fraction),
     _Column("bias", "bias", number),
+    _Column("prediction interval, ±", "interval_half_width", number),
+    _Column("rows inside", "interval_coverage", percent),
+    _Column("patients inside", "interval_coverage_of_patients", percent),
 ]
 _BESIDE = {"brier_of_prevalence": "prevalence alone", "mae_of_median": "median alone"}
 

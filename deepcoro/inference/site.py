@@ -97,6 +97,7 @@ class Gathered:
             rows={name: np.concatenate([said.numbers[name] for said in self.said]) for name in numbers},
             heads=told_heads(answerer.config),
             fixed=answerer.calibration and answerer.calibration.heads,
+            intervals=answerer.calibration and answerer.calibration.numbers,
             captions=[caption for said in self.said for caption in said.captions],
         )
 
