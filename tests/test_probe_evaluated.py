@@ -12,6 +12,7 @@ from sklearn.metrics import f1_score, mean_absolute_error, roc_auc_score
 from deepcoro.comparison import compare_runs
 from deepcoro.scored import read_scored, scored_path
 from tests.launch import main_on_this_rank, metrics
+from tests.tools.command import call_tool
 
 FEW = ", ".join(
     f"{name}: {{bootstrap_samples: 20}}" for name in ("classification", "regression", "calibration")
@@ -26,6 +27,7 @@ WORDS = (
     f"objectives={HEADS}",
     f"evaluate.metrics={{{FEW}, {SURVIVAL}}}",
     "evaluate.metrics.classification.selective_error=0.9",
+    "evaluate.metrics.regression.coverage=0.5",  # of the few patients of val
     "evaluate.by_min_patients=1",
 )
 
@@ -95,6 +97,39 @@ def test_thresholds_come_from_val_and_nothing_is_decided_without_them(probe):
     assert "linear_probing/cto/selective/error_ci_low" in after["metrics"]
     assert not any("/selective/" in key for key in before["metrics"])
     assert before["metrics"]["linear_probing/cto/auroc"] == after["metrics"]["linear_probing/cto/auroc"]
+
+
+def test_prediction_intervals_come_from_val_and_go_to_test_and_to_answers(
+    probe, tiny_shards, tmp_path, monkeypatch, capfd
+):
+    before, after = json.loads((probe.parent / "before.json").read_text()), results(probe, "test")
+    assert not any("/interval_" in key for key in before["metrics"])
+    assert any("no 50 % prediction interval of numbers" in note for note in before["notes"])
+    (chosen,) = [json.loads(path.read_text()) for path in (probe / "calibration").glob("*.json")]
+    fixed, val = chosen["numbers"]["linear_probing/lvef"], read_scored(scored_path(probe, "shards", "val"))
+    lvef = val.answers["linear_probing/lvef"]
+    worst: dict[str | None, float] = {}
+    for patient, error in zip(val.patients, np.abs(lvef.said[:, 0] - lvef.truth), strict=True):
+        if not np.isnan(error):
+            worst[patient] = max(worst.get(patient, 0), error)
+    assert None not in worst and fixed["num_patients"] == len(worst) >= 2
+    rank = -(-(len(worst) + 1) // 2)
+    assert fixed["half_width"] == pytest.approx(sorted(worst.values())[rank - 1])
+    measured = {key.rpartition("/")[2]: value for key, value in after["metrics"].items() if key.startswith("linear_probing/lvef/")}  # fmt: skip
+    assert (measured["interval_half_width"], measured["interval_level"]) == (fixed["half_width"], 0.5)
+    assert measured["interval_coverage_ci_low"] <= measured["interval_coverage"] <= 1
+    answers = tmp_path / "answers"
+    words = (tiny_shards, "--split", "test", "--load", "last", "--checkpoint", probe, "--output", answers)
+    code, _, complained = call_tool("predict", (*words, "--device", "cpu", "--html"), monkeypatch, capfd)
+    assert code == 0, complained
+    pages = list(answers.glob("*.html"))
+    assert pages and all("(50 %: " in page.read_text() for page in pages)
+    for page in pages:
+        found = {each["name"]: each for each in json.loads(page.with_suffix(".json").read_text())["findings"]}
+        low, high = found["linear_probing/lvef"]["interval"]
+        assert (low + high) / 2 == pytest.approx(found["linear_probing/lvef"]["score"])
+        assert (high - low) / 2 == pytest.approx(fixed["half_width"])
+        assert found["linear_probing/cto"]["interval"] is None
 
 
 def test_training_logs_the_numbers_of_val(probe):

@@ -51,6 +51,7 @@ class HeadFindings:
             name: each for name, each in config.objectives.items() if isinstance(each, linear_probing.Config)
         }
         self._fixed = calibration.heads if calibration else {}
+        self._intervals = (calibration.numbers if calibration else None) or {}
         self._fixed_on: Unit = "studies" if config.data.multi_video else "films"
         self._certainty = certainty
 
@@ -89,7 +90,7 @@ class HeadFindings:
         task = probe.task_of(head)
         if task == "regression":
             found = _finding(name, "value", said[:, 0], num_films)
-            return found.model_copy(update={"unit": _unit_of(probe.column_of(head))})
+            return self._with_interval(found.model_copy(update={"unit": _unit_of(probe.column_of(head))}))
         if task == "binary_classification":
             found = _finding(name, "probability", said[:, 0], num_films)
             return self._called(found, said[:, 0], self._fixed.get(name))
@@ -97,6 +98,17 @@ class HeadFindings:
         words = {number: word for word, number in reversed(probe.labels_map.get(head, {}).items())}
         found = _finding(name, "class", said[:, likeliest], num_films)
         return found.model_copy(update={"word": words.get(likeliest, str(likeliest))})
+
+    def _with_interval(self, finding: Finding) -> Finding:
+        """Also around the mean of several films: where all films of a patient lie within the half-width of their truths, so does their mean
+        of the mean truth.
+        """
+        fixed = self._intervals.get(finding.name)
+        if fixed is None:
+            return finding
+        return finding.model_copy(
+            update={"interval": fixed.around(finding.score), "interval_level": fixed.level}
+        )
 
     def _called(self, finding: Finding, scores: Float[np.ndarray, "row"], fixed: Fixed | None) -> Finding:
         """Calls of what val fixed the threshold on and nothing else: films where a row is one, and then none of the mean over several, of

@@ -48,6 +48,10 @@ class Finding(Block):
     """Of a number whose label is a percentage by the rules that labels are read with; None = no number, or nobody knows its unit."""
     higher_means: str | None = None
     """Zero-shot: the class that a higher score speaks for, `LABEL = CLASS`."""
+    interval: tuple[float, float] | None = None
+    """Of a head of numbers: the study's score less and more the half-width that val chose, in the label's unit; None where val chose none."""
+    interval_level: float | None = None
+    """Least share of patients, exchangeable with those of val, whose numbers lie inside, on average (0.9); None as of `interval`."""
     word: str | None = None
     """The likeliest class, of several."""
     probability: float | None = None

@@ -54,6 +54,9 @@ def _cells(finding: Finding) -> dict[str, object]:
     name = finding.name.replace("/", "_")
     besides = {"word": finding.word, "probability": finding.probability, "call": finding.call}
     besides |= {f"films_{call}": number for call, number in finding.film_calls.items()}
+    if finding.interval is not None:
+        low, high = (f"{end:.6f}" for end in finding.interval)
+        besides |= {"interval_low": low, "interval_high": high, "interval_level": finding.interval_level}
     if finding.without_one_film is not None:
         besides |= _range(finding.without_one_film)
     told = {f"{name}_{key}": value for key, value in besides.items() if value is not None}

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deepcoro.calibrated import Calibration, Fixed, write_calibration
+from deepcoro.calibrated import Calibration, Fixed, FixedInterval, write_calibration
 from deepcoro.checkpoint import find
 from deepcoro.data.shards import Shards
 from tests.inference.conftest import Predict, trained
@@ -152,7 +152,8 @@ def test_a_probe_answers_with_its_heads_and_calls_at_the_threshold_of_val(
     sure = fixed.model_copy(update={"selective_error": 0.1, "certainty": 1.0})
     heads = {"linear_probing/cto": fixed, "linear_probing/film_cto": sure}
     about = {"split": "val", "data": "shards", "data_fingerprint": "f", "created": "now"}
-    write_calibration(run, Calibration(checkpoint=digest, heads=heads, **about))
+    numbers = {"linear_probing/lvef": FixedInterval(half_width=11, level=0.9, num_patients=40)}
+    write_calibration(run, Calibration(checkpoint=digest, heads=heads, numbers=numbers, **about))
     folder = tmp_path / "films"
     folder.mkdir()
     write_dicom(folder / "a.dcm", moving_bar(), PositionerPrimaryAngle="-30", PositionerSecondaryAngle="20")
@@ -176,3 +177,9 @@ def test_a_probe_answers_with_its_heads_and_calls_at_the_threshold_of_val(
     assert sum(film["weight"] for film in answer["films"]) == pytest.approx(1)
     (row,) = csv.DictReader((tmp_path / "answers" / "studies.csv").open())
     assert row["linear_probing_cto_call"] == "positive" and row["linear_probing_lvef_score"]
+    score, (low, high) = (findings["linear_probing/lvef"][key] for key in ("score", "interval"))
+    assert (low, high) == pytest.approx((score - 11, score + 11))
+    assert float(row["linear_probing_lvef_interval_high"]) == pytest.approx(high, abs=1e-5)
+    assert findings["linear_probing/max_stenosis"]["interval"] is None
+    page = (tmp_path / "answers" / f"{answer['study']}.html").read_text()
+    assert page.count("(90 %: ") == 1 and "exchangeable" in page

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy.special import expit, logit
 
-from deepcoro.calibrated import Calibration, Fixed
+from deepcoro.calibrated import Calibration, Fixed, FixedInterval
 from deepcoro.inference.findings import HeadFindings, findings_without_heads, recalibrated
 from deepcoro.inference.model import fields_to_read
 from deepcoro.inference.questions import Questions
@@ -150,6 +150,27 @@ def test_tables_count_films_by_their_calls_where_the_study_has_none() -> None:
     cells = _cells(cto)
     assert cells["probe_cto_films_positive"] == 1 and cells["probe_cto_films_negative"] == 2
     assert "probe_cto_call" not in cells
+
+
+def test_a_number_has_the_interval_that_val_fixed_also_around_the_mean_of_films() -> None:
+    width = FixedInterval(half_width=11.5, level=0.9, num_patients=40)
+    known = fixed(0.4).model_copy(update={"numbers": {"probe/lvef": width}})
+    for cto in ([0.9], [0.9, 0.3, 0.3]):
+        found = HeadFindings(config(), known, None).of(numbers_of(cto), len(cto))
+        lvef = found[1]
+        assert (lvef.interval, lvef.interval_level) == ((lvef.score - 11.5, lvef.score + 11.5), 0.9)
+        assert {found[0].interval, found[2].interval} == {None}
+        cells = _cells(lvef)
+        assert cells["probe_lvef_interval_low"] == f"{lvef.score - 11.5:.6f}"
+        assert cells["probe_lvef_interval_high"] == f"{lvef.score + 11.5:.6f}"
+        assert cells["probe_lvef_interval_level"] == 0.9
+
+
+def test_a_number_for_which_val_fixed_nothing_has_no_interval() -> None:
+    for known in (None, fixed(0.4), fixed(0.4).model_copy(update={"numbers": {}})):
+        lvef = HeadFindings(config(), known, None).of(numbers_of([0.9]), 1)[1]
+        assert (lvef.interval, lvef.interval_level) == (None, None)
+        assert not any("interval" in name for name in _cells(lvef))
 
 
 def test_a_study_without_rows_has_no_findings() -> None:
