@@ -1,6 +1,7 @@
 """A linear probe from labels in shards to predictions: one process and two, cached and not, and films without any label."""
 
 import csv
+import json
 import re
 from pathlib import Path
 
@@ -119,3 +120,19 @@ def test_films_that_heads_are_most_wrong_about_are_logged_when_asked(shards: Pat
     )
     assert len(set(told)) == 2
     assert events.Images("films/1")[0].width > 32, "frames in a row"
+
+
+def test_a_run_of_numbers_alone_keeps_the_interval_that_val_chose(tmp_path: Path) -> None:
+    shards = folder_of(tmp_path / "shards", ["train"] * 4 + ["val"] * 9 + ["test"] * 3, True)
+    head = "objectives={linear_probing: {head_structure: {lvef: 1}, loss_structure: {lvef: mae}}}"
+    asked = (head, "evaluate.metrics={regression: {coverage: 0.8, bootstrap_samples: 20}}", "checkpoint=last")
+    for mode in ("train", "val", "test"):
+        assert command_line.main(words(shards, tmp_path / "run", *asked, f"run_mode={mode}")) == 0
+    (path,) = (tmp_path / "run" / "calibration").glob("*.json")
+    fixed = json.loads(path.read_text())
+    assert fixed["heads"] == {} and fixed["numbers"].keys() == {"linear_probing/lvef"}
+    found = json.loads((tmp_path / "run" / "results" / "shards_test.json").read_text())["metrics"]
+    kept = fixed["numbers"]["linear_probing/lvef"]
+    assert found["linear_probing/lvef/interval_half_width"] == kept["half_width"] > 0
+    assert kept["num_patients"] == 6, "of nine patients on val, six with an LVEF"
+    assert 0 <= found["linear_probing/lvef/interval_coverage"] <= 1
