@@ -25,8 +25,10 @@ def row_of_clip(num_clips: int, clip_mask: Bool[Tensor, "row slot"]) -> Int[Tens
     return torch.searchsorted(ends, clip, right=True).clamp(max=len(ends) - 1)
 
 
-def mix(x: Int[Tensor, "..."]) -> Int[Tensor, "..."]:
-    """A bijection of 32 bits in which every bit of the input stirs every bit of the output (C. Wellons' lowbias32; int32 wraps)."""
+def mix(x: Int[Tensor, "..."] | int) -> Int[Tensor, "..."] | int:
+    """A bijection of 32 bits in which every bit of the input stirs every bit of the output (C. Wellons' lowbias32; int32 wraps, and of
+    Python's integers the lower 32 bits count).
+    """
     x = (x ^ ((x >> 16) & 0xFFFF)) * 0x7FEB352D
     x = (x ^ ((x >> 15) & 0x1FFFF)) * (0x846CA68B - (1 << 32))
     return x ^ ((x >> 16) & 0xFFFF)
@@ -34,11 +36,8 @@ def mix(x: Int[Tensor, "..."]) -> Int[Tensor, "..."]:
 
 def mixed(number: int) -> int:
     """`mix` of one number, as a signed 32-bit integer. In integers of Python: a tensor may be a pretended one, without a value."""
-    x = number & 0xFFFFFFFF
-    x = ((x ^ (x >> 16)) * 0x7FEB352D) & 0xFFFFFFFF
-    x = ((x ^ (x >> 15)) * 0x846CA68B) & 0xFFFFFFFF
-    x ^= x >> 16
-    return x - ((x >> 31) << 32)
+    stirred = mix(number) & 0xFFFFFFFF
+    return stirred - ((stirred >> 31) << 32)
 
 
 def uniform(bits: Int[Tensor, "..."]) -> Float[Tensor, "..."]:
