@@ -116,6 +116,15 @@ def joined(parts: Mapping[str, Statistic]) -> Statistic:
     return values
 
 
+def together(*statistics: Statistic) -> Statistic:
+    """Statistics of the same patients as one, under their own names; a later one's stand where two have the same."""
+
+    def values(weights: Float[np.ndarray, "sample patient"]) -> dict[str, Float[np.ndarray, "sample"]]:
+        return {key: value for each in statistics for key, value in each(weights).items()}
+
+    return values
+
+
 def ratio(above: np.ndarray, below: np.ndarray) -> np.ndarray:
     """NaN where there is nothing to divide by."""
     return np.where(below > 0, above / np.maximum(below, 1e-300), np.nan)

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from deepcoro.bootstrap import Statistic, estimates, joined, mean_of_known, with_intervals
+from deepcoro.bootstrap import Statistic, estimates, joined, mean_of_known, together, with_intervals
 from deepcoro.comparison import SHOWN as COMPARED
 from deepcoro.comparison import ZERO_SHOT, answer_statistic
 from deepcoro.cross_validation import OutOfFold, notes_of_runs
@@ -125,15 +125,8 @@ def _parts(data: OutOfFold, rows: Bool[np.ndarray, "row"]) -> dict[str, Statisti
         statistic = answer_statistic(own, data.patients[kept], data.num_patients)
         if statistic is not None:
             more = _more(own, data.fold_of_row[kept], data.patients[kept], data.num_patients)
-            parts[name] = _together([statistic, *more])
+            parts[name] = together(statistic, *more)
     return parts
-
-
-def _together(statistics: Sequence[Statistic]) -> Statistic:
-    def values(weights: Float[np.ndarray, "sample patient"]) -> dict[str, Float[np.ndarray, "sample"]]:
-        return {key: value for each in statistics for key, value in each(weights).items()}
-
-    return values
 
 
 def _more(

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import numpy as np
 import pydantic
 
-from deepcoro.bootstrap import Statistic, joined, with_intervals
+from deepcoro.bootstrap import Statistic, joined, together, with_intervals
 from deepcoro.calibrated import Fixed
 from deepcoro.config import Block
 from deepcoro.evaluated import Evaluated, Measurement
@@ -137,7 +137,7 @@ class Classification(Measurement):
                 for family in families
             }
         )
-        return lambda weights: means(weights) | heaps(weights)
+        return together(means, heaps)
 
     def _families(self, heads: Sequence[Judged]) -> list[Family]:
         return families_of([each.name for each in heads if each.head.task == BINARY], self.config.families)

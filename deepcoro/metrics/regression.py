@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import numpy as np
 import pydantic
 
-from deepcoro.bootstrap import Statistic, joined, with_intervals
+from deepcoro.bootstrap import Statistic, joined, together, with_intervals
 from deepcoro.calibrated import FixedInterval
 from deepcoro.config import Block
 from deepcoro.evaluated import Evaluated, Measurement
@@ -64,14 +64,10 @@ class Regression(Measurement):
             # binary heads have their counts under the same macro
             numbers |= {f"{family.prefix('macro')}/{key}_of_numbers": value for key, value in counts.items()}
         keys = [(family, _UNITLESS + (_IN_UNITS if family.name else ())) for family in families]
-        means, covered = with_means(parts, keys), _coverage(heads, num_patients, evaluated.intervals or {})
         numbers |= _chosen(heads, evaluated.intervals or {})
-        numbers |= with_intervals(
-            lambda weights: means(weights) | covered(weights),
-            num_patients,
-            self.config.bootstrap_samples,
-            self.config.seed,
-        )
+        covered = _coverage(heads, num_patients, evaluated.intervals or {})
+        statistic = together(with_means(parts, keys), covered)
+        numbers |= with_intervals(statistic, num_patients, self.config.bootstrap_samples, self.config.seed)
         return numbers, self._notes(heads, evaluated)
 
     def fix_intervals(self, evaluated: Evaluated) -> dict[str, FixedInterval]:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from deepcoro.bootstrap import Statistic, joined, mean_of_known
+from deepcoro.bootstrap import Statistic, joined, mean_of_known, together
 from deepcoro.statistics.confusion import class_statistic, decision_statistic
 from deepcoro.statistics.ranking import ranked
 
@@ -26,7 +26,7 @@ def finding_statistic(
     if called is None:
         return order
     decided = decision_statistic(called, positive, patients, num_patients)
-    return lambda weights: order(weights) | decided(weights)
+    return together(order, decided)
 
 
 def classes_statistic(
