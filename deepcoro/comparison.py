@@ -77,17 +77,15 @@ def compare_scored(
     if not names and not searches:
         raise DataError(f"the runs have no question in common; the first one has {sorted(runs[0].answers)}")
     _refuse_other_labels(runs, rows, names)
-    _refuse_other_searches(runs, rows, searches)
+    searched = [
+        {name: run.searched[name].only(own) for name in searches} for run, own in zip(runs, rows, strict=True)
+    ]
+    _refuse_other_searches(searched)
     patients = patient_rows([runs[0].patients[row] for row in rows[0]], len(rows[0]))
     num_patients = int(patients.max()) + 1
     statistics = [
-        _statistic(
-            {name: _only(run.answers[name], own) for name in names},
-            {name: run.searched[name].only(own) for name in searches},
-            patients,
-            num_patients,
-        )
-        for run, own in zip(runs, rows, strict=True)
+        _statistic({name: _only(run.answers[name], own) for name in names}, found, patients, num_patients)
+        for run, own, found in zip(runs, rows, searched, strict=True)
     ]
     found = compare(statistics[: len(first)], statistics[len(first) :], num_patients, num_samples, seed)
     everyone = len(set().union(*(run.clips for run in runs)))
@@ -128,12 +126,10 @@ def _refuse_other_labels(
             )
 
 
-def _refuse_other_searches(
-    runs: Sequence[ScoredRows], rows: Sequence[np.ndarray], names: Sequence[str]
-) -> None:
-    for name in names:
-        queries = [run.searched[name].only(own).query for run, own in zip(runs, rows, strict=True)]
-        if not all(np.array_equal(queries[0], query) for query in queries):
+def _refuse_other_searches(searched: Sequence[dict[str, Searched]]) -> None:
+    """`searched`: of each run, the rows that all have."""
+    for name, first in searched[0].items():
+        if not all(np.array_equal(first.query, other[name].query) for other in searched):
             raise DataError(f"{name}: the runs were evaluated with different reports")
 
 

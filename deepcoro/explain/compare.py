@@ -23,6 +23,8 @@ def compare_shown_less(
     model: nn.Module, config: RunConfig, parts: Parts, split: str, labels: Sequence[str] = ()
 ) -> Shortcuts:
     """Clips are taken away only where samples are studies and the pooler weighs them; a sentence says so where not."""
+    # now: a run that still trains may name another best one before the evaluations are through
+    saved = checkpoint.find(config.checkpoint_folder, config.checkpoint.load)
     takes_clips = config.data.multi_video and model.pooler.weighs_clips
     notes = (
         []
@@ -50,7 +52,7 @@ def compare_shown_less(
     return Shortcuts(
         split=split,
         data_fingerprint=parts.shards.fingerprint,
-        checkpoint=checkpoint.find(config.checkpoint_folder, config.checkpoint.load).title(),
+        checkpoint=saved.title(),
         numbers=numbers,
         metadata_of=_metadata_of(config, label_of),
         paired=paired,
