@@ -113,7 +113,7 @@ SMALL = Preset(
     max_lesions=2, stenosis_percent=(30, 50, 60, 70, 80, 90), reader_noise_percent=4.0, calcification=0.25, extras=0.25,
     dominance=(0.842, 0.109, 0.049), report_styles=("canonical", "paraphrased"), explicit_negatives=0.3,
 )  # fmt: skip
-SMALL_LIFE_SIZE = SMALL.model_copy(update={"name": "small_life_size", "vessel_scale": 1.0})
+SMALL_LIFE_SIZE = SMALL.model_copy(update={"name": "small_life_size", "size_px": 224, "vessel_scale": 1.0})
 DEMO = Preset(
     name="demo", patients=740, size_px=128, frames=(18, 18), frame_rate_fps=7.5, films_per_side=(2, 2),
     vessel_scale=1.8, finding_boost=16.0, twigs=0.4, ball_step=1.8, cto_prevalence=0.35, lesion_prevalence=0.7, max_lesions=3,

@@ -39,6 +39,8 @@ class Pair:
     lesion: Lesion
     with_lesion: Injection
     without: Injection
+    is_decisive: bool
+    """Without it no lesion that was asked for is left in the tree: the right answer to "is there one?" changes."""
 
     @property
     def other_noise(self) -> Injection:
@@ -53,6 +55,7 @@ class Scored:
     patient: str
     stenosis_percent: int
     is_visible: bool
+    is_decisive: bool
     with_lesion: float
     without: float
     other_noise: float
@@ -74,7 +77,14 @@ def _pairs(patient: str, injection: Injection, min_stenosis_percent: int) -> Ite
         bare = replace(lesion, calcification="none", thrombus=False, stent=False)
         others = (*injection.lesions[:index], *injection.lesions[index + 1 :])
         with_lesion = (*injection.lesions[:index], (bare, shape), *injection.lesions[index + 1 :])
-        yield Pair(patient, bare, replace(injection, lesions=with_lesion), replace(injection, lesions=others))
+        is_decisive = all(other.stenosis_percent < min_stenosis_percent for other, _ in others)
+        yield Pair(
+            patient,
+            bare,
+            replace(injection, lesions=with_lesion),
+            replace(injection, lesions=others),
+            is_decisive,
+        )
 
 
 def is_visible(with_lesion: Film, without: Film, segment: str) -> bool:
@@ -103,7 +113,8 @@ def score_pairs(model: nn.Module, field: video.Config, target: Target, pairs: Se
             chosen, films, scores.tolist(), strict=True
         ):
             seen = is_visible(with_lesion, without, pair.lesion.segment)
-            scored.append(Scored(pair.patient, pair.lesion.stenosis_percent, seen, one, other, noise))
+            percent = pair.lesion.stenosis_percent
+            scored.append(Scored(pair.patient, percent, seen, pair.is_decisive, one, other, noise))
     return scored
 
 
@@ -124,11 +135,13 @@ def _scores(
 
 
 def measure(scored: Sequence[Scored], num_samples: int = 1000, seed: int = 0) -> dict[str, float]:
-    """Shares of pairs in which the lesion raises the score (a tie counts half) with intervals over patients: of visible pairs, of all
-    others, and the control, where nothing but noise and background changes.
+    """Shares of pairs in which the lesion raises the score (a tie counts half) with intervals over patients: of visible pairs, of the
+    decisive ones among them (where other lesions stay, a score may be as high without this one), of pairs that are not visible, and the
+    control, where nothing but noise and background changes.
     """
     groups = {
         "visible": [each for each in scored if each.is_visible],
+        "decisive": [each for each in scored if each.is_visible and each.is_decisive],
         "not_visible": [each for each in scored if not each.is_visible],
     }
     numbers: dict[str, float] = {"num_pairs": float(len(scored))}

@@ -52,8 +52,18 @@ def test_lesions_below_the_threshold_are_no_pairs():
     assert not list(pairs_of(RECIPE, "train", None, 101))
 
 
-def scored(number: int, rise: float, noise: float = 0.0, visible: bool = True) -> Scored:
-    return Scored(f"p{number}", 80, visible, 0.5 + rise, 0.5, 0.5 + noise)
+def test_a_pair_is_decisive_where_no_other_such_lesion_stays():
+    pairs = list(pairs_of(Recipe("demo", 0, 12, "avi"), "train", None, 70))
+    alone = [len(pair.with_lesion.lesions) == 1 for pair in pairs]
+    assert [pair.is_decisive for pair in pairs] == alone  # every lesion of this preset is of 90 % or more
+    assert any(alone)
+    assert not all(alone)
+
+
+def scored(
+    number: int, rise: float, noise: float = 0.0, visible: bool = True, decisive: bool = False
+) -> Scored:
+    return Scored(f"p{number}", 80, visible, decisive, 0.5 + rise, 0.5, 0.5 + noise)
 
 
 def test_shares_count_rises_and_half_of_ties():
@@ -69,3 +79,15 @@ def test_hidden_lesions_are_counted_apart():
     assert numbers["visible/share_raised"] == 1.0
     assert numbers["not_visible/share_raised"] == 0.0
     assert numbers["num_pairs"] == 2
+
+
+def test_decisive_pairs_are_those_of_the_visible_ones_that_change_the_answer():
+    rows = [
+        scored(0, 0.2, decisive=True),
+        scored(1, -0.1),
+        scored(2, -0.3, visible=False, decisive=True),
+    ]
+    numbers = measure(rows, num_samples=20)
+    assert numbers["decisive/num_pairs"] == 1
+    assert numbers["decisive/share_raised"] == 1.0
+    assert numbers["visible/share_raised"] == 0.5
