@@ -176,7 +176,9 @@ _shared_counter: Any = None
 def _start_worker(counter: Any, messages: Any, level: int) -> None:
     global _shared_counter
     _shared_counter = counter
-    logging.basicConfig(level=level, handlers=[QueueHandler(messages)], force=True)
+    listened = QueueHandler(messages)
+    listened.setFormatter(logging.Formatter("%(message)s"))  # level and name are put before it where it is shown
+    logging.basicConfig(level=level, handlers=[listened], force=True)
     leave_with_parent()
 
 

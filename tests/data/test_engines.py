@@ -41,6 +41,20 @@ def test_a_process_that_is_killed_once_costs_no_film_and_no_byte(studies, tmp_pa
     assert seen == sorted(seen) and seen[-1] == 10
 
 
+def test_a_refused_film_is_told_in_the_same_words_by_one_process_and_by_several(studies, tmp_path, caplog):
+    broken = tmp_path / "broken.avi"
+    broken.write_bytes(b"no film")
+    studies = with_path(studies, 1, lambda path: broken)
+    caplog.set_level("INFO")
+    told = []
+    for name, settings in {"one": SMALL, "several": POOL}.items():
+        caplog.clear()
+        write_dataset(studies, tmp_path / name, settings)
+        told.append([each.getMessage() for each in caplog.records if "refused" in each.getMessage()])
+    assert len(told[0]) == 1
+    assert told[1] == told[0]
+
+
 @pytest.mark.slow
 def test_films_that_no_process_survives_are_refused_by_name_in_one_run(studies, tmp_path, caplog):
     deadly = deadly_film(tmp_path)
