@@ -24,6 +24,7 @@ from deepcoro.statistics.paired import Difference, compare
 
 ZERO_SHOT = "zero_shot"
 SHOWN = (
+    "*/R@5",
     "*/auroc",
     "*/auprc",
     "*/macro_auroc",
@@ -73,7 +74,7 @@ def compare_scored(
     runs = [*first, *second]
     rows = _common_rows(runs)
     names = [name for name in runs[0].answers if all(name in run.answers for run in runs)]
-    searches = [name for name in runs[0].searched if all(name in run.searched for run in runs)]
+    searches = _common_searches(runs)
     if not names and not searches:
         raise DataError(f"the runs have no question in common; the first one has {sorted(runs[0].answers)}")
     _refuse_other_labels(runs, rows, names)
@@ -113,6 +114,19 @@ def _common_rows(runs: Sequence[ScoredRows]) -> list[np.ndarray]:
     if not common:
         raise DataError("the runs have no row in common: they were evaluated on different data")
     return [np.array([place[clip] for clip in common]) for place in places]
+
+
+def _common_searches(runs: Sequence[ScoredRows]) -> list[str]:
+    """Those that all runs made by the same measures among the same films: what a search gets hangs on who else was there."""
+    if any(set(run.clips) != set(runs[0].clips) for run in runs):
+        return []
+    return [
+        name
+        for name, first in runs[0].searched.items()
+        if all(
+            name in run.searched and list(run.searched[name].measures) == list(first.measures) for run in runs
+        )
+    ]
 
 
 def _refuse_other_labels(

@@ -58,7 +58,8 @@ def run(config: RunConfig) -> int:
     patient_overlap = overlap(seen_of_state(saved.state()["data"]), parts.seen_in(split), split)
     model = load_model(config, parts, saved).to(accelerator.device)
     known = read_calibration(config.run_dir, saved.digest())
-    evaluated, numbers, notes = evaluate_split(model, config, parts, split, known=known)
+    metrics = build_metrics(config)
+    evaluated, numbers, notes = evaluate_split(model, config, parts, split, known=known, metrics=metrics)
     if distributed.rank() == 0:
         conflicts = parts.conflicting_labels.get(split, {})
         notes += run_notes(config, evaluated.unreadable, conflicts)
@@ -82,7 +83,6 @@ def run(config: RunConfig) -> int:
         if split == "val" and (evaluated.fixed or evaluated.intervals):
             _write_fixed(config.run_dir, saved.digest(), record, evaluated)
         write_split_predictions(config, parts, f"{record['data']}_{split}", evaluated, saved.epoch())
-        metrics = [metric.build() for metric in config.evaluate.metrics.values()]
         write_scored(scored_path(config.run_dir, record["data"], split), score_rows(evaluated, metrics))
         pictures = reconstruction_pictures(model, config, parts, evaluated, config.evaluate.num_examples)
         write_pictures(config.run_dir, pictures)
@@ -182,13 +182,13 @@ def evaluate_split(
     split: str,
     active: Sequence[str] | None = None,
     known: Calibration | None = None,
-    by: Sequence[str] | None = None,
+    metrics: Sequence[Measurement] | None = None,
 ) -> tuple[Evaluated, dict[str, float], list[str]]:
     """Embeds on all ranks; metrics are computed on rank 0 and are the same on every rank. Collective. `active`: as in `Wanted`.
 
-    `known`: thresholds and intervals that val chose; val itself chooses them here. `by`: columns of groups, those of the config unless given.
+    `known`: thresholds and intervals that val chose; val itself chooses them here. `metrics`: those of the config unless given.
     """
-    metrics = [metric.build() for metric in config.evaluate.metrics.values()]
+    metrics = build_metrics(config) if metrics is None else metrics
     evaluated = embed_split(model, config, parts, split, replace(wanted_by(metrics), active=active))
     measured: tuple[dict[str, float], list[str]] = ({}, [])
     if distributed.rank() == 0:
@@ -196,13 +196,17 @@ def evaluate_split(
         for metric in metrics:
             numbers, notes = metric.measure(evaluated)
             measured = (measured[0] | numbers, measured[1] + notes)
-        chosen = config.evaluate.by if by is None else by
+        settings = config.evaluate
         numbers, notes = measure_groups(
-            metrics, evaluated, chosen, config.evaluate.by_min_patients, config.evaluate.by_bins
+            metrics, evaluated, settings.by, settings.by_min_patients, settings.by_bins
         )
         measured = (measured[0] | numbers, measured[1] + notes)
     numbers, notes = distributed.broadcast_object(measured)
     return evaluated, numbers, notes
+
+
+def build_metrics(config: RunConfig) -> list[Measurement]:
+    return [metric.build() for metric in config.evaluate.metrics.values()]
 
 
 def _chosen(val: Evaluated, metrics: Sequence[Measurement]) -> Evaluated:
@@ -231,7 +235,8 @@ def evaluate_in_training(
     rank 0, some of its films. Collective; the caller's next step puts the model back into training mode.
     """
     by = [column for column in config.evaluate.by if column in LEAKS]
-    evaluated, numbers, _ = evaluate_split(model, config, parts, "val", active, by=by)
+    config = config.model_copy(update={"evaluate": config.evaluate.model_copy(update={"by": by})})
+    evaluated, numbers, _ = evaluate_split(model, config, parts, "val", active)
     if not config.tracking.log_films or distributed.rank():
         return numbers, []
     searches = retrieval_examples(config, parts, evaluated)
@@ -266,9 +271,8 @@ def write_split_predictions(
     heads = head_columns(evaluated)
     tells_films = bool(heads) or config.data.multi_video
     units = _units(config, parts, evaluated)
-    metrics = [metric.build() for metric in config.evaluate.metrics.values()]
     scores: dict[str, np.ndarray] = {}
-    for metric in metrics:
+    for metric in build_metrics(config):
         scores |= metric.film_scores(evaluated)
     table = Predictions(
         clips=evaluated.clips,

@@ -218,7 +218,7 @@ class Measurement:
         return {}
 
     def searched(self, evaluated: Evaluated) -> dict[str, Searched]:
-        """Searches that it makes, by the prefix of their numbers. As slow as `measure`."""
+        """Searches that it makes, by the prefix of their numbers."""
         return {}
 
     def followed(self, evaluated: Evaluated) -> dict[str, Followed]:

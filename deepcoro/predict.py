@@ -14,7 +14,7 @@ from deepcoro.data.units import Units
 from deepcoro.embed import embed_reports, embed_split
 from deepcoro.embeddings import UNIT_SPACE, Slots, slots_of_rows, write_embeddings, write_table
 from deepcoro.engine import start_accelerator
-from deepcoro.evaluate import load_model, open_checkpoint, wanted_by, write_split_predictions
+from deepcoro.evaluate import build_metrics, load_model, open_checkpoint, wanted_by, write_split_predictions
 from deepcoro.evaluated import Evaluated
 from deepcoro.fields.video import frame_indices
 from deepcoro.run_config import RunConfig
@@ -43,7 +43,7 @@ def run(config: RunConfig) -> int:
 def _predict(
     model: nn.Module, config: RunConfig, parts: Parts, split: str, about: dict[str, Any], epoch: int | None
 ) -> None:
-    metrics = [metric.build() for metric in config.evaluate.metrics.values()]
+    metrics = build_metrics(config)
     evaluated = embed_split(model, config, parts, split, replace(wanted_by(metrics), each_clip=True))
     if distributed.rank() != 0:
         return

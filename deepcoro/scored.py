@@ -49,7 +49,7 @@ class ScoredRows:
     followed: Mapping[str, Followed] = field(default_factory=dict)
     """Events with their times, by the prefix of their metrics."""
     searched: Mapping[str, Searched] = field(default_factory=dict)
-    """Searches by the prefix of their metrics; only where `searches_of` was asked: no file holds them."""
+    """Searches, by the prefix of their metrics."""
 
 
 def scored_path(run_dir: Path, data: str, split: str) -> Path:
@@ -57,11 +57,13 @@ def scored_path(run_dir: Path, data: str, split: str) -> Path:
 
 
 def score_rows(evaluated: Evaluated, metrics: Sequence[Measurement]) -> ScoredRows:
-    """Answers of all heads, and of metrics that put questions of their own."""
+    """Answers of all heads, and of metrics that put questions of their own; what followed, and what searches found."""
     answers: dict[str, Answer] = {}
     followed: dict[str, Followed] = {}
+    searched: dict[str, Searched] = {}
     for metric in metrics:
         followed |= metric.followed(evaluated)
+        searched |= metric.searched(evaluated)
         for name, (said, truth) in metric.answers(evaluated).items():
             answers[name] = Answer("zero_shot", said[:, None], truth)
     for name, head in evaluated.heads.items():
@@ -76,12 +78,7 @@ def score_rows(evaluated: Evaluated, metrics: Sequence[Measurement]) -> ScoredRo
             head.class_names() if head.num_classes > 2 or said.shape[1] > 1 else (),
             fixed and fixed.threshold,
         )
-    return ScoredRows(evaluated.clips, evaluated.patients, answers, followed)
-
-
-def searches_of(evaluated: Evaluated, metrics: Sequence[Measurement]) -> dict[str, Searched]:
-    """Searches of all metrics, made once more."""
-    return {name: each for metric in metrics for name, each in metric.searched(evaluated).items()}
+    return ScoredRows(evaluated.clips, evaluated.patients, answers, followed, searched)
 
 
 def write_scored(path: Path, rows: ScoredRows) -> None:
@@ -95,6 +92,11 @@ def write_scored(path: Path, rows: ScoredRows) -> None:
     arrays |= {
         f"{name}:{part}": getattr(each, part) for name, each in rows.followed.items() for part in _ROWS
     }
+    arrays |= {
+        f"{name}:{part}": getattr(each, part)
+        for name, each in rows.searched.items()
+        for part in ("query", "got")
+    }
     outcomes = {
         name: {"head": each.head, "threshold": each.threshold} for name, each in rows.followed.items()
     }
@@ -105,6 +107,7 @@ def write_scored(path: Path, rows: ScoredRows) -> None:
         patient=np.array([patient or "" for patient in rows.patients], np.str_),
         facts=np.array(json.dumps(facts)),
         outcomes=np.array(json.dumps(outcomes)),
+        searches=np.array(json.dumps({name: list(each.measures) for name, each in rows.searched.items()})),
         **arrays,
     )
     atomic.write_bytes(path, payload.getvalue())
@@ -132,5 +135,10 @@ def read_scored(path: Path) -> ScoredRows:
             name: Followed(**facts, **{part: arrays[f"{name}:{part}"] for part in _ROWS})
             for name, facts in outcomes.items()
         }
+        searches = json.loads(str(arrays["searches"])) if "searches" in arrays else {}
+        searched = {
+            name: Searched(measures, arrays[f"{name}:query"], arrays[f"{name}:got"])
+            for name, measures in searches.items()
+        }
         patients = [patient or None for patient in arrays["patient"].tolist()]
-        return ScoredRows(arrays["clip"].tolist(), patients, answers, followed)
+        return ScoredRows(arrays["clip"].tolist(), patients, answers, followed, searched)

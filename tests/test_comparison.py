@@ -1,6 +1,7 @@
 """Runs compared by what their evaluations left behind: the same rows, the same labels, seeds apart."""
 
 import csv
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +12,8 @@ from sklearn.metrics import mean_absolute_error, roc_auc_score
 from deepcoro.calibrated import Fixed
 from deepcoro.comparison import compare_runs, holm, markdown, shown, table
 from deepcoro.config import DataError
-from deepcoro.evaluated import Evaluated, Head
+from deepcoro.evaluated import Evaluated, Head, Measurement
+from deepcoro.metrics import retrieval
 from deepcoro.scored import score_rows, scored_path, write_scored
 from tests.metrics.heads import BINARY, MULTICLASS, REGRESSION, evaluated
 from tests.tools.command import call_tool
@@ -51,9 +53,23 @@ def split(noise: float, seed: int = 0) -> Evaluated:
     return evaluated(heads, said, labels, fixed=fixed)
 
 
-def run(folder: Path, data: Evaluated, name: str = "mine") -> Path:
-    write_scored(scored_path(folder, name, "test"), score_rows(data, []))
+def run(folder: Path, data: Evaluated, name: str = "mine", metrics: Sequence[Measurement] = ()) -> Path:
+    write_scored(scored_path(folder, name, "test"), score_rows(data, metrics))
     return folder
+
+
+def searching(noise: float) -> Evaluated:
+    """Films and their 20 reports in one space; no heads."""
+    draw = np.random.default_rng(0)
+    texts = draw.normal(size=(20, 8))
+    text_of_film = draw.integers(0, 20, COUNT)
+    text_of_film[3] = -1
+    films = texts[text_of_film] + noise * np.random.default_rng(1).normal(size=(COUNT, 8))
+    unit = [each / np.linalg.norm(each, axis=1, keepdims=True) for each in (films, texts)]
+    return evaluated(
+        {}, {}, {"side": ["left"] * COUNT}, films=unit[0].astype(np.float32), texts=[str(text) for text in range(20)],
+        text_embeddings=unit[1].astype(np.float32), text_of_film=text_of_film,
+    )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +119,43 @@ def test_seeds_are_averaged_and_their_spread_is_told(runs):
     assert set(shown(compared, ["*/auroc"])) == {
         key for key in compared.differences if key.endswith("/auroc")
     }
+
+
+def test_searches_are_compared_over_the_same_patients(tmp_path):
+    near, far = (searching(noise) for noise in (0.3, 1.5))
+    runs = [
+        run(tmp_path / name, data, metrics=[retrieval.Config(bootstrap_samples=0).build()])
+        for name, data in {"near": near, "far": far}.items()
+    ]
+    compared = compare_runs([runs[0]], [runs[1]], None, 60, 0)
+    one, other = (retrieval.Config(bootstrap_samples=0).build().measure(data)[0] for data in (near, far))
+    for key in ("retrieval/text_to_video/R@5", "retrieval/video_to_text/MRR"):
+        found = compared.differences[key]
+        assert (found.first, found.second) == pytest.approx((one[key], other[key]))
+        assert found.low < found.value < found.high
+    assert "retrieval/text_to_video/R@5" in markdown(compared, ("near", "far"))
+
+
+def test_searches_among_other_films_or_of_other_measures_are_not_compared(tmp_path):
+    metric = retrieval.Config(bootstrap_samples=0).build()
+    whole = run(tmp_path / "whole", with_heads(searching(0.3)), metrics=[metric])
+    fewer = with_heads(searching(0.3)).only(np.arange(COUNT) >= 10)
+    others = [
+        run(tmp_path / "fewer", fewer, metrics=[metric]),
+        run(
+            tmp_path / "wider", with_heads(searching(0.3)), metrics=[retrieval.Config(recall_at=(2,)).build()]
+        ),
+    ]
+    for other in others:
+        found = compare_runs([whole], [other], None, 0, 0).differences
+        assert "probe/cto/auroc" in found
+        assert not any(key.startswith("retrieval") for key in found)
+
+
+def with_heads(data: Evaluated) -> Evaluated:
+    """One more question, put to all rows."""
+    heads = split(0.6)
+    return replace(data, heads=heads.heads, rows=heads.rows, labels=heads.labels)
 
 
 def test_rows_that_one_run_lacks_are_left_out_and_counted(runs, tmp_path):

@@ -8,7 +8,7 @@ import pytest
 from deepcoro.calibrated import Calibration, Fixed, read_calibration, write_calibration
 from deepcoro.config import DataError
 from deepcoro.evaluated import Head
-from deepcoro.metrics import survival, zero_shot
+from deepcoro.metrics import retrieval, survival, zero_shot
 from deepcoro.scored import read_scored, score_rows, scored_path, write_scored
 from tests.metrics.heads import MULTICLASS, REGRESSION, evaluated, findings
 
@@ -71,6 +71,27 @@ def test_times_to_events_come_back_with_the_threshold_of_their_head(tmp_path):
     assert found.time.tolist() == [5, 9, 2, 30] and found.event.tolist() == [True, False, False, False]
     assert found.patient.tolist() == [0, 0, 2, 2]
     np.testing.assert_array_equal(found.score, data.rows["probe/a_cto/prediction"][[0, 1, 4, 5], 0])
+
+
+def test_searches_come_back_and_films_without_a_report_stand_behind_none(tmp_path):
+    draw = np.random.default_rng(0)
+    data = replace(
+        findings(num_heads=1, count=6),
+        films=draw.normal(size=(6, 3)).astype(np.float32),
+        texts=["a", "b"],
+        text_embeddings=draw.normal(size=(2, 3)).astype(np.float32),
+        text_of_film=np.array([0, 1, -1, 1, 0, 1]),
+    )
+    metric = retrieval.Config(recall_at=(1, 2), bootstrap_samples=0).build()
+    path = scored_path(tmp_path, "mine", "test")
+    write_scored(path, score_rows(data, [metric]))
+    found = read_scored(path).searched
+    assert sorted(found) == ["retrieval/text_to_video", "retrieval/video_to_text"]
+    for name, each in metric.searched(data).items():
+        assert list(found[name].measures) == ["R@1", "R@2", "MRR"]
+        np.testing.assert_array_equal(found[name].query, each.query)
+        np.testing.assert_array_equal(found[name].got, each.got)
+        assert found[name].query[2] == -1
 
 
 def test_what_is_no_such_file_is_refused(tmp_path):

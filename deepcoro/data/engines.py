@@ -177,7 +177,8 @@ def _start_worker(counter: Any, messages: Any, level: int) -> None:
     global _shared_counter
     _shared_counter = counter
     listened = QueueHandler(messages)
-    listened.setFormatter(logging.Formatter("%(message)s"))  # level and name are put before it where it is shown
+    # level and name are put before the words where they are shown
+    listened.setFormatter(logging.Formatter("%(message)s"))
     logging.basicConfig(level=level, handlers=[listened], force=True)
     leave_with_parent()
 

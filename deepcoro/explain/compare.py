@@ -6,13 +6,15 @@ from torch import nn
 
 from deepcoro import checkpoint
 from deepcoro.build import Parts
+from deepcoro.evaluate import build_metrics
 from deepcoro.explain.metadata import Baseline, Judged, metadata_baseline
-from deepcoro.explain.paired import all_rows, beside_metadata, differences, gaps
+from deepcoro.explain.paired import beside_metadata, differences, gaps
 from deepcoro.explain.shortcuts import CHANGES, CLIP_CHANGES, measure_changes
 from deepcoro.metrics.zero_shot import Task
 from deepcoro.objectives import linear_probing
 from deepcoro.report_shortcuts import Shortcuts
 from deepcoro.run_config import RunConfig
+from deepcoro.scored import score_rows
 from deepcoro.statistics.findings import class_part
 
 _MEASURES = ("auroc", "auprc", "macro_auroc", "mae")
@@ -34,8 +36,8 @@ def compare_shown_less(
     numbers, evaluated = measure_changes(
         model, config, parts, split, CHANGES | (CLIP_CHANGES if takes_clips else {})
     )
-    metrics = [each.build() for each in config.evaluate.metrics.values()]
-    rows = {name: all_rows(each, metrics) for name, each in evaluated.items()}
+    metrics = build_metrics(config)
+    rows = {name: score_rows(each, metrics) for name, each in evaluated.items()}
     paired = {
         name: differences(rows["whole"], each, numbers["whole"])
         for name, each in rows.items()

@@ -7,20 +7,14 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from deepcoro.comparison import ZERO_SHOT, compare_scored
-from deepcoro.evaluated import Evaluated, Measurement
 from deepcoro.explain.metadata import Foretold
 from deepcoro.judged import BINARY, CLASSES, REGRESSION
 from deepcoro.report_shortcuts import Bounded, is_headline
-from deepcoro.scored import Answer, ScoredRows, score_rows, searches_of
+from deepcoro.scored import Answer, ScoredRows
 
 _NUM_SAMPLES = 1000
 _WORSE = {"auroc": 1.0, "macro_auroc": 1.0, "R@5": 1.0, "mae": -1.0}
 """Measures whose loss is told, and the sign that makes a loss of the difference (without a random clip less without the top clip)."""
-
-
-def all_rows(evaluated: Evaluated, metrics: Sequence[Measurement]) -> ScoredRows:
-    """Answers and searches of a split."""
-    return replace(score_rows(evaluated, metrics), searched=searches_of(evaluated, metrics))
 
 
 def differences(one: ScoredRows, other: ScoredRows, numbers: Mapping[str, float]) -> dict[str, Bounded]:

@@ -12,7 +12,7 @@ from typing import Literal
 
 import numpy as np
 import pydantic
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from deepcoro.bootstrap import HIGH, LOW, mean_intervals, patient_rows
 from deepcoro.config import Block
@@ -89,6 +89,8 @@ class Retrieval(Measurement):
 
     def __init__(self, config: Config) -> None:
         self.config = config
+        self._kept: tuple[Evaluated, _Found] | None = None
+        """The first split that was searched: its searches are asked for again, to be written beside the answers of heads."""
 
     def measure(self, evaluated: Evaluated) -> tuple[dict[str, float], list[str]]:
         """Flat metrics of an evaluated split, and a sentence for what could not be measured. Nothing without a shared space."""
@@ -96,14 +98,20 @@ class Retrieval(Measurement):
             return {}, []
         missing = [name for name in self.config.strata if name not in evaluated.labels]
         notes = [f"retrieval/within_stratum: the data have no label {missing}"] if missing else []
-        numbers = self.compute(
+        return self._numbers(self._found(evaluated)), notes
+
+    def _found(self, evaluated: Evaluated) -> "_Found":
+        if self._kept is not None and self._kept[0] is evaluated:
+            return self._kept[1]
+        found = _search_all(
             evaluated.films,
             evaluated.text_embeddings,
             evaluated.text_of_film,
             evaluated.patients,
             self._strata_of(evaluated),
         )
-        return numbers, notes
+        self._kept = self._kept or (evaluated, found)
+        return found
 
     def _strata_of(self, evaluated: Evaluated) -> np.ndarray | None:
         """None where the data lack a label, too."""
@@ -116,13 +124,9 @@ class Retrieval(Measurement):
         """R@k and MRR of every search; nothing without a shared space or without a film that has a text."""
         if not evaluated.shares_space or not (evaluated.text_of_film >= 0).any():
             return {}
-        everything = _everything(
-            evaluated.films, evaluated.text_embeddings, evaluated.text_of_film, evaluated.patients
-        )
-        galleries = _strata_galleries(everything, self._strata_of(evaluated))
         return {
             f"retrieval/{name}": self._by_row(searches, len(evaluated.films))
-            for name, searches in _searches(everything, galleries).items()
+            for name, searches in self._found(evaluated).searches.items()
         }
 
     def _by_row(self, searches: list["_Search"], num_rows: int) -> Searched:
@@ -148,30 +152,30 @@ class Retrieval(Measurement):
         Without a single film that has a text only the counts come back. Intervals resample patients (deepcoro.bootstrap)
         with the films and texts searched left as they are: copies of a film in the search would only make ties.
         """
-        everything = _everything(films, texts, text_of_film, patients)
-        known = text_of_film >= 0
-        paired = everything.only(known)
+        return self._numbers(_search_all(films, texts, text_of_film, patients, strata))
+
+    def _numbers(self, found: "_Found") -> dict[str, float]:
+        known, everything, paired = found.known, found.everything, found.paired
         metrics = {
             "retrieval/num_films": float(known.sum()),
             "retrieval/num_films_without_report": float((~known).sum()),
-            "retrieval/num_distinct_reports": float(len(texts)),
+            "retrieval/num_distinct_reports": float(len(everything.texts)),
             "retrieval/num_patients": float(len(np.unique(paired.patient_of_film))),
             "retrieval/text_to_video/num_queries": float(len(paired.texts)),
-            "retrieval/text_to_video/num_queries_excluded": float(len(texts) - len(paired.texts)),
+            "retrieval/text_to_video/num_queries_excluded": float(len(everything.texts) - len(paired.texts)),
             "retrieval/video_to_text/num_queries": float(known.sum()),
             "retrieval/video_to_text/num_queries_excluded": float((~known).sum()),
         }
         if not known.any():
             return metrics
-        galleries = _strata_galleries(everything, strata)
-        for name, searches in _searches(everything, galleries).items():
+        for name, searches in found.searches.items():
             metrics |= self._scores(name, searches)
         metrics |= self._control("text_to_video", [paired])
-        if galleries:
-            metrics |= self._control("text_to_video/within_stratum", galleries)
-        if strata is not None:
-            num_films = sum(len(each.films) for each in galleries)
-            metrics["retrieval/num_strata"] = float(len(galleries))
+        if found.of_strata:
+            metrics |= self._control("text_to_video/within_stratum", found.of_strata)
+        if found.of_strata is not None:
+            num_films = sum(len(each.films) for each in found.of_strata)
+            metrics["retrieval/num_strata"] = float(len(found.of_strata))
             metrics["retrieval/num_films_without_stratum"] = float(known.sum()) - num_films
         return metrics
 
@@ -289,29 +293,57 @@ def _film_queries(gallery: _Gallery) -> _Search:
     )
 
 
-def _everything(
-    films: np.ndarray, texts: np.ndarray, text_of_film: np.ndarray, patients: Sequence | np.ndarray | None
-) -> _Gallery:
-    return _Gallery(
+@dataclass(frozen=True)
+class _Found:
+    """All searches of a split."""
+
+    everything: _Gallery
+    """Films without a text among them."""
+    paired: _Gallery
+    """Films with a text, and their texts."""
+    of_strata: list[_Gallery] | None
+    """None where no strata are asked for."""
+    searches: dict[str, list[_Search]]
+    """By their name; empty where no film has a text."""
+
+    @property
+    def known(self) -> Bool[np.ndarray, "film"]:
+        """Which films have a text."""
+        return self.everything.text_of_film >= 0
+
+
+def _search_all(
+    films: np.ndarray,
+    texts: np.ndarray,
+    text_of_film: np.ndarray,
+    patients: Sequence | np.ndarray | None,
+    strata: Sequence | np.ndarray | None,
+) -> _Found:
+    everything = _Gallery(
         films, texts, text_of_film, patient_rows(patients, len(films)), row_of_film=np.arange(len(films))
     )
+    known = text_of_film >= 0
+    paired = everything.only(known)
+    of_strata = None if strata is None else _strata_galleries(everything, strata)
+    searches = _searches(everything, paired, of_strata or []) if known.any() else {}
+    return _Found(everything, paired, of_strata, searches)
 
 
-def _strata_galleries(everything: _Gallery, strata: Sequence | np.ndarray | None) -> list[_Gallery]:
+def _strata_galleries(everything: _Gallery, strata: Sequence | np.ndarray) -> list[_Gallery]:
     """Films with a text, by the key of their stratum."""
-    if strata is None:
-        return []
     known = everything.text_of_film >= 0
     keys = np.array([None if _is_missing(key) else str(key) for key in strata], dtype=object)
     names = sorted({key for key in keys[known] if key is not None})
     return [everything.only(known & (keys == name)) for name in names]
 
 
-def _searches(everything: _Gallery, of_strata: Sequence[_Gallery]) -> dict[str, list[_Search]]:
+def _searches(
+    everything: _Gallery, paired: _Gallery, of_strata: Sequence[_Gallery]
+) -> dict[str, list[_Search]]:
     """By their name; some film has a text."""
     known = everything.text_of_film >= 0
     found = {
-        "text_to_video": [_text_queries(everything.only(known))],
+        "text_to_video": [_text_queries(paired)],
         "video_to_text": [_film_queries(everything.only(known, keep_idle_texts=True))],
     }
     if of_strata:

@@ -30,12 +30,12 @@ def test_a_patient_does_not_depend_on_the_others():
     assert films_of(preset, 3, alone[0]) == films_of(preset, 3, among[0])
 
 
-def test_the_life_size_preset_is_small_with_vessels_as_wide_as_they_are():
+def test_the_life_size_preset_is_small_with_vessels_as_wide_as_they_are_and_the_pixels_that_they_want():
     small, life_size = (
         preset_named(name).model_dump(exclude={"name"}) for name in ("small", "small_life_size")
     )
-    assert {name for name in small if small[name] != life_size[name]} == {"vessel_scale"}
-    assert life_size["vessel_scale"] == 1.0 and life_size["size_px"] >= 112
+    assert {name for name in small if small[name] != life_size[name]} == {"vessel_scale", "size_px"}
+    assert life_size["vessel_scale"] == 1.0 and life_size["size_px"] == 224
 
 
 def test_another_seed_is_another_cohort():

@@ -11,10 +11,10 @@ from sklearn.metrics import average_precision_score, mean_absolute_error, roc_au
 from deepcoro.config import DataError
 from deepcoro.evaluated import Evaluated, Head, Searched
 from deepcoro.explain.metadata import Foretold
-from deepcoro.explain.paired import all_rows, beside_metadata, differences, gaps
+from deepcoro.explain.paired import beside_metadata, differences, gaps
 from deepcoro.explain.shortcuts import Altered, first_frame, middle_frame
 from deepcoro.metrics import classification, regression, retrieval
-from deepcoro.scored import Answer, ScoredRows
+from deepcoro.scored import Answer, ScoredRows, score_rows
 from tests.metrics.heads import BINARY, MULTICLASS, REGRESSION, evaluated, known
 
 NUM = 80
@@ -66,7 +66,7 @@ def numbers_of(data: Evaluated) -> dict[str, float]:
 
 
 def apart(one: Evaluated, other: Evaluated) -> dict[str, tuple[float, float, float]]:
-    return differences(all_rows(one, METRICS), all_rows(other, METRICS), numbers_of(one))
+    return differences(score_rows(one, METRICS), score_rows(other, METRICS), numbers_of(one))
 
 
 def by_hand(measures: Sequence[Callable[[np.ndarray], float]]) -> tuple[float, float, float]:
@@ -175,7 +175,7 @@ def test_a_search_that_some_rows_take_no_part_in_is_numbered_anew():
 
 def test_a_gap_is_how_much_worse_each_head_is_without_the_top_clip_than_without_a_random_one():
     random, top = model(0.6, 1), model(1.5, 2)
-    told = gaps(all_rows(random, METRICS), all_rows(top, METRICS), numbers_of(random))
+    told = gaps(score_rows(random, METRICS), score_rows(top, METRICS), numbers_of(random))
     assert {key.rsplit("/", 1)[-1] for key in told} == {"auroc", "macro_auroc", "mae", "R@5"}
     whole = numbers_of(random), numbers_of(top)
     gap, low, high = told["probe/cto/auroc"]

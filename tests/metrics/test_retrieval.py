@@ -244,3 +244,24 @@ def test_searches_told_by_rows_have_the_numbers_as_their_means():
             got = {query: each.got[row, column] for row, query in enumerate(each.query) if query >= 0}
             assert np.mean(list(got.values())) == pytest.approx(numbers[f"{name}/{key}"])
             assert all(each.got[row, column] == got[each.query[row]] for row in np.flatnonzero(asked))
+
+
+def test_a_split_that_was_measured_is_not_searched_again_and_another_one_is(monkeypatch):
+    films, texts, text_of_film, patients = random_set()
+    data = evaluated(
+        {}, {}, {"side": ["left"] * 60}, films=films, texts=[str(text) for text in range(13)], text_embeddings=texts,
+        text_of_film=text_of_film, patients=patients.tolist(),
+    )  # fmt: skip
+    half = data.only(np.arange(60) < 30)
+    expected = {id(each): metric().searched(each) for each in (data, half)}
+    made = []
+    search = retrieval._search_all
+    monkeypatch.setattr(retrieval, "_search_all", lambda *given: made.append(1) or search(*given))
+    measured = metric()
+    for each, times in ((data, 1), (half, 2), (data, 2)):
+        measured.measure(each)
+        assert len(made) == times
+    for each in (data, half):
+        found = measured.searched(each)
+        assert all(np.array_equal(found[name].got, want.got, equal_nan=True) for name, want in expected[id(each)].items())  # fmt: skip
+    assert len(made) == 3
