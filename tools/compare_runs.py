@@ -24,7 +24,8 @@ examples:
 
 what is compared:
   Findings of heads and zero-shot tasks that all runs have, on the rows that all runs have; labels must be the same. Sensitivity and
-  the like are those at each run's own threshold, where its val chose one. One patient's films are drawn together.
+  the like are those at each run's own threshold, where its val chose one. What searches found (R@k, MRR) where all runs searched
+  among the same films. One patient's films are drawn together.
 
 exit codes: 0 done, 2 the command or a run is at fault (one line says how), 1 a bug.
 """
