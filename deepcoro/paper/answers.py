@@ -10,6 +10,7 @@ from deepcoro.data.collection import Collection
 from deepcoro.paper.model_card import (
     data_facts,
     groups_measured,
+    imported_from,
     limits,
     model_facts,
     numbers_of,
@@ -100,8 +101,9 @@ def _of_the_data(record: Record) -> dict[str, str | None]:
 
 def _of_the_model(record: Record) -> dict[str, str | None]:
     config, start = record.config, dict(record.starts[-1]) if record.starts else None
-    return {
-        "model": _joined(model_facts(record.tree, parameter_counts(record.run_dir))),
+    origin = imported_from(record.run_dir)
+    told = {
+        "model": _joined(model_facts(record.tree, parameter_counts(record.run_dir), origin)),
         "training": _joined(
             [
                 *training_facts(record.tree, {"starts": record.starts}, record.history),
@@ -122,6 +124,8 @@ def _of_the_model(record: Record) -> dict[str, str | None]:
             else None
         ),
     }
+    # of a model that was trained elsewhere the config says how it is built, not how it was trained
+    return told | dict.fromkeys(("training", "initialisation", "selection"), None) if origin else told
 
 
 def _of_the_results(record: Record) -> dict[str, str | None]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from deepcoro import atomic, report_tables
+from deepcoro import atomic, checkpoint, report_tables
 from deepcoro.aggregates import FEWEST, is_small, shareable
 from deepcoro.page import render_page
 from deepcoro.paper.sheets import Sheet, sheets
@@ -48,18 +48,32 @@ def write_model_card(run_dir: Path, inputs: ReportInputs) -> Path:
 def render_model_card(run_dir: Path, inputs: ReportInputs) -> str:
     config = yaml.safe_load(without_places(inputs.config_text)) if inputs.config_text else {}
     record, documents = read_record(run_dir), inputs.documents
+    origin = imported_from(run_dir)
     return render_page(
         CARD,
         {"plain": plain},
         name=inputs.run_name,
-        model=model_facts(config, parameter_counts(run_dir)),
+        model=model_facts(config, parameter_counts(run_dir), origin),
         data=data_facts(_json(run_dir / "data.json")),
         splits=record.get("splits", {}),
-        training=training_facts(config, record, inputs.history),
+        training=(
+            [("trained", f"with {origin}; nothing of that is recorded here")]
+            if origin
+            else training_facts(config, record, inputs.history)
+        ),
         evaluations=[_evaluation(document, inputs) for document in documents],
         limits=list(limits(documents, runs_with_other_seeds(run_dir), inputs.shortcuts is not None)),
-        unknown=list(unknown(config, record, documents)),
+        unknown=list(unknown(config, record, documents, origin)),
     )
+
+
+def imported_from(run_dir: Path) -> str | None:
+    """The trainer that the model of a run folder comes from, where `tools/import_checkpoint.py` wrote it; None for a run of ours."""
+    pointer = run_dir / "checkpoints" / "latest"
+    saved = checkpoint.Checkpoint(pointer.parent / pointer.read_text()) if pointer.is_file() else None
+    if saved is None or not (saved.folder / checkpoint.STATE).is_file():
+        return None
+    return saved.state().get("imported", {}).get("imported_from")
 
 
 def plain(value: object) -> str:
@@ -72,14 +86,16 @@ def plain(value: object) -> str:
     return words
 
 
-def model_facts(config: Mapping[str, Any], parameters: Mapping[str, int]) -> Iterator[Fact]:
-    """Architecture and size."""
+def model_facts(
+    config: Mapping[str, Any], parameters: Mapping[str, int], origin: str | None = None
+) -> Iterator[Fact]:
+    """Architecture and size. `origin`: as `imported_from` says."""
     towers, video = config.get("towers") or {}, _field(config, "video")
     for name, tower in towers.items():
         if tower:
             chosen = [tower.get(key) for key in ("type", "variant", "model") if tower.get(key)]
             frozen = tower.get(f"{name}_freeze_ratio") or 0
-            yield f"{name} tower", f"{', '.join(map(str, chosen))}; from {start_of(tower)}; {frozen:.0%} frozen"
+            yield f"{name} tower", f"{', '.join(map(str, chosen))}; from {start_of(tower, origin)}; {frozen:.0%} frozen"
     if video:
         yield "input", f"{video.get('frames')} frames of {video.get('size_px')} px a film"
     pooler = (config.get("pooler") or {}).get("type")
@@ -93,8 +109,10 @@ def model_facts(config: Mapping[str, Any], parameters: Mapping[str, int]) -> Ite
         yield "parameters", f"{sum(parameters.values()):,} ({parts})"
 
 
-def start_of(tower: Mapping[str, Any]) -> str:
-    """The weights that a tower had before the first step."""
+def start_of(tower: Mapping[str, Any], origin: str | None = None) -> str:
+    """The weights that a tower had before the first step; of an imported model, which made no step here, those that it has."""
+    if origin:
+        return f"weights that {origin} trained"
     if tower.get("weights"):
         return "weights it was given"
     if tower.get("type") != "text_hf" or tower.get("from_scratch"):
@@ -223,17 +241,22 @@ def limits(
 
 
 def unknown(
-    config: Mapping[str, Any], record: Mapping[str, Any], documents: Sequence[Mapping[str, Any]]
+    config: Mapping[str, Any],
+    record: Mapping[str, Any],
+    documents: Sequence[Mapping[str, Any]],
+    origin: str | None = None,
 ) -> Iterator[str]:
     """What a reader would want to know and the record does not tell."""
     yield "Where and when the films were taken, and with which consent or waiver."
     yield "Who wrote the reports or labels, with which training, and how far readers agree."
     if not groups_measured(documents) & {"vendor", "manufacturer"}:
         yield "How the numbers differ between makers of X-ray systems."
-    starts = [start_of(tower) for tower in (config.get("towers") or {}).values() if tower]
+    starts = [start_of(tower, origin) for tower in (config.get("towers") or {}).values() if tower]
     if any(start != "random weights" for start in starts):
         yield "Whom the weights it started from were trained on, beyond what their own record says."
-    if not record:
+    if origin:
+        yield "On whom, on what machine and how it was trained, and how its checkpoint was chosen."
+    elif not record:
         yield "On what machine and with which code it was trained: the run is older than its record."
 
 

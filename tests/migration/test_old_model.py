@@ -11,7 +11,9 @@ from deepcoro.inference.trained import open_trained
 from deepcoro.migration.names import NAMES, UNKNOWN, renamed
 from deepcoro.migration.old_checkpoint import read_old_checkpoint
 from deepcoro.migration.old_model import import_model
+from deepcoro.paper.model_card import render_model_card
 from deepcoro.poolers import multi_instance
+from deepcoro.report import read_inputs
 from tests.migration import original
 from tests.migration.old_files import (
     CLIP,
@@ -185,6 +187,17 @@ def test_an_imported_run_answers_for_studies_and_is_not_trained_on(probe):
     assert Answerer(probe[2] / "run", device="cpu").answers_for_studies
     with as_launched("ddp"):
         assert main([str(probe[2] / "run" / "config.yaml"), "data.shards=nowhere"]) == 2
+
+
+def test_the_card_of_an_imported_run_claims_no_training_that_was_not_done_here(probe):
+    run_dir = probe[2] / "run"
+    card = render_model_card(run_dir, read_inputs(run_dir))
+    assert "video tower: video\\_mvit" in card
+    assert "from weights that DeepCORO\\_CLIP trained" in card
+    assert "- trained: with DeepCORO\\_CLIP; nothing of that is recorded here" in card
+    assert "On whom, on what machine and how it was trained" in card
+    assert "random weights" not in card
+    assert "learning rate" not in card
 
 
 def refusal(old, run_dir):
