@@ -6,8 +6,9 @@
 
 FOLDER is one that tools/make_demo_data.py made; its recipe is read, its films need not be there. The patients of --split are used, which
 must not be those of the training. A lesion is visible where it changes 0.04 % of a frame (20 px at 224 px) by 25 grey levels and contrast
-shows half of its segment; a model that sees lesions raises the score in at least 90 % of visible pairs. A visible pair is decisive where no other
-lesion of --min_stenosis is left without it, so that the right answer changes. The control changes nothing but noise and background. --vendors films each scene with each make of machine: train on a folder of `make_demo_data.py --vendors Aster Borealis` to
+shows half of its segment; a model that sees lesions raises the score in at least 90 % of visible pairs. A visible pair is decisive where
+no other lesion of --min_stenosis is left without it, so that the right answer changes. The control changes nothing but noise and
+background. --vendors films each scene with each make of machine: train on a folder of `make_demo_data.py --vendors Aster Borealis` to
 see what the third does. RUN/counterfactuals.json holds the numbers.
 
 exit codes: 0 done, 2 the command or the data are at fault (one line says how), 1 a bug.

@@ -19,7 +19,7 @@ from deepcoro.angiography.write_dicom import Header, write_dicom
 from deepcoro.config import ConfigError
 
 FolderFormat = Literal["mixed", "dicom", "avi"]
-_GENERATION = 5
+_GENERATION = 6
 """Raise it when the same recipe gives other pixels or texts."""
 
 
