@@ -74,7 +74,9 @@ def compare_scored(
     runs = [*first, *second]
     rows = _common_rows(runs)
     names = [name for name in runs[0].answers if all(name in run.answers for run in runs)]
-    searches = _common_searches(runs)
+    num_left_out = len(set().union(*(run.clips for run in runs))) - len(rows[0])
+    # what a search gets hangs on the films that it goes through
+    searches = [] if num_left_out else _common_searches(runs)
     if not names and not searches:
         raise DataError(f"the runs have no question in common; the first one has {sorted(runs[0].answers)}")
     _refuse_other_labels(runs, rows, names)
@@ -89,8 +91,7 @@ def compare_scored(
         for run, own, found in zip(runs, rows, searched, strict=True)
     ]
     found = compare(statistics[: len(first)], statistics[len(first) :], num_patients, num_samples, seed)
-    everyone = len(set().union(*(run.clips for run in runs)))
-    return Compared(data, len(rows[0]), num_patients, everyone - len(rows[0]), found)
+    return Compared(data, len(rows[0]), num_patients, num_left_out, found)
 
 
 def _only_common(runs: Sequence[Path]) -> str:
@@ -117,9 +118,7 @@ def _common_rows(runs: Sequence[ScoredRows]) -> list[np.ndarray]:
 
 
 def _common_searches(runs: Sequence[ScoredRows]) -> list[str]:
-    """Those that all runs made by the same measures among the same films: what a search gets hangs on who else was there."""
-    if any(set(run.clips) != set(runs[0].clips) for run in runs):
-        return []
+    """Those that all runs made, by the same measures."""
     return [
         name
         for name, first in runs[0].searched.items()

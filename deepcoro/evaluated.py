@@ -106,10 +106,11 @@ class Searched:
     """What that search got; its mean over searches is the number. NaN = none."""
 
     def only(self, rows: Int[np.ndarray, "row"]) -> "Searched":
-        """The rows chosen; their searches are numbered anew, in the old order."""
+        """The rows chosen; their searches are numbered anew, by the first row that stands behind each: alike in any order of the split."""
         query = self.query[rows]
         asked = query >= 0
-        query[asked] = np.unique(query[asked], return_inverse=True)[1]
+        _, first, number = np.unique(query[asked], return_index=True, return_inverse=True)
+        query[asked] = np.argsort(np.argsort(first))[number]
         return Searched(self.measures, query, self.got[rows])
 
 

@@ -136,6 +136,26 @@ def test_searches_are_compared_over_the_same_patients(tmp_path):
     assert "retrieval/text_to_video/R@5" in markdown(compared, ("near", "far"))
 
 
+def test_searches_are_the_same_in_whatever_order_a_run_has_its_films(tmp_path):
+    metric = retrieval.Config(bootstrap_samples=0).build()
+    data = searching(0.6)
+    order = np.random.default_rng(2).permutation(COUNT)
+    turned = replace(
+        data,
+        clips=[data.clips[row] for row in order],
+        patients=[data.patients[row] for row in order],
+        films=data.films[order],
+        text_of_film=data.text_of_film[order],
+        labels={"side": ["left"] * COUNT},
+    )
+    runs = [
+        run(tmp_path / name, each, metrics=[metric]) for name, each in (("as_is", data), ("turned", turned))
+    ]
+    found = compare_runs(runs[:1], runs[1:], None, 0, 0).differences
+    for way in ("text_to_video", "video_to_text"):
+        assert found[f"retrieval/{way}/R@5"].value == pytest.approx(0, abs=1e-12)
+
+
 def test_searches_among_other_films_or_of_other_measures_are_not_compared(tmp_path):
     metric = retrieval.Config(bootstrap_samples=0).build()
     whole = run(tmp_path / "whole", with_heads(searching(0.3)), metrics=[metric])
