@@ -11,7 +11,7 @@ from deepcoro.config import ConfigError
 from deepcoro.data.collection import Collection
 from deepcoro.data.label_values import check_labels
 from deepcoro.data.stream import BuiltField
-from deepcoro.evaluated import TrainingReports
+from deepcoro.evaluated import Measurement, TrainingReports
 from deepcoro.fields.labels import LabelsField
 from deepcoro.fields.texts import Config as TextsConfig
 from deepcoro.fields.texts import TextsField
@@ -98,6 +98,11 @@ def build_fields(config: RunConfig, tokenizer: Any) -> dict[str, BuiltField]:
         fields["view"].slots = fields["video"].slots
         fields["view"].slots_per_film = config.data.fields["video"].clips_per_film
     return fields
+
+
+def build_metrics(config: RunConfig) -> list[Measurement]:
+    """Those of `evaluate.metrics`; what one finds of a split it may keep, so one evaluation uses one list."""
+    return [metric.build() for metric in config.evaluate.metrics.values()]
 
 
 def build_model(

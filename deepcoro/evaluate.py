@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from deepcoro import atomic, checkpoint, distributed
-from deepcoro.build import Parts, build_model, build_parts
+from deepcoro.build import Parts, build_metrics, build_model, build_parts
 from deepcoro.calibrated import Calibration, read_calibration, write_calibration
 from deepcoro.config import ConfigError
 from deepcoro.data.label_values import CONFLICT_MEANS
@@ -82,7 +82,8 @@ def run(config: RunConfig) -> int:
         write_results(config.run_dir, record)
         if split == "val" and (evaluated.fixed or evaluated.intervals):
             _write_fixed(config.run_dir, saved.digest(), record, evaluated)
-        write_split_predictions(config, parts, f"{record['data']}_{split}", evaluated, saved.epoch())
+        name = f"{record['data']}_{split}"
+        write_split_predictions(config, parts, name, evaluated, metrics, saved.epoch())
         write_scored(scored_path(config.run_dir, record["data"], split), score_rows(evaluated, metrics))
         pictures = reconstruction_pictures(model, config, parts, evaluated, config.evaluate.num_examples)
         write_pictures(config.run_dir, pictures)
@@ -205,10 +206,6 @@ def evaluate_split(
     return evaluated, numbers, notes
 
 
-def build_metrics(config: RunConfig) -> list[Measurement]:
-    return [metric.build() for metric in config.evaluate.metrics.values()]
-
-
 def _chosen(val: Evaluated, metrics: Sequence[Measurement]) -> Evaluated:
     """With what val chooses."""
     fixed = {name: each for metric in metrics for name, each in metric.fix(val).items()}
@@ -263,7 +260,12 @@ def _data_summary(config: RunConfig, parts: Parts, evaluated: Evaluated) -> dict
 
 
 def write_split_predictions(
-    config: RunConfig, parts: Parts, name: str, evaluated: Evaluated, epoch: int | None = None
+    config: RunConfig,
+    parts: Parts,
+    name: str,
+    evaluated: Evaluated,
+    metrics: Sequence[Measurement],
+    epoch: int | None = None,
 ) -> None:
     """`epoch`, `video_name` and the columns of heads stand in runs that have heads, as earlier tools wrote them; `video_name` also where
     a row is a study. `epoch`: of the checkpoint.
@@ -272,7 +274,7 @@ def write_split_predictions(
     tells_films = bool(heads) or config.data.multi_video
     units = _units(config, parts, evaluated)
     scores: dict[str, np.ndarray] = {}
-    for metric in build_metrics(config):
+    for metric in metrics:
         scores |= metric.film_scores(evaluated)
     table = Predictions(
         clips=evaluated.clips,

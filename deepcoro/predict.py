@@ -8,13 +8,13 @@ from torch import nn
 
 from deepcoro import distributed
 from deepcoro.bank import REPORTS_SPLIT, report_table
-from deepcoro.build import Parts
+from deepcoro.build import Parts, build_metrics
 from deepcoro.config import ConfigError
 from deepcoro.data.units import Units
 from deepcoro.embed import embed_reports, embed_split
 from deepcoro.embeddings import UNIT_SPACE, Slots, slots_of_rows, write_embeddings, write_table
 from deepcoro.engine import start_accelerator
-from deepcoro.evaluate import build_metrics, load_model, open_checkpoint, wanted_by, write_split_predictions
+from deepcoro.evaluate import load_model, open_checkpoint, wanted_by, write_split_predictions
 from deepcoro.evaluated import Evaluated
 from deepcoro.fields.video import frame_indices
 from deepcoro.run_config import RunConfig
@@ -48,7 +48,7 @@ def _predict(
     if distributed.rank() != 0:
         return
     name = f"{parts.shards.name}_{split}"
-    write_split_predictions(config, parts, name, evaluated, epoch)
+    write_split_predictions(config, parts, name, evaluated, metrics, epoch)
     slots = _slots(config, parts, evaluated)
     for path in write_embeddings(config.run_dir / "embeddings", name, evaluated, slots, about):
         logger.info("embeddings: %s", path)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from deepcoro.build import Parts, build_model, build_parts
+from deepcoro.build import Parts, build_metrics, build_model, build_parts
 from deepcoro.config import find_config
 from deepcoro.embed import Wanted, embed_split
 from deepcoro.evaluate import retrieval_examples, write_split_predictions
@@ -144,12 +144,14 @@ def test_a_model_without_a_contrastive_objective_has_no_space_for_texts(
         assert not any("_nearest" in key for key in numbers)
         assert bool(numbers) == (metric.type in ("captioning", "clinical_findings")) or notes
     assert retrieval_examples(config, parts, split) == []
-    write_split_predictions(config, parts, "tiny_test", split)
+    write_split_predictions(config, parts, "tiny_test", split, build_metrics(config))
     header = (tmp_path / "predictions" / "tiny_test.csv").read_text().splitlines()[0].split(",")
     assert "caption" in header and "predicted_text_1" in header and "zero_shot_side_score" not in header
     assert "video_name" not in header, "a row is a film"
     of_studies = config.model_copy(update={"data": config.data.model_copy(update={"multi_video": True})})
-    write_split_predictions(of_studies, parts, "studies", split.only(np.arange(18) < 3))
+    write_split_predictions(
+        of_studies, parts, "studies", split.only(np.arange(18) < 3), build_metrics(config)
+    )
     assert "video_name" in (tmp_path / "predictions" / "studies.csv").read_text().splitlines()[0]
 
 

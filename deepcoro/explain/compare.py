@@ -6,7 +6,6 @@ from torch import nn
 
 from deepcoro import checkpoint
 from deepcoro.build import Parts
-from deepcoro.evaluate import build_metrics
 from deepcoro.explain.metadata import Baseline, Judged, metadata_baseline
 from deepcoro.explain.paired import beside_metadata, differences, gaps
 from deepcoro.explain.shortcuts import CHANGES, CLIP_CHANGES, measure_changes
@@ -14,7 +13,6 @@ from deepcoro.metrics.zero_shot import Task
 from deepcoro.objectives import linear_probing
 from deepcoro.report_shortcuts import Shortcuts
 from deepcoro.run_config import RunConfig
-from deepcoro.scored import score_rows
 from deepcoro.statistics.findings import class_part
 
 _MEASURES = ("auroc", "auprc", "macro_auroc", "mae")
@@ -33,21 +31,19 @@ def compare_shown_less(
         if takes_clips
         else ["No clip was taken away: samples are single films, or the pooler does not weigh clips."]
     )
-    numbers, evaluated = measure_changes(
+    numbers, rows, whole = measure_changes(
         model, config, parts, split, CHANGES | (CLIP_CHANGES if takes_clips else {})
     )
-    metrics = build_metrics(config)
-    rows = {name: score_rows(each, metrics) for name, each in evaluated.items()}
     paired = {
         name: differences(rows["whole"], each, numbers["whole"])
         for name, each in rows.items()
         if name != "whole"
     }
-    asked = _asked(config, evaluated["whole"].shares_space, labels)
+    asked = _asked(config, whole.shares_space, labels)
     baselines, told = _metadata(config, parts, split, asked)
     label_of = _label_of(config)
     foretold = [each.foretold for each in baselines if each.foretold is not None]
-    *both, unpaired = beside_metadata(rows["whole"], evaluated["whole"].units, label_of, foretold)
+    *both, unpaired = beside_metadata(rows["whole"], whole.units, label_of, foretold)
     paired["metadata"] = differences(*both, numbers["whole"])
     numbers["metadata"] = {key: value for each in baselines for key, value in each.numbers.items()}
     without = [f"without_{which}_clip" for which in ("random", "top")]

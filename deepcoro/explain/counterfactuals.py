@@ -53,7 +53,6 @@ class Scored:
     """What a model says of a pair."""
 
     patient: str
-    stenosis_percent: int
     is_visible: bool
     is_decisive: bool
     with_lesion: float
@@ -113,8 +112,7 @@ def score_pairs(model: nn.Module, field: video.Config, target: Target, pairs: Se
             chosen, films, scores.tolist(), strict=True
         ):
             seen = is_visible(with_lesion, without, pair.lesion.segment)
-            percent = pair.lesion.stenosis_percent
-            scored.append(Scored(pair.patient, percent, seen, pair.is_decisive, one, other, noise))
+            scored.append(Scored(pair.patient, seen, pair.is_decisive, one, other, noise))
     return scored
 
 

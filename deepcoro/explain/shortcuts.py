@@ -13,11 +13,12 @@ from einops import rearrange
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from deepcoro.build import Parts
+from deepcoro.build import Parts, build_metrics
 from deepcoro.config import ConfigError
 from deepcoro.evaluate import evaluate_split
 from deepcoro.evaluated import Evaluated
 from deepcoro.run_config import RunConfig
+from deepcoro.scored import ScoredRows, score_rows
 
 Batch = dict[str, Any]
 Change = Callable[[nn.Module, Batch], Batch]
@@ -109,13 +110,17 @@ def without_clips(batch: Batch, slots: Tensor) -> Batch:
 
 def measure_changes(
     model: nn.Module, config: RunConfig, parts: Parts, split: str, changes: Mapping[str, Change]
-) -> tuple[dict[str, dict[str, float]], dict[str, Evaluated]]:
-    """Numbers and rows of the evaluation as it is (`whole`) and under each change. Collective."""
+) -> tuple[dict[str, dict[str, float]], dict[str, ScoredRows], Evaluated]:
+    """Numbers and answers of the evaluation as it is (`whole`) and under each change, and the split as it is. Collective."""
     active = [name for name, each in config.objectives.items() if each.type not in _DEAR]
-    numbers, rows = {}, {}
+    numbers, rows, evaluated = {}, {}, {}
     for name, shown in {
         "whole": model,
         **{name: Altered(model, each) for name, each in changes.items()},
     }.items():
-        rows[name], numbers[name], _ = evaluate_split(shown, config, parts, split, active)
-    return numbers, rows
+        metrics = build_metrics(config)
+        evaluated[name], numbers[name], _ = evaluate_split(
+            shown, config, parts, split, active, metrics=metrics
+        )
+        rows[name] = score_rows(evaluated[name], metrics)
+    return numbers, rows, evaluated["whole"]

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from deepcoro.build import build_fields
+from deepcoro.build import build_fields, build_metrics
 from deepcoro.config import ConfigError, DataError
 from deepcoro.data.plan import chosen_clips
 from deepcoro.data.stream import BuiltField
@@ -79,7 +79,7 @@ class Answerer:
         # an objective that hides parts of films has nothing to say of a study
         objectives = self._model.objectives.items()
         self._asked = [name for name, each in objectives if "visible" not in each.reads]
-        self.metrics = [metric.build() for metric in self.config.evaluate.metrics.values()]
+        self.metrics = build_metrics(self.config)
         self.shares_space = any(hasattr(each, "embed_text") for _, each in objectives)
         self.questions = Questions(self.metrics, self.embed_texts if self.shares_space else None)
 

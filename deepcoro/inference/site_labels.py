@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
+from deepcoro.build import build_metrics
 from deepcoro.config import DataError
 from deepcoro.embed import told_heads
 from deepcoro.fields.labels import LabelsField
@@ -18,7 +19,7 @@ Row = tuple[StudyRecord, tuple[int, ...]]
 def columns_measured(config: RunConfig) -> list[str]:
     """Label columns of the heads, of what metrics ask besides, and of groups."""
     of_heads = [head.column for head in told_heads(config).values()]
-    of_metrics = [column for each in config.evaluate.metrics.values() for column in each.build().columns()]
+    of_metrics = [column for each in build_metrics(config) for column in each.columns()]
     asked = dict.fromkeys([*of_heads, *of_metrics, *config.evaluate.by])
     return [column for column in asked if column not in _OF_EVERY_FILM]
 

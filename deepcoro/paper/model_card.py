@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from deepcoro import atomic, checkpoint, report_tables
+from deepcoro import atomic, report_tables
 from deepcoro.aggregates import FEWEST, is_small, shareable
 from deepcoro.page import render_page
 from deepcoro.paper.sheets import Sheet, sheets
@@ -19,7 +19,7 @@ from deepcoro.report import ReportInputs
 from deepcoro.report_aggregates import too_few, without_places
 from deepcoro.report_shortcuts import is_of, not_above_baselines
 from deepcoro.run_record import read_record
-from deepcoro.weights import FILE, weights_file
+from deepcoro.weights import FILE, STATE, weights_file
 
 CARD = "model_card.md"
 _PEOPLE = ("sex", "age", "age_group", "ethnicity", "race")
@@ -69,11 +69,16 @@ def render_model_card(run_dir: Path, inputs: ReportInputs) -> str:
 
 def imported_from(run_dir: Path) -> str | None:
     """The trainer that the model of a run folder comes from, where `tools/import_checkpoint.py` wrote it; None for a run of ours."""
-    pointer = run_dir / "checkpoints" / "latest"
-    saved = checkpoint.Checkpoint(pointer.parent / pointer.read_text()) if pointer.is_file() else None
-    if saved is None or not (saved.folder / checkpoint.STATE).is_file():
+    file = _checkpoint_file(run_dir)
+    return _json(file.with_name(STATE)).get("imported", {}).get("imported_from") if file else None
+
+
+def _checkpoint_file(run_dir: Path) -> Path | None:
+    """Weights of the best (else newest) checkpoint of a run folder; None without one."""
+    if not any((run_dir / "checkpoints" / pointer).is_file() for pointer in ("best", "latest")):
         return None
-    return saved.state().get("imported", {}).get("imported_from")
+    file = weights_file(run_dir)
+    return file if file.name == FILE and file.is_file() else None
 
 
 def plain(value: object) -> str:
@@ -124,10 +129,8 @@ def start_of(tower: Mapping[str, Any], origin: str | None = None) -> str:
 
 def parameter_counts(run_dir: Path) -> dict[str, int]:
     """Parameters by tower, pooler and objective, from the headers of the best (else newest) checkpoint; {} without one."""
-    if not any((run_dir / "checkpoints" / pointer).is_file() for pointer in ("best", "latest")):
-        return {}
-    file = weights_file(run_dir)
-    if file.name != FILE or not file.is_file():
+    file = _checkpoint_file(run_dir)
+    if file is None:
         return {}
     from safetensors import safe_open
 

@@ -63,7 +63,7 @@ def test_a_pair_is_decisive_where_no_other_such_lesion_stays():
 def scored(
     number: int, rise: float, noise: float = 0.0, visible: bool = True, decisive: bool = False
 ) -> Scored:
-    return Scored(f"p{number}", 80, visible, decisive, 0.5 + rise, 0.5, 0.5 + noise)
+    return Scored(f"p{number}", visible, decisive, 0.5 + rise, 0.5, 0.5 + noise)
 
 
 def test_shares_count_rises_and_half_of_ties():
