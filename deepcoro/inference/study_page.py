@@ -44,24 +44,39 @@ def study_page(answer: StudyAnswer, study: OpenedStudy) -> str:
 
 
 def findings_bars(findings: Sequence[Finding]) -> list[dict[str, object]]:
-    """Places in per cent of a bar, of a finding without a spread of width 0. Zero-shot scores share one, 0 in its middle; probabilities have
-    0 to 1; a number has its own.
+    """Places in per cent of a bar, of a finding without a spread of width 0; of a finding with a prediction interval or a threshold theirs
+    too. Zero-shot scores share one bar, 0 in its middle; probabilities have 0 to 1; a number has its own.
     """
     of_kind = [each for each in findings if each.kind == "zero_shot"]
     reach = max([_LEAST_REACH, *(1.05 * abs(value) for each in of_kind for value in _shown(each))])
     bars = []
     for each in findings:
-        low, high = _ends(each, reach)
-        least, most = each.spread or (each.score, each.score)
-        low_at, high_at, at = (100 * (value - low) / (high - low) for value in (least, most, each.score))
-        place = {"low": round(low_at, 2), "width": round(high_at - low_at, 2), "at": round(at, 2)}
-        bars.append({"finding": each, **place})
+        ends = _ends(each, reach)
+        places: dict[str, object] = {"finding": each, "at": _place(each.score, ends)}
+        places |= _stretch("", each.spread or (each.score, each.score), ends)
+        if each.interval is not None:
+            places |= _stretch("interval_", each.interval, ends)
+        if each.threshold is not None:
+            places["threshold_at"] = _place(each.threshold, ends)
+        bars.append(places)
     return bars
+
+
+def _place(value: float, ends: tuple[float, float]) -> float:
+    """Where a bar shows a value, in per cent of its length."""
+    low, high = ends
+    return round(100 * (value - low) / (high - low), 2)
+
+
+def _stretch(prefix: str, span: tuple[float, float], ends: tuple[float, float]) -> dict[str, float]:
+    """Left end and width of what reaches from one value to another."""
+    low, high = (_place(value, ends) for value in span)
+    return {f"{prefix}low": low, f"{prefix}width": round(high - low, 2)}
 
 
 def _shown(finding: Finding) -> tuple[float, ...]:
     """Every score that its bar shows."""
-    return (finding.score, *(finding.spread or ()))
+    return (finding.score, *(finding.spread or ()), *(finding.interval or ()))
 
 
 def _ends(finding: Finding, reach: float) -> tuple[float, float]:

@@ -10,6 +10,7 @@ from scipy.special import expit, logit
 from deepcoro.calibrated import Calibration, Fixed, FixedInterval
 from deepcoro.inference.findings import HeadFindings, findings_without_heads, recalibrated
 from deepcoro.inference.model import fields_to_read
+from deepcoro.inference.prediction import Finding
 from deepcoro.inference.questions import Questions
 from deepcoro.inference.study_page import findings_bars
 from deepcoro.inference.written import _cells
@@ -207,6 +208,19 @@ def test_bars_of_probabilities_numbers_and_scores_do_not_share_a_scale() -> None
     assert (lvef["low"], lvef["at"]) == (pytest.approx(33.33), 50)
     assert dominance["at"] == pytest.approx(70)
     assert zero_shot["at"] == 50 and zero_shot["width"] < 5  # a thousandth is not much
+
+
+def test_a_bar_shows_the_prediction_interval_and_the_threshold_on_its_own_scale() -> None:
+    cto = Finding(name="probe/cto", kind="probability", score=0.3, threshold=0.6, num_films=1)
+    lvef = Finding(
+        name="probe/lvef", kind="value", score=50, interval=(40, 60), interval_level=0.9, num_films=1
+    )
+    of_cto, of_lvef = findings_bars([cto, lvef])
+    assert of_cto["threshold_at"] == 60 and "interval_low" not in of_cto
+    low, width = of_lvef["interval_low"], of_lvef["interval_width"]
+    assert low > 0 and low + width < 100  # all of it lies on the bar
+    assert low + width / 2 == pytest.approx(of_lvef["at"], abs=0.02)
+    assert "threshold_at" not in of_lvef
 
 
 def test_tables_of_texts_that_training_read_are_not_asked_for(tmp_path: Path) -> None:
