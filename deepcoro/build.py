@@ -1,7 +1,7 @@
 """From a run config to its parts: open shards, tokenizer, fields, model. The same for every verb."""
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,8 +9,10 @@ from typing import Any
 from deepcoro import distributed
 from deepcoro.config import ConfigError
 from deepcoro.data.collection import Collection
+from deepcoro.data.known_views import check_views
 from deepcoro.data.label_values import check_labels
 from deepcoro.data.stream import BuiltField
+from deepcoro.data.units import Units
 from deepcoro.evaluated import Measurement, TrainingReports
 from deepcoro.fields.labels import LabelsField
 from deepcoro.fields.texts import Config as TextsConfig
@@ -18,6 +20,7 @@ from deepcoro.fields.texts import TextsField
 from deepcoro.fields.view import ViewField
 from deepcoro.model import VideoTextModel
 from deepcoro.normalisation import constants
+from deepcoro.objectives.linear_probing import Config as LinearProbing
 from deepcoro.run_config import RunConfig
 from deepcoro.sample import patient_digest
 from deepcoro.seen import Seen, overlap, seen_through
@@ -84,16 +87,21 @@ def build_parts(config: RunConfig, make_tokenizer: bool = False) -> Parts:
     if isinstance(report, TextsField):
         report.join(shards.films.batches(["clip", "study"]))
         shards.reads_beside(report.bank.sha256)
+    read = _splits_read(config, shards)
     if isinstance(fields.get("labels"), LabelsField):
-        _look_through_labels(config, shards, fields["labels"])
+        _look_through_labels(config, shards, fields["labels"], read)
+    if config.pooler.view_embedding:
+        check_views(shards, read)
     if make_tokenizer:
         _describe_texts(config, shards, fields)
     return Parts(shards, tokenizer, fields, seen_through(config.towers.video.weights))
 
 
 def build_fields(config: RunConfig, tokenizer: Any) -> dict[str, BuiltField]:
-    """The fields of a batch; those that read the same slots know of each other."""
+    """The fields of a batch; those that read the same slots know of each other, and labels what a row is."""
     fields = {name: field.build(tokenizer) for name, field in config.data.fields.items()}
+    if isinstance(fields.get("labels"), LabelsField):
+        fields["labels"].rows_are_studies = config.data.multi_video
     if isinstance(fields.get("view"), ViewField):
         fields["view"].slots = fields["video"].slots
         fields["view"].slots_per_film = config.data.fields["video"].clips_per_film
@@ -143,15 +151,25 @@ def _words_of(config: RunConfig, shards: Collection) -> Iterator[str]:
         yield from TextBank(report.texts, report.edges).texts
 
 
-def _look_through_labels(config: RunConfig, shards: Collection, labels: LabelsField) -> None:
-    """Labels are checked in the splits that this run compares with them; inference has none."""
+def _splits_read(config: RunConfig, shards: Collection) -> dict[str, Units]:
+    """Those that this run learns from or compares with; an inference compares with none."""
     of_mode = {"train": ("train", "val"), "val": ("val",), "test": ("test",), "inference": ()}
-    units = {
+    return {
         split: shards.units(split, config.data.multi_video, config.data.num_videos)
         for split in of_mode[config.run_mode]
         if split in shards.splits
     }
-    found = check_labels(labels.config, shards, units, config.run_mode == "train")
+
+
+def _look_through_labels(
+    config: RunConfig, shards: Collection, labels: LabelsField, splits: Mapping[str, Units]
+) -> None:
+    """DataError also where a split has a label that is no class of a head that reads it."""
+    found = check_labels(labels.config, shards, splits, config.run_mode == "train")
+    for split, values in found.values.items():
+        for objective in config.objectives.values():
+            if isinstance(objective, LinearProbing):
+                objective.refuse_labels(split, values)
     labels.set_found(found.counts, found.conflicts)
 
 

@@ -2,7 +2,7 @@
 
 A binary finding or a number: `HEAD_pred` (its probability, the number itself) and `HEAD_true`. Several classes: `HEAD_prob_CLASS` of
 each, `HEAD_pred_class` (the most probable) and `HEAD_true_class`. A class is named by its word in `labels_map`, else by its number. What
-is not assessed is an empty cell.
+is not assessed is an empty cell; a label that is no class of the head, which an inference does not refuse, is its number.
 """
 
 from collections import Counter
@@ -45,7 +45,10 @@ def _classes(
     chances = {f"{title}_prob_{name}": _cells(said[:, place]) for place, name in enumerate(names)}
     return chances | {
         f"{title}_pred_class": [names[place] for place in said.argmax(axis=1)],
-        f"{title}_true_class": [None if np.isnan(each) else names[int(each)] for each in truth],
+        f"{title}_true_class": [
+            names[int(each)] if each in range(len(names)) else number
+            for each, number in zip(truth, _cells(truth), strict=True)
+        ],
     }
 
 

@@ -65,3 +65,13 @@ def test_without_labels_the_truth_is_empty_and_equal_names_are_told_apart(evalua
     found = head_columns(replace(evaluated, labels={}, heads=heads, rows=rows))
     assert found["probe_cto_true"] == found["other_cto_true"] == [None] * 3
     assert found["lvef_pred"] == ["41", "50", "61.25"] and found["dominance_true_class"] == [None] * 3
+
+
+def test_a_label_that_is_no_class_is_written_as_it_is_and_never_as_the_name_of_another(
+    evaluated: Evaluated,
+) -> None:
+    """An inference needs no labels and refuses none."""
+    head = Head("multiclass_classification", "grade", 3)
+    heads, labels = {**evaluated.heads, "probe/dominance": head}, {"grade": [7, -1.0, 1.5]}
+    found = head_columns(replace(evaluated, heads=heads, labels=evaluated.labels | labels))
+    assert found["dominance_true_class"] == ["7", "-1", "1.5"]

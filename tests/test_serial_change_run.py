@@ -55,6 +55,7 @@ def test_changes_between_studies_are_measured_by_a_run_and_agree_with_its_predic
             f"evaluate.metrics={serial}",
             "max_steps=8",
             "optim.lr=0.05",
+            "pooler.view_embedding=false",
         ),
     ]
     assert command_line.main(words) == 0

@@ -143,3 +143,24 @@ def view_of(primary_deg: float | int, secondary_deg: float | int) -> str:
     if abs(secondary_deg) < _STRAIGHT_DEG:
         return first
     return f"{first}_{'CRA' if secondary_deg > 0 else 'CAU'}"
+
+
+_PRIMARY_DEG = {
+    "AP": 0.0,
+    "PA": 0.0,
+    "LAO": 45.0,
+    "RAO": -30.0,
+    "LAT": 90.0,
+    "LAO_LAT": 90.0,
+    "RAO_LAT": -90.0,
+}
+_SECONDARY_DEG = {"STRAIGHT": 0.0, "CRA": 30.0, "CAU": -30.0}
+_SPELLINGS = {"CRANIAL": "CRA", "CAUDAL": "CAU", "LATERAL": "LAT"}
+
+
+def projection_of(view: str) -> Projection | None:
+    """The usual angles of a named projection (`RAO_CAU`, `LAO Cranial`, `RAO Straight`, `LAO_LATERAL` ...); None for another word."""
+    words = [_SPELLINGS.get(word, word) for word in view.upper().replace("_", " ").split()]
+    secondary_deg = _SECONDARY_DEG[words.pop()] if words and words[-1] in _SECONDARY_DEG else 0.0
+    primary_deg = _PRIMARY_DEG.get("_".join(words))
+    return None if primary_deg is None else Projection(primary_deg, secondary_deg)

@@ -41,6 +41,8 @@ class LookedThrough:
     """Column -> value -> rows of the train split."""
     conflicts: dict[str, dict[str, int]]
     """Split -> column -> studies whose films disagree; nothing where all agree."""
+    values: dict[str, dict[str, list[float]]]
+    """Split -> column -> the distinct numbers of its rows, ascending."""
 
 
 def check_labels(
@@ -54,7 +56,8 @@ def check_labels(
     present = _present(config.columns, shards, is_training)
     counts: dict[str, dict[float, int]] = {}
     conflicts: dict[str, dict[str, int]] = {}
-    shown = {split: _films_shown(units) for split, units in splits.items()}
+    values: dict[str, dict[str, list[float]]] = {split: {} for split in splits}
+    shown = {split: units.may_show for split, units in splits.items()}
     for column in present:  # one at a time: a run of ninety heads would hold them all
         coded = shards.films.read([column])[column].combine_chunks().dictionary_encode()
         codes = coded.indices.fill_null(-1).to_numpy()
@@ -64,22 +67,10 @@ def check_labels(
             if settled.disagreeing:
                 _tell_disagreement(config, column, split, settled, len(units))
                 conflicts.setdefault(split, {})[column] = len(settled.disagreeing)
+            values[split][column] = np.unique(settled.numbers[~np.isnan(settled.numbers)]).tolist()
             if split == "train":
                 counts[column] = _counted(column, settled.numbers)
-    return LookedThrough(counts, conflicts)
-
-
-def _films_shown(units: Units) -> np.ndarray:
-    """Whether each film, over all studies, may be shown by a row of the split."""
-    studies = units.studies
-    if (units.clip >= 0).all():
-        shown = np.zeros(studies.num_films, bool)
-        shown[units.film] = True
-        return shown
-    has_row = np.zeros(len(studies), bool)
-    has_row[units.study_row] = True
-    shown = has_row[studies.study_of_film()]
-    return shown if units.kept is None else shown & units.kept
+    return LookedThrough(counts, conflicts, values)
 
 
 def _settled(numbers: Float[np.ndarray, " film"], units: Units, conflict: str) -> Settled:

@@ -43,6 +43,19 @@ class Units:
         """Films of each unit's study that may be shown."""
         return films_kept(self.studies, self.kept)[self.study_row]
 
+    @property
+    def may_show(self) -> np.ndarray:
+        """Whether each film, over all studies, may be shown by a row."""
+        studies = self.studies
+        if (self.clip >= 0).all():
+            shown = np.zeros(studies.num_films, bool)
+            shown[self.film] = True
+            return shown
+        has_row = np.zeros(len(studies), bool)
+        has_row[self.study_row] = True
+        shown = has_row[studies.study_of_film()]
+        return shown if self.kept is None else shown & self.kept
+
     def clips(self, unit: int) -> np.ndarray:
         """Numbers of the films of the unit's study that may be shown."""
         row = int(self.study_row[unit])

@@ -318,7 +318,7 @@ PROBE_KEYS: dict[str, Key] = {
     "ci_confidence_level": _no("intervals are of 95 %"),
     "ci_n_bootstrap": _no("intervals are always there, of patients (evaluate.metrics.NAME.bootstrap_samples)"),
     "train_pooling_params": _no("poolers always train"),
-    "view_column": Key("changed", "views are the two angles of the C-arm (field `view`), not classes", to.view_embedding),
+    "view_column": Key("changed", "views are the two angles of the C-arm (field `view`), not classes; a film without angles has the usual ones of its view word", to.view_embedding),
     "num_view_classes": _no("as view_column"),
     "view_labels_map": _no("as view_column"),
     "view_embedding_lr": _no(_POOLER_LR),

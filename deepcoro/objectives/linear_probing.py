@@ -5,7 +5,7 @@ accumulation window on all ranks, and the objective's loss the sum of these time
 """
 
 import fnmatch
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, get_args
 
@@ -16,7 +16,7 @@ from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 
 from deepcoro.assessed import LabelLoss
-from deepcoro.config import Block, ConfigError, nearest
+from deepcoro.config import Block, ConfigError, DataError, nearest
 from deepcoro.features import Features, Surroundings
 from deepcoro.fields.labels import with_words
 from deepcoro.heads import LinearHead, OrdinalHead, Task
@@ -291,8 +291,25 @@ class Config(Block):
             )
         return [sum(of_class) / (num_classes * number) for number in of_class]
 
+    def refuse_labels(self, split: str, values: Mapping[str, Sequence[float]]) -> None:
+        """DataError for a label of a split that is no class of its head. `values`: column -> those of the split. A reader's doubt about
+        a finding is no class, but bce learns from it and an evaluation settles it.
+        """
+        for head in self.head_structure:
+            column, classes = self.column_of(head), range(self.num_classes(head))
+            doubt = self.task_of(head) == "binary_classification"
+            doubt = doubt and (split != "train" or isinstance(self.loss_of(head), bce.Config))
+            strange = [v for v in values.get(column, ()) if v not in classes and not (doubt and 0 <= v <= 1)]
+            if classes and strange:
+                raise DataError(
+                    f"head '{head}' reads the column '{column}', whose labels of split {split} hold {strange[:5]}; its classes are "
+                    f"{list(classes)}: give every value its class in labels_map.{head} (null in data.fields.labels.values.{column} for "
+                    "one that is to be not assessed), or another head_structure",
+                    topic="labels",
+                )
+
     def start(self, head: str, module: nn.Module, counts: Mapping[float, int]) -> None:
-        """A head knows at first how frequent each class is, or the mean. ConfigError for labels of the train split that are no class."""
+        """A head knows at first how frequent each class is, or the mean."""
         values, times = (
             torch.tensor(each, dtype=torch.float64) for each in zip(*counts.items(), strict=True)
         )
@@ -302,18 +319,8 @@ class Config(Block):
             deviation = ((values - mean).square() * times).sum().div(times.sum()).sqrt()
             module.start_with_numbers(mean.item(), max(deviation.item(), 1e-6))
             return
-        allowed = range(num_classes)
-        strange = [value for value in counts if value not in allowed]
-        if isinstance(self.loss_of(head), bce.Config):
-            strange = [value for value in counts if not 0 <= value <= 1]
-        if strange:
-            raise ConfigError(
-                f"head '{head}' reads the column '{self.column_of(head)}', whose training labels hold {sorted(strange)[:5]}; its classes are "
-                f"{list(allowed)}: give labels_map.{head}, or another head_structure",
-                topic="labels",
-            )
         # one more of each, so that a class that was never seen is not impossible
-        of_class = [1 + sum(times[(values.round() == number)].tolist()) for number in allowed]
+        of_class = [1 + sum(times[(values.round() == number)].tolist()) for number in range(num_classes)]
         module.start_with_shares([number / sum(of_class) for number in of_class])
 
     def own_groups(self) -> dict[str, dict[str, float]]:

@@ -190,7 +190,7 @@ def _split_counts(shards: Collection) -> str:
 def _besides_pixels(tree: Mapping[str, Any]) -> str:
     pooler = tree.get("pooler") or {}
     if pooler.get("view_embedding"):
-        return "and the two angles of the C-arm, as the header of each film has them"
+        return "and the two angles of the C-arm, as the header of each film has them, or else the usual ones of its view word"
     return "alone"
 
 

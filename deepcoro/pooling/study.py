@@ -14,7 +14,8 @@ class PoolerBlock(Block):
     """Keys that every pooler has."""
 
     view_embedding: bool = False
-    """Add what the C-arm's two angles say to the vector of each clip (0 at first, learned); reads the field `view`."""
+    """Add what the C-arm's two angles say to the vector of each clip (0 at first, learned); reads the field `view`, where a
+    film without angles has the usual ones of its view word. A train split without either is an error."""
     view_dropout: float = Field(0.0, ge=0, lt=1)
     """Chance that a clip is left out of its study in training, one at least stays: studies come with views missing."""
 

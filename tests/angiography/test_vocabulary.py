@@ -6,6 +6,7 @@ from deepcoro.angiography.vocabulary import (
     PROJECTIONS,
     SEGMENTS,
     SIDES,
+    projection_of,
     segments_of,
     severity_of,
     syntax_id,
@@ -52,3 +53,12 @@ def test_projections_have_their_clinical_names():
     names = {side: [view_of(p.primary_deg, p.secondary_deg) for p in PROJECTIONS[side]] for side in SIDES}
     assert names["left"] == ["RAO_CAU", "AP_CRA", "LAO_CAU", "LAO_CRA", "AP_CAU", "RAO", "LAT"]
     assert names["right"] == ["LAO", "RAO", "AP_CRA", "LAO_CRA"]
+
+
+def test_a_named_projection_has_the_usual_angles_that_are_named_so() -> None:
+    names = [f"{first}{tilt}" for first in ("AP", "LAO", "RAO", "LAT") for tilt in ("", "_CRA", "_CAU")]
+    centres = [projection_of(name) for name in names]
+    assert [view_of(each.primary_deg, each.secondary_deg) for each in centres] == names
+    spelled = {"RAO_CAUDAL": "RAO_CAU", "LAO Cranial": "LAO_CRA", "RAO_STRAIGHT": "RAO", "LAO_LATERAL": "LAT"}
+    assert all(projection_of(word) == projection_of(name) for word, name in spelled.items())
+    assert [projection_of(word) for word in ("OTHER", "A4C", "", "CRA", "RAO_CAU_CAU")] == [None] * 5

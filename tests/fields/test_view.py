@@ -42,6 +42,16 @@ def test_each_slot_has_the_angles_of_its_film_and_nan_where_there_is_no_film_or_
     np.testing.assert_array_equal(views, np.array(expected, np.float32))
 
 
+def test_a_film_without_angles_has_the_usual_ones_of_its_view_word_and_measured_ones_stay() -> None:
+    known = study()
+    words = ("RAO_CAUDAL", "RAO_CAUDAL", "LAO Cranial")
+    clips = [clip.model_copy(update={"view": word}) for clip, word in zip(known.clips, words, strict=True)]
+    named = known.model_copy(update={"clips": clips})
+    found = view.Config().build().decode(named, (0, 1, 2), lambda clip: b"", None)
+    np.testing.assert_array_equal(found, [[30.0, -20.0], [-45.5, math.nan], [45.0, 30.0]])
+    assert clips[2].primary_angle_deg is None, "the record tells what was measured"
+
+
 def test_windows_of_a_film_have_its_angles_each_in_the_slots_that_the_films_fill() -> None:
     config = video.Config(
         frames=4, size_px=8, sampling="multi_window", stride_s=0.1, windows=2, default_frame_rate_fps=15

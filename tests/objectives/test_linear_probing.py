@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from deepcoro.config import ConfigError, parse
+from deepcoro.config import ConfigError, DataError, parse
 from deepcoro.features import Features, Surroundings, VideoFeatures
 from deepcoro.heads import OrdinalHead
 from deepcoro.objectives.linear_probing import Config
@@ -203,8 +203,23 @@ def test_balanced_classes_weigh_the_same_together():
 @pytest.mark.parametrize(("loss", "value"), [("focal", 0.5), ("bce", 2.0), ("bce", -1.0)])
 def test_training_labels_that_are_no_class_are_refused(loss, value):
     settings = {"head_structure": {"cto": 1}, "loss_structure": {"cto": loss}}
-    with pytest.raises(ConfigError, match=r"head 'cto' reads the column 'cto'.*give labels_map.cto"):
-        counted(settings, cto={0.0: 3, value: 3})
+    with pytest.raises(DataError, match=r"head 'cto' reads the column 'cto'.*split train.*labels_map.cto"):
+        parse(Config, settings, "test").refuse_labels("train", {"cto": [0.0, value]})
+
+
+@pytest.mark.parametrize(("head", "value"), [("yes", 2.0), ("which", 3.0), ("which", 1.5), ("grade", -1.0)])
+def test_labels_of_an_evaluated_split_that_are_no_class_are_refused_by_head_column_and_value(head, value):
+    settings = {
+        "head_structure": {"yes": 1, "which": 3, "grade": 4, "lvef": 1},
+        "loss_structure": {"yes": "focal", "which": "ce", "grade": "ordinal", "lvef": "mae"},
+        "head_column": {head: "seen"},
+    }
+    config = parse(Config, settings, "test")
+    with pytest.raises(
+        DataError, match=rf"'{head}' .*'seen', .*split test hold \[{value}\].*labels_map.{head}"
+    ):
+        config.refuse_labels("test", {"seen": [0.0, value], "lvef": [55.5]})
+    config.refuse_labels("test", {"yes": [0.0, 0.5, 1.0], "which": [0.0, 2.0], "grade": [3.0]})
 
 
 def test_heads_learn_what_is_there():
