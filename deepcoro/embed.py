@@ -14,12 +14,11 @@ from torch import Tensor, nn
 from deepcoro import distributed
 from deepcoro.build import Parts
 from deepcoro.captions import decode_captions
-from deepcoro.data.collection import Collection
 from deepcoro.data.damage import unreadable_of_split
 from deepcoro.data.stream import EvaluationStream
 from deepcoro.data.units import Units
 from deepcoro.evaluated import Evaluated, Head, TrainingReports
-from deepcoro.facts import Facts, facts_of, label_columns, labels_of_row, merged_labels
+from deepcoro.facts import Agreed, Facts, facts_of, label_columns, labels_of_row
 from deepcoro.label_means import means_of_groups, numeric_labels
 from deepcoro.model import to_device
 from deepcoro.run_config import RunConfig
@@ -57,7 +56,7 @@ def embed_split(
     captions = captions_of(rows, parts.tokenizer)
     facts, drawn = None, None
     if distributed.rank() == 0:
-        facts = _facts(parts, units, seen)
+        facts = facts_of_units(parts, units, seen)
         draws = wanted.training_reports == "always" or (captions and wanted.training_reports != "none")
         drawn = _training_reports(config, parts) if draws else None
     facts, drawn = distributed.broadcast_object((facts, drawn))
@@ -91,7 +90,7 @@ def embed_reports(model: nn.Module, config: RunConfig, parts: Parts, split: str)
     model.eval()
     units = parts.shards.units(split, config.data.multi_video, config.data.num_videos)
     numbers = range(len(units))
-    facts = _facts(parts, units, np.arange(len(units))) if distributed.rank() == 0 else None
+    facts = facts_of_units(parts, units, np.arange(len(units))) if distributed.rank() == 0 else None
     facts = distributed.broadcast_object(facts)
     return Evaluated(
         split=split,
@@ -203,11 +202,11 @@ def encoded_in_shares(
     return distributed.gather_rows(torch.cat(encoded))
 
 
-def _facts(parts: Parts, units: Units, seen: np.ndarray) -> Facts:
+def facts_of_units(parts: Parts, units: Units, seen: np.ndarray) -> Facts:
     """Texts and labels of the units, out of their JSON members; a field with texts of its own says which is whose."""
     shards = parts.shards
     text_of = getattr(parts.fields.get("report"), "text_of", StudyRecord.report_of)
-    agreed = getattr(parts.fields.get("labels"), "agreed", None)
+    agreed = _agreed(parts)
     texts, labels = [], []
     for unit in seen.tolist():
         study, clips = shards.study(int(units.study_row[unit])), units.shown_clips(unit, None)
@@ -218,15 +217,21 @@ def _facts(parts: Parts, units: Units, seen: np.ndarray) -> Facts:
     return facts_of(texts, labels)
 
 
+def _agreed(parts: Parts) -> Agreed | None:
+    """The rule of the field `labels`; None in a run without it."""
+    return getattr(parts.fields.get("labels"), "agreed", None)
+
+
 def _training_reports(config: RunConfig, parts: Parts) -> TrainingReports | None:
     """Read once a run: they are the same in every evaluation, and records may lie far away."""
     if parts.training_reports is None:
-        parts.training_reports = _drawn_training_reports(config, parts.shards)
+        parts.training_reports = _drawn_training_reports(config, parts)
     return parts.training_reports
 
 
-def _drawn_training_reports(config: RunConfig, shards: Collection) -> TrainingReports | None:
+def _drawn_training_reports(config: RunConfig, parts: Parts) -> TrainingReports | None:
     """Texts of up to `evaluate.training_reports` training samples drawn by seed, not embedded yet; None without a train split."""
+    shards, agreed = parts.shards, _agreed(parts)
     if "train" not in shards.splits or not config.evaluate.training_reports:
         return None
     units = shards.units("train", config.data.multi_video, config.data.num_videos)
@@ -243,7 +248,7 @@ def _drawn_training_reports(config: RunConfig, shards: Collection) -> TrainingRe
             continue
         name = text_id(text)
         texts.setdefault(name, text)
-        labels.append(merged_labels([study.clips[clip] for clip in clips]))
+        labels.append(labels_of_row(study, clips, config.data.multi_video, agreed))
         text_of_film.append(rows.setdefault(name, len(rows)))
         for side in {None, labels[-1]["side"]}:
             counts.setdefault(side, Counter())[name] += 1

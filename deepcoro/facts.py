@@ -48,10 +48,12 @@ def label_columns(labels: Sequence[Labels]) -> dict[str, list]:
 def labels_of_row(
     study: StudyRecord, clips: tuple[int, ...], is_study: bool, agreed: Agreed | None
 ) -> Labels:
-    """What its films agree on, with `agreed` over it; of a row that is a study also `num_films`."""
-    known = merged_labels([study.clips[clip] for clip in clips])
-    known |= agreed(study, clips) if agreed else {}
-    return known | ({"num_films": float(len(clips))} if is_study else {})
+    """What its films agree on, with `agreed` over it. A row that is a study speaks of all films of the study, shown or not, and has
+    `num_films`, how many these are.
+    """
+    films = study.films if is_study else [study.clips[clip] for clip in clips]
+    known = merged_labels(films) | (agreed(study, clips) if agreed else {})
+    return known | ({"num_films": float(len(films))} if is_study else {})
 
 
 def merged_labels(clips: Sequence[ClipRecord]) -> Labels:

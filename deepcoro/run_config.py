@@ -142,7 +142,7 @@ class Evaluate(Block):
     by: list[str] = ["status", "stent_presence", "sex", "age", "vendor", "dominance", "num_films"]
     """Label columns whose values are groups: every metric is measured within each group too (`by/status=PCI/...`), since wires,
     balloons and stents give answers away, and since a model may serve some patients worse. These count where the data have them
-    (`num_films`: films of a study, where a row is a study). Evaluations during training look at status and stent_presence alone."""
+    (`num_films`: films of a study, shown or not, where a row is a study). Evaluations during training look at status and stent_presence alone."""
     by_bins: dict[str, Edges] = {"age": [50.0, 65.0, 75.0], "num_films": [3.0, 6.0]}
     """Edges, ascending, that make groups of a column of numbers: 50 belongs to `50 to 65`."""
     by_min_patients: int = pydantic.Field(default=10, ge=1)

@@ -3,6 +3,8 @@
 import hashlib
 from typing import Literal
 
+import pydantic
+
 from deepcoro.config import Block
 
 Side = Literal["left", "right"]
@@ -87,6 +89,13 @@ class StudyRecord(Block):
     """The films in acquisition order."""
     reports: list[Report] = []
     """The texts known at sharding; may be empty."""
+    kept: tuple[int, ...] | None = pydantic.Field(default=None, exclude=True)
+    """Indices of the films that the filter of a run lets pass; None = all. No shard holds it."""
+
+    @property
+    def films(self) -> list[ClipRecord]:
+        """Those that have a say in what is known of the study, whether a row shows them or not."""
+        return self.clips if self.kept is None else [self.clips[index] for index in self.kept]
 
     def report_of(self, clip_indices: tuple[int, ...]) -> str | None:
         """The text that describes these clips: for one clip its narrowest report, for several all that touch them; None if none."""

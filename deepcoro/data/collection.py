@@ -124,7 +124,9 @@ class Collection(CachedStudies):
             self._shards[source].announce([int(row - self._first_study[source])])
 
     def study(self, row: int) -> StudyRecord:
-        """The verified record of a study with what newer tables say of it. DataError when it cannot be read."""
+        """The verified record of a study with what newer tables say of it and which films the filter lets pass. DataError when it cannot
+        be read.
+        """
         return self._cached_study(int(row))
 
     def read_clip(self, row: int, clip: int) -> bytes:
@@ -231,9 +233,13 @@ class Collection(CachedStudies):
     def _read_study(self, row: int) -> StudyRecord:
         source = int(self.source_of_study(row))
         record = self._shards[source].study(int(row - self._first_study[source]))
-        if self._overlay is None:
+        first, num_clips = int(self.studies.first_clip[row]), int(self.studies.num_clips[row])
+        if self._overlay is not None:
+            record = self._overlay.of_study(record, row, first)
+        if self._kept is None:
             return record
-        return self._overlay.of_study(record, row, int(self.studies.first_clip[row]))
+        kept = np.flatnonzero(self._kept[first : first + num_clips])
+        return record.model_copy(update={"kept": tuple(kept.tolist())})
 
 
 def _numbered_through(sources: Sequence[Shards]) -> StudyTable:

@@ -33,7 +33,7 @@ _SEED = 0
 
 @dataclass(frozen=True)
 class Judged:
-    """What an evaluation judges: films one by one, or studies by the films that it shows of them."""
+    """What an evaluation judges: films one by one, or studies, labelled by all their films, by those that it shows of them."""
 
     multi_video: bool = False
     num_videos: int = 1
@@ -135,8 +135,10 @@ def _rows(shards: Collection, split: str, judged: Judged, values: np.ndarray, ar
         chosen = np.sort(np.random.default_rng(_SEED).choice(chosen, _MOST_ROWS, replace=False))
     rows = []
     for unit in chosen.tolist():
-        films = units.studies.first_clip[units.study_row[unit]] + np.array(units.shown_clips(unit, None))
-        known = values[films][~np.isnan(values[films])]
+        first = units.studies.first_clip[units.study_row[unit]]
+        films = first + np.array(units.shown_clips(unit, None))
+        labelled = first + units.clips(unit) if judged.multi_video else films
+        known = values[labelled][~np.isnan(values[labelled])]
         if len(known) and (known.min() == known.max() or judged.takes_worst and not are_words):
             rows.append((unit, films, known.max(), units.patient(unit)))
     counts = np.array([len(films) for _, films, _, _ in rows], dtype=int)

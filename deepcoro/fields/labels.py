@@ -13,7 +13,7 @@ from torch import Tensor
 
 from deepcoro.config import Block
 from deepcoro.evaluated import label_word
-from deepcoro.sample import StudyRecord
+from deepcoro.sample import ClipRecord, StudyRecord
 
 Value = float | str | None
 
@@ -29,7 +29,7 @@ class Config(Block):
     """Column -> word -> its number; null = as if not assessed. A column of words needs it, and then every value must be in it; it
     is filled from the labels_map of the heads."""
     conflict: Literal["error", "max", "drop"] = "error"
-    """Where films of one study disagree and a row is a study: stop before the first step and name them, take the highest number, or
+    """Where films of one study disagree, shown or not, and a row is a study: stop before the first step and name them, take the highest number, or
     take the label as not assessed. How many disagree is logged."""
 
     @pydantic.field_validator("values", mode="before")
@@ -82,12 +82,14 @@ def with_words(maps: Any) -> Any:
 class LabelsField:
     """Batch entry `labels` {column: float32 [row]}; NaN = not assessed, and all of a row that is padding or could not be read.
 
-    A row that is a film has that film's labels; one that is a study those that its shown films agree on, films without the label
-    aside. Where they do not, `conflict` decides.
+    A row that is a film has that film's labels; one that is a study those that all films of the study agree on, shown or not, so that
+    every epoch has the same; films without the label aside. Where they do not agree, `conflict` decides.
     """
 
     def __init__(self, config: Config) -> None:
         self.config = config
+        self.rows_are_studies = False
+        """Set where they are (`data.multi_video`); else each is a film."""
         self._counts: Mapping[str, Mapping[float, int]] = MappingProxyType({})
         self.conflicts: Mapping[str, Mapping[str, int]] = MappingProxyType({})
         """Split -> column -> studies whose films disagree."""
@@ -110,13 +112,17 @@ class LabelsField:
         read_clip: Callable[[int], bytes],
         draw: np.random.Generator | None,
     ) -> list[float]:
-        films = [study.clips[index].known for index in clip_indices]
+        films = [film.known for film in self.films_of(study, clip_indices)]
         settled = (self._settled(column, films)[0] for column in self.config.columns)
         return [math.nan if number is None else number for number in settled]
 
+    def films_of(self, study: StudyRecord, clip_indices: Sequence[int]) -> list[ClipRecord]:
+        """The films that have a say in the labels of a row that shows `clip_indices`."""
+        return study.films if self.rows_are_studies else [study.clips[index] for index in clip_indices]
+
     def agreed(self, study: StudyRecord, clip_indices: Sequence[int]) -> dict[str, Value]:
         """The labels of a row as its films have them, by the same rule: what an evaluation compares predictions with."""
-        films = [study.clips[index].known for index in clip_indices]
+        films = [film.known for film in self.films_of(study, clip_indices)]
         return {column: self._settled(column, films)[1] for column in self.config.columns}
 
     def collate(

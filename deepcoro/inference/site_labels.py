@@ -47,9 +47,8 @@ def conflicts(field: LabelsField | None, rows: Sequence[Row], told: Callable[[st
 
 
 def _numbers(field: LabelsField, column: str, row: Row) -> set[float]:
-    record, clips = row
     try:
-        said = {field.config.number(column, record.clips[clip].known.get(column)) for clip in clips}
+        said = {field.config.number(column, film.known.get(column)) for film in field.films_of(*row)}
     except ValueError as error:
         raise DataError(
             f"label '{column}': {error}; write it in the table as the model knows it (--label_rules maps words)"

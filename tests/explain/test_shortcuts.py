@@ -168,10 +168,13 @@ def test_of_three_words_each_is_told_from_the_rest_and_two_named_ones_from_each_
     assert (named["size/auroc"], named["size/num"]) == (1.0, 40)
 
 
-def test_a_study_is_one_row_with_its_worst_label_or_none_where_films_disagree(collection):
-    worst = metadata_baseline(collection, "worse", "test", Judged(True, 2, True), num_samples=20).numbers
+@pytest.mark.parametrize("num_videos", [1, 2])
+def test_a_study_is_one_row_with_its_worst_label_or_none_where_films_disagree(collection, num_videos):
+    """Also those that a row does not show."""
+    judged = Judged(True, num_videos, True)
+    worst = metadata_baseline(collection, "worse", "test", judged, num_samples=20).numbers
     assert (worst["worse/num"], worst["worse/num_positive"], worst["worse/auroc"]) == (30, 10, 1.0)
-    dropped = metadata_baseline(collection, "worse", "test", Judged(True, 2), num_samples=20)
+    dropped = metadata_baseline(collection, "worse", "test", Judged(True, num_videos), num_samples=20)
     assert dropped.numbers == {} and dropped.foretold is None and "one class only" in dropped.notes[0]
 
 

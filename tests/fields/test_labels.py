@@ -26,8 +26,10 @@ def study_with(*films: dict, side: str | None = None) -> StudyRecord:
     return StudyRecord(study="s", clips=clips)
 
 
-def decoded(study: StudyRecord, clips: tuple[int, ...] = (0,), **settings) -> list[float]:
-    return labels.Config(**settings).build().decode(study, clips, lambda clip: b"", None)
+def decoded(study: StudyRecord, clips: tuple[int, ...] = (0,), of_studies=False, **settings) -> list[float]:
+    field = labels.Config(**settings).build()
+    field.rows_are_studies = of_studies
+    return field.decode(study, clips, lambda clip: b"", None)
 
 
 def same(values: list[float], expected: list[float]) -> bool:
@@ -69,16 +71,23 @@ def test_films_of_a_study_that_disagree_are_settled_by_the_rule_and_films_withou
 ) -> None:
     study = study_with({"rca": 20.0, "cto": 1.0}, {"rca": 80.0, "cto": None}, {"rca": None, "cto": 1.0})
     settings = {"columns": ["rca", "cto"], "conflict": conflict}
-    assert same(decoded(study, (0, 1, 2), **settings), expected)
-    assert decoded(study, (0, 2), **settings) == [20.0, 1.0], "only the films that are shown count"
+    for shown in ((0, 1, 2), (0, 2), (2,)):
+        assert same(decoded(study, shown, of_studies=True, **settings), expected), "shown or not, films count"
+    assert same(decoded(study, (0,), **settings), [20.0, 1.0]), "a row that is a film has its own"
+    filtered = study.model_copy(update={"kept": (0, 2)})
+    assert decoded(filtered, (2,), of_studies=True, **settings) == [
+        20.0,
+        1.0,
+    ], "but those that a filter drops"
 
 
 def test_an_evaluation_is_told_the_label_as_the_film_has_it_by_the_same_rule() -> None:
     study = study_with({"dominance": "left"}, {"dominance": "right"}, {"dominance": "unclear"})
     for conflict, expected in (("max", "right"), ("drop", None)):
         field = labels.Config(columns=["dominance"], values=SIDES, conflict=conflict).build()
-        assert field.agreed(study, (0, 1, 2)) == {"dominance": expected}
-        assert field.agreed(study, (0, 2)) == {"dominance": "left"}
+        assert field.agreed(study, (0,)) == {"dominance": "left"}
+        field.rows_are_studies = True
+        assert field.agreed(study, (0,)) == field.agreed(study, (0, 1, 2)) == {"dominance": expected}
 
 
 def test_a_batch_has_a_number_a_row_and_rows_without_a_sample_are_nan() -> None:
