@@ -11,10 +11,11 @@ from deepcoro.explain.metadata import Foretold
 from deepcoro.judged import BINARY, CLASSES, REGRESSION
 from deepcoro.report_shortcuts import Bounded, is_headline
 from deepcoro.scored import Answer, ScoredRows
+from deepcoro.statistics.directions import direction
 
 _NUM_SAMPLES = 1000
-_WORSE = {"auroc": 1.0, "macro_auroc": 1.0, "R@5": 1.0, "mae": -1.0}
-"""Measures whose loss is told, and the sign that makes a loss of the difference (without a random clip less without the top clip)."""
+_TOLD = ("auroc", "macro_auroc", "R@5", "mae")
+"""Measures whose loss is told."""
 
 
 def differences(one: ScoredRows, other: ScoredRows, numbers: Mapping[str, float]) -> dict[str, Bounded]:
@@ -42,8 +43,9 @@ def gaps(
     """
     told = {}
     for key, (value, low, high) in differences(without_random, without_top, numbers).items():
-        sign = _WORSE.get(key.rsplit("/", 1)[-1])
-        if sign is not None:
+        if key.rsplit("/", 1)[-1] in _TOLD:
+            # makes a loss of the difference: without a random clip less without the top clip
+            sign = 1.0 if direction(key) == "max" else -1.0
             told[key] = (sign * value, *sorted((sign * low, sign * high)))
     return told
 

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import pydantic
 
 from deepcoro.config import Block, ConfigError, parse, read_tree, shipped_sweeps
+from deepcoro.statistics.directions import known_direction
 from deepcoro.sweeping.space import Parameter, parameter_of
 
 OF_AGENTS = ("program", "command")
@@ -80,6 +81,16 @@ class Metric(Block):
         if not value.startswith("val/"):
             raise ValueError("choose by the val split: a key of metrics.jsonl that begins with val/")
         return value
+
+    @pydantic.model_validator(mode="after")
+    def _looks_for_the_best(self) -> "Metric":
+        """W&B's default is to minimize, which looks for the worst AUROC."""
+        better = known_direction(self.name)
+        if better is not None and not self.goal.startswith(better):
+            raise ValueError(
+                f"goal is {self.goal}, and of '{self.name}' that is the worst; set goal: {better}imize"
+            )
+        return self
 
 
 class EarlyTerminate(Block):

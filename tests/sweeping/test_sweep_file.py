@@ -138,6 +138,11 @@ BAD = {
         {"metric": {"name": "train/loss"}},
         "choose by the val split",
     ),
+    "a metric whose default goal is its worst value": (
+        {"x": {"value": 1}},
+        {"metric": {"name": "val/linear_probing/cto/auroc"}},
+        "set goal: maximize",
+    ),
     "no values": ({"x": {"min": 1}}, {}, "'x' says nothing of its values"),
     "a key too much": ({"x": {"values": [1], "min": 0}}, {}, "'x' is categorical: it has no use for ['min']"),
     "a key too few": ({"x": {"distribution": "uniform", "min": 1}}, {}, "'x' is uniform: it lacks ['max']"),
