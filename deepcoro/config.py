@@ -14,6 +14,8 @@ SHIPPED = Path(__file__).parent / "configs"
 
 
 ERRORS_PAGE = "docs/errors.md"
+_MOST_SHOWN = 200
+"""Characters of a value in an error."""
 
 
 def pointer(topic: str) -> str:
@@ -181,7 +183,13 @@ def _explain(block: type[Block], tree: dict, error: dict) -> str:
         got = error["ctx"].get("tag", "nothing")
         return f"'{key}.type' is '{got}'{nearest(str(got), allowed)}; allowed: {allowed or 'see --list'}"
     message = error["msg"].removeprefix("Value error, ")
-    return f"'{key}' = {error['input']!r}: {message}" if key else message
+    return f"'{key}' = {_shortened(error['input'])}: {message}" if key else message
+
+
+def _shortened(value: Any) -> str:
+    """A value as it is printed in an error: a block of ninety heads would hide what is said of it."""
+    text = repr(value)
+    return text if len(text) <= _MOST_SHOWN else f"{text[: _MOST_SHOWN - 1]}…"
 
 
 def _walk(block: Any, tree: Any, location: tuple) -> tuple[list[str], list[type[Block]]]:

@@ -5,6 +5,7 @@ A Config of an objective or a pooler may have `needed_fields()` -> {field: block
 `reads_text` (false unless it says otherwise): without an objective that reads texts a run has no text tower, no tokenizer and no
 field of texts. `best_metric(name)` -> (key of results.json, max or min) is taken where `evaluate.best_metric` is unset and every objective has one:
 contrastive has none, the default there is its own. That of the first objective counts, of one with `is_pretext` only where all are such.
+Where a best metric is named without its mode, its name says which way is better (`deepcoro/statistics/directions.py`).
 """
 
 from typing import Any
@@ -13,6 +14,7 @@ import pydantic
 
 from deepcoro.config import Block, dump, typed_by_key
 from deepcoro.fields.labels import word_of
+from deepcoro.statistics.directions import direction
 
 TEXT_FIELDS = ("report", "texts", "caption")
 
@@ -47,13 +49,16 @@ def with_needs(tree: dict, objectives: Any, pooler: Any) -> dict:
 
 def _with_best_metric(tree: dict, objective_of: dict) -> dict:
     evaluated = _block(tree.get("evaluate"))
-    is_said = not isinstance(evaluated, dict) or {"best_metric", "best_metric_mode"} & set(evaluated)
-    if is_said or not objective_of or not all(hasattr(each, "best_metric") for each in objective_of.values()):
+    if not isinstance(evaluated, dict):
+        return tree
+    if isinstance(named := evaluated.get("best_metric"), str):
+        return tree | {"evaluate": {"best_metric_mode": direction(named)} | evaluated}
+    if not objective_of or not all(hasattr(each, "best_metric") for each in objective_of.values()):
         return tree
     # guessing hidden parts is what a run does for the sake of something else, where there is something else
     name, deciding = min(objective_of.items(), key=lambda item: getattr(item[1], "is_pretext", False))
     metric, mode = deciding.best_metric(name)
-    return tree | {"evaluate": evaluated | {"best_metric": metric, "best_metric_mode": mode}}
+    return tree | {"evaluate": {"best_metric_mode": mode} | evaluated | {"best_metric": metric}}
 
 
 def _without_texts(tree: dict) -> dict:

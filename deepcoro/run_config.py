@@ -8,6 +8,7 @@ import pydantic
 from deepcoro.augment import Config as Augment
 from deepcoro.averages import Config as Ema
 from deepcoro.config import Block, ConfigError, dump, parse, read_tree, typed_by_key
+from deepcoro.contradictions import refuse_changing_films, refuse_contradictions
 from deepcoro.data.config import Data
 from deepcoro.groups import Edges
 from deepcoro.implied import with_needs
@@ -150,9 +151,9 @@ class Evaluate(Block):
     best_metric: str = "retrieval/text_to_video/R@5"
     """Key of results.json that names the best checkpoint. Unset without contrastive: heads' macro/auroc (of one: auroc; else macro_auroc, pearson_r), captioning/cider_d, or error of hidden parts."""
     best_metric_mode: Literal["max", "min"] = "max"
-    """Whether a higher or a lower best_metric is better."""
+    """Whether a higher or a lower best_metric is better. Unset = as its name says: min for errors (mae, rmse, brier, ...), else max."""
     early_stop_patience: int | None = pydantic.Field(default=None, ge=1)
-    """Evaluations without a better best_metric after which training stops; unset = never."""
+    """Evaluations (every_steps) without a better best_metric after which training stops; unset = never."""
     num_examples: int = pydantic.Field(default=6, ge=0)
     """Searches, generated reports and errors of heads, so many of each, with film strips in report.html: share it with care."""
 
@@ -303,22 +304,8 @@ class RunConfig(Block):
                 f"towers.text.cache_features is for a tower that stays frozen, and freeze has phases with text = {thawing}"
             )
         if self.caches_films:
-            self._refuse_changing_films()
+            refuse_changing_films(self)
         return self
-
-    def _refuse_changing_films(self) -> None:
-        reading = [name for name, each in self.objectives.items() if getattr(each, "reads_films", False)]
-        causes = {
-            "freeze has phases with another video than 1": {each.video for each in self.freeze} - {None, 1},
-            "augment changes films (set it to {})": self.augment != Augment(),
-            "data.fields.video.jitter is true": self.data.fields["video"].jitter,
-            f"objectives {reading} read the films themselves": reading,
-        }
-        found = [cause for cause, holds in causes.items() if holds]
-        if found:
-            raise ValueError(
-                f"towers.video.cache_features is for films that never change, and {'; '.join(found)}; change that, or set it to false"
-            )
 
     @property
     def caches_films(self) -> bool:
@@ -369,7 +356,13 @@ class RunConfig(Block):
 
 
 def load_run_config(path: Path, overrides: list[str]) -> RunConfig:
-    """The run config of a YAML file with overrides laid over it; a ConfigError names what is wrong."""
+    """The run config of a YAML file with overrides laid over it; a ConfigError names what is wrong, or what contradicts itself."""
+    config = _read(path, overrides)
+    refuse_contradictions(config)
+    return config
+
+
+def _read(path: Path, overrides: list[str]) -> RunConfig:
     tree = read_tree(path, overrides, SHORTHANDS)
     if "pipeline_project" in tree:
         raise ConfigError(
@@ -384,7 +377,7 @@ def config_of_run(run_dir: Path, overrides: list[str]) -> RunConfig:
     path = run_dir / "config.yaml"
     if not path.is_file():
         raise ConfigError(f"{run_dir} holds no config.yaml; name the folder of a run", topic="no-checkpoint")
-    return load_run_config(path, overrides)
+    return _read(path, overrides)
 
 
 def run_config_from_dump(tree: dict, source: str) -> RunConfig:

@@ -56,7 +56,7 @@ LAYERS = [
     {"data"},
     {"towers", "poolers", "positives", "losses", "metrics", "answers", "judged"},
     {"objectives"},
-    {"run_config", "groups", "implied"},
+    {"run_config", "groups", "implied", "contradictions"},
     {
         "model",
         "optim",

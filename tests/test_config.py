@@ -177,3 +177,10 @@ def test_a_file_in_another_encoding_is_named(tmp_path):
     (tmp_path / "latin.yaml").write_bytes("name: é".encode("latin-1"))
     with pytest.raises(ConfigError, match="not UTF-8"):
         config.read_tree(tmp_path / "latin.yaml")
+
+
+def test_a_block_of_ninety_heads_does_not_hide_what_is_said_of_it() -> None:
+    path = config.find_config("linear_probing/segments_config")
+    told = message_of("objectives.linear_probing.head_lr={ctoo: 1}", path=path)
+    assert "head_lr names 'ctoo'" in told and "82 more" in told
+    assert len(told) < 800

@@ -4,7 +4,7 @@ import numpy as np
 import pydantic
 import pytest
 
-from deepcoro.config import Block, dump
+from deepcoro.config import Block, ConfigError, dump, parse
 from deepcoro.embed import told_heads
 from deepcoro.fields import labels
 from deepcoro.implied import with_needs
@@ -129,6 +129,26 @@ def test_a_best_metric_that_is_named_is_never_replaced() -> None:
     named = {"best_metric": "linear_probing/lvef/mae", "best_metric_mode": "min"}
     config = RunConfig(objectives=probe, evaluate=named)
     assert (config.evaluate.best_metric, config.evaluate.best_metric_mode) == tuple(named.values())
+
+
+def test_the_mode_alone_does_not_turn_the_best_metric_into_one_that_heads_do_not_have() -> None:
+    config = RunConfig(objectives={"heads": probing("lvef")}, evaluate={"best_metric_mode": "max"})
+    assert config.evaluate.best_metric == "heads/lvef/pearson_r"
+
+
+@pytest.mark.parametrize(
+    ("changes", "cause"),
+    [
+        ({"objectives": {"heads": probing("lvef") | {"head_lr": {"lvf": 1}}}}, "did you mean 'lvef'"),
+        ({"objectives": {"heads": probing("lvef") | {"loss_structure": {"lvef": "maee"}}}}, "'maee'"),
+        ({"pooler": {"type": "atention"}}, "did you mean 'attention'"),
+    ],
+)
+def test_what_is_wrong_of_objectives_and_pooler_is_all_that_is_told(changes: dict, cause: str) -> None:
+    tree = {"objectives": {"heads": probing("lvef")}, "data": {"fields": {"labels": {"conflict": "max"}}}}
+    with pytest.raises(ConfigError) as told:
+        parse(RunConfig, tree | changes, "a.yaml")
+    assert cause in str(told.value) and "columns" not in str(told.value)
 
 
 def test_a_run_whose_objectives_read_no_text_has_no_text_tower_and_no_field_of_texts() -> None:

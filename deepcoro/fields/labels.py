@@ -41,8 +41,6 @@ class Config(Block):
     @pydantic.field_validator("columns")
     @classmethod
     def _each_once(cls, value: list[str]) -> list[str]:
-        if not value:
-            raise ValueError("name at least one column, or leave the field out")
         return list(dict.fromkeys(value))
 
     def number(self, column: str, value: Value) -> float | None:

@@ -20,6 +20,7 @@ from deepcoro.config import Block, ConfigError, DataError, nearest
 from deepcoro.features import Features, Surroundings
 from deepcoro.fields.labels import with_words
 from deepcoro.heads import LinearHead, OrdinalHead, Task
+from deepcoro.judged import listed
 from deepcoro.losses import HEAD_LOSSES, HeadLoss, bce, ordinal
 from deepcoro.pretended import is_pretended
 
@@ -385,7 +386,7 @@ def _by_head(key: str, given: dict[str, Any], heads: list[str]) -> dict[str, Any
     for name in sorted(given, key=lambda name: name in heads):
         matched = [head for head in heads if fnmatch.fnmatchcase(head, str(name))]
         if not matched:
-            raise ValueError(f"{key} names '{name}'{nearest(str(name), heads)}; heads: {heads}")
+            raise ValueError(f"{key} names '{name}'{nearest(str(name), heads)}; heads: {listed(heads)}")
         found |= dict.fromkeys(matched, given[name])
     return {head: found[head] for head in heads if head in found}
 
