@@ -11,6 +11,7 @@ from deepcoro.config import ConfigError
 from deepcoro.data.collection import Collection
 from deepcoro.data.known_views import check_views
 from deepcoro.data.label_values import check_labels
+from deepcoro.data.number_columns import check_numbers
 from deepcoro.data.stream import BuiltField
 from deepcoro.data.units import Units
 from deepcoro.evaluated import Measurement, TrainingReports
@@ -92,6 +93,7 @@ def build_parts(config: RunConfig, make_tokenizer: bool = False) -> Parts:
         _look_through_labels(config, shards, fields["labels"], read)
     if config.pooler.view_embedding:
         check_views(shards, read)
+    _look_through_metrics(config, shards, read)
     if make_tokenizer:
         _describe_texts(config, shards, fields)
     return Parts(shards, tokenizer, fields, seen_through(config.towers.video.weights))
@@ -171,6 +173,15 @@ def _look_through_labels(
             if isinstance(objective, LinearProbing):
                 objective.refuse_labels(split, values)
     labels.set_found(found.counts, found.conflicts)
+
+
+def _look_through_metrics(config: RunConfig, shards: Collection, splits: Mapping[str, Units]) -> None:
+    """Columns that metrics read as numbers are checked in the split that this run evaluates; training evaluates val."""
+    least: dict[str, float] = {}
+    for metric in build_metrics(config):
+        for column, number in metric.least_numbers().items():
+            least[column] = max(number, least.get(column, number))
+    check_numbers(least, shards, {split: units for split, units in splits.items() if split != "train"})
 
 
 def _describe_texts(config: RunConfig, shards: Collection, fields: dict[str, BuiltField]) -> None:

@@ -11,7 +11,7 @@ from deepcoro.angiography.prompts import SWEEPS, sweep_sentences
 from deepcoro.answers import absolute_error
 from deepcoro.bootstrap import patient_rows, patients_counted, renumbered
 from deepcoro.config import Block
-from deepcoro.evaluated import Evaluated, Measurement, class_embedding, label_word
+from deepcoro.evaluated import Evaluated, Measurement, class_embedding, numbers_of
 from deepcoro.kernels.tied_ranks import nearest
 
 _SLOT = "{value}"
@@ -94,6 +94,9 @@ class PromptSweep(Measurement):
     def columns(self) -> list[str]:
         return [task.label for task in self.config.tasks.values()]
 
+    def least_numbers(self) -> dict[str, float]:
+        return dict.fromkeys(self.columns(), -np.inf)
+
     def prompts(self) -> list[str]:
         return list(
             dict.fromkeys(
@@ -141,7 +144,7 @@ class PromptSweep(Measurement):
             if task.label not in evaluated.labels:
                 notes.append(f"prompt_sweep/{name}: the data have no label '{task.label}'")
                 continue
-            truth = numbers_of(evaluated.labels[task.label])
+            truth = numbers_of(task.label, evaluated.labels[task.label])
             found = self.errors(answers[f"prompt_sweep_{name}"], truth, evaluated.patients)
             numbers |= {f"prompt_sweep/{name}/{key}": value for key, value in found.items()}
         return numbers, notes
@@ -164,8 +167,3 @@ class PromptSweep(Measurement):
         if np.ptp(answers) > 0 and np.ptp(truth) > 0:
             found["pearson"] = float(np.corrcoef(answers, truth)[0, 1])
         return counts | found
-
-
-def numbers_of(values: Sequence) -> Float[np.ndarray, " film"]:
-    """A label column as numbers; NaN = not assessed. ValueError for a word."""
-    return np.array([np.nan if label_word(value) is None else float(value) for value in values])

@@ -1,6 +1,5 @@
 """Two studies of one patient: how much has the model's answer changed, and does that follow what the readers say has changed?"""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,7 +9,7 @@ from jaxtyping import Float
 
 from deepcoro.bootstrap import patients_counted, sum_intervals
 from deepcoro.config import Block
-from deepcoro.evaluated import Evaluated, Measurement
+from deepcoro.evaluated import Evaluated, Measurement, numbers_of
 from deepcoro.statistics.ranking import auroc, auroc_interval
 
 
@@ -59,6 +58,9 @@ class SerialChange(Measurement):
     def columns(self) -> list[str]:
         return [self.config.label, self.config.time]
 
+    def least_numbers(self) -> dict[str, float]:
+        return dict.fromkeys(self.columns(), -np.inf)
+
     def measure(self, evaluated: Evaluated) -> tuple[dict[str, float], list[str]]:
         """`serial_change/...`: AUROC of the distance for a changed label; Pearson correlation of the changes where there is a score."""
         problem = self._problem(evaluated)
@@ -83,7 +85,7 @@ class SerialChange(Measurement):
     def pairs(self, evaluated: Evaluated) -> Pairs:
         """Studies of a patient and tree, in time, each with the next; those without time or label are left out."""
         labels, scores = evaluated.labels, self._scores(evaluated)
-        truth, time = (_numbers(labels[name]) for name in (self.config.label, self.config.time))
+        truth, time = (numbers_of(name, labels[name]) for name in (self.config.label, self.config.time))
         sides = labels.get("side", [None] * len(evaluated.clips))
         exams: dict[tuple, dict[str, list[int]]] = {}
         for row, (patient, side, study) in enumerate(
@@ -150,10 +152,6 @@ def _pearson(sums: Float[np.ndarray, "sample 6"]) -> dict[str, Float[np.ndarray,
     spread = np.maximum(n * xx - x * x, 0) * np.maximum(n * yy - y * y, 0)
     with np.errstate(divide="ignore", invalid="ignore"):
         return {"pearson": np.where(spread > 1e-12, (n * xy - x * y) / np.sqrt(spread), np.nan)}
-
-
-def _numbers(values: Sequence) -> Float[np.ndarray, " film"]:
-    return np.array([np.nan if value is None or value == "" else float(value) for value in values])
 
 
 def _distance(films: Float[np.ndarray, "film dim"], earlier: list[int], later: list[int]) -> float:

@@ -6,8 +6,8 @@ import numpy as np
 import pydantic
 
 from deepcoro.bootstrap import Statistic, joined, patient_rows, with_intervals
-from deepcoro.config import Block
-from deepcoro.evaluated import Evaluated, Followed, Head, Measurement
+from deepcoro.config import Block, DataError
+from deepcoro.evaluated import Evaluated, Followed, Measurement, numbers_of
 from deepcoro.judged import BINARY, REGRESSION
 from deepcoro.statistics.survival import survival_statistic
 
@@ -52,6 +52,12 @@ class Survival(Measurement):
     def columns(self) -> list[str]:
         return [column for each in self.config.outcomes.values() for column in (each.event, each.time)]
 
+    def least_numbers(self) -> dict[str, float]:
+        """A follow-up lasts 0 or more."""
+        return dict.fromkeys(self.columns(), -np.inf) | {
+            each.time: 0.0 for each in self.config.outcomes.values()
+        }
+
     def measure(self, evaluated: Evaluated) -> tuple[dict[str, float], list[str]]:
         """`num`, `num_patients`, `num_events`, `num_not_assessed`, `c_index`, `auc_at_T` of each outcome."""
         num_patients = int(patient_rows(evaluated.patients, len(evaluated.clips)).max(initial=-1)) + 1
@@ -82,7 +88,13 @@ class Survival(Measurement):
 
 
 def _followed(evaluated: Evaluated, outcome: Outcome) -> Followed:
-    times, events = (_column(evaluated, column) for column in (outcome.time, outcome.event))
+    times, events = (numbers_of(name, evaluated.labels[name]) for name in (outcome.time, outcome.event))
+    if (times < 0).any() or np.isinf(times).any():
+        raise DataError(
+            f"label '{outcome.time}' is the length of a follow-up and holds {times[(times < 0) | np.isinf(times)][0]:g}; it is 0 or more, and "
+            "an empty cell where there is none",
+            topic="labels",
+        )
     kept = np.flatnonzero(~np.isnan(times) & ~np.isnan(events))
     fixed = (evaluated.fixed or {}).get(outcome.head)
     return Followed(
@@ -103,7 +115,3 @@ def _missing(evaluated: Evaluated, outcome: Outcome) -> str:
         return f"no head '{outcome.head}' gives a number; heads that do: {able}"
     absent = [column for column in (outcome.time, outcome.event) if column not in evaluated.labels]
     return f"the data have no label {absent}" if absent else ""
-
-
-def _column(evaluated: Evaluated, name: str) -> np.ndarray:
-    return Head(REGRESSION, name, 0).truth(evaluated.labels[name])

@@ -8,6 +8,7 @@ import pytest
 
 from deepcoro.angiography.grammar import parse
 from deepcoro.angiography.prompts import sweep_sentences
+from deepcoro.config import DataError
 from deepcoro.evaluated import Evaluated
 from deepcoro.metrics.prompt_sweep import Config, Task
 from deepcoro.scored import score_rows
@@ -117,3 +118,10 @@ def test_shipped_sentences_say_the_number_they_stand_for(label: str) -> None:
 def test_a_task_that_says_nothing_is_refused(settings: dict, message: str) -> None:
     with pytest.raises(pydantic.ValidationError, match=message):
         Config(tasks={"x": settings})
+
+
+def test_a_label_that_is_a_word_names_its_column() -> None:
+    case = random_case(0)
+    strange = replace(case, labels={"lvef": ["left", *case.labels["lvef"][1:]]})
+    with pytest.raises(DataError, match="label 'lvef' .*'left'"):
+        Config(tasks={"ef": TASK}).build().measure(strange)

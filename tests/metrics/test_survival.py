@@ -1,11 +1,13 @@
 """Outcomes with a follow-up: who is in, and what is said where a column or a head is not there."""
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from deepcoro.bootstrap import estimates
+from deepcoro.config import DataError
 from deepcoro.evaluated import Head
 from deepcoro.metrics.survival import Config
 from deepcoro.statistics.survival import survival_statistic
@@ -72,3 +74,12 @@ def test_no_outcome_and_no_event_give_no_measure(data):
     numbers, notes = Config(outcomes={"mace": outcome()}).build().measure(none)
     assert "survival/mace/c_index" not in numbers
     assert "no event" in notes[0]
+
+
+@pytest.mark.parametrize(
+    ("days", "told"), [(-3.0, "'mace_days' .* holds -3; it is 0 or more"), ("left", "'mace_days' .*'left'")]
+)
+def test_a_follow_up_that_is_none_names_its_column(data, days, told):
+    strange = replace(data, labels=dict(data.labels) | {"mace_days": [days, *data.labels["mace_days"][1:]]})
+    with pytest.raises(DataError, match=told):
+        Config(outcomes={"mace": outcome()}, bootstrap_samples=0).build().measure(strange)
