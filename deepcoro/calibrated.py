@@ -3,6 +3,7 @@ prediction interval of each number.
 
 A threshold that is chosen on the films it is measured on flatters. So `run_mode=val` writes `calibration/{checkpoint digest}.json` into
 the run folder, and test, inference and other sites read it: by the digest, a threshold never meets another checkpoint than its own.
+The val split of other data than the training's (another site, another `data.where`) reads it too, and does not replace it.
 """
 
 import logging
@@ -73,6 +74,12 @@ class Calibration(Block):
     """Findings, by `objective/head`."""
     numbers: dict[str, FixedInterval] | None = None
     """Heads of numbers, by `objective/head`, those that had too few patients left out; None where val was run before there were any."""
+
+    def holds_for_val_of(self, fingerprint: str, of_training: str | None) -> bool:
+        """Whether a val split of data with this fingerprint is to use it as it is, rather than choose anew: not that of the training's own
+        data (`of_training`; None = not known), nor the very data it was chosen on.
+        """
+        return fingerprint not in (of_training, self.data_fingerprint)
 
     def warn_of_not_reached(self) -> None:
         """Names the heads that always make a call though a certainty was asked for."""

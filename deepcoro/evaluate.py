@@ -57,12 +57,13 @@ def run(config: RunConfig) -> int:
     saved, parts = open_checkpoint(config)
     patient_overlap = overlap(seen_of_state(saved.state()["data"]), parts.seen_in(split), split)
     model = load_model(config, parts, saved).to(accelerator.device)
-    known = read_calibration(config.run_dir, saved.digest())
+    known = _known(config, parts, saved)
     metrics = build_metrics(config)
     evaluated, numbers, notes = evaluate_split(model, config, parts, split, known=known, metrics=metrics)
     if distributed.rank() == 0:
         conflicts = parts.conflicting_labels.get(split, {})
         notes += run_notes(config, evaluated.unreadable, conflicts)
+        notes += _note_of_fixed(evaluated, known)
         record = {
             "metrics": numbers,
             "notes": notes,
@@ -80,7 +81,7 @@ def run(config: RunConfig) -> int:
             "data_summary": _data_summary(config, parts, evaluated),
         }
         write_results(config.run_dir, record)
-        if split == "val" and (evaluated.fixed or evaluated.intervals):
+        if evaluated.chose_fixed and (evaluated.fixed or evaluated.intervals):
             _write_fixed(config.run_dir, saved.digest(), record, evaluated)
         name = f"{record['data']}_{split}"
         write_split_predictions(config, parts, name, evaluated, metrics, saved.epoch())
@@ -114,6 +115,25 @@ def run_notes(
             "this is the newest"
         )
     return notes
+
+
+def _known(config: RunConfig, parts: Parts, saved: checkpoint.Checkpoint) -> Calibration | None:
+    """What val fixed for this checkpoint. None where it did not, and where this run is the val that fixes it."""
+    known = read_calibration(config.run_dir, saved.digest())
+    if known is None or config.run_mode != "val":
+        return known
+    of_training = saved.state()["data"].get("fingerprint")
+    return known if known.holds_for_val_of(parts.shards.fingerprint, of_training) else None
+
+
+def _note_of_fixed(evaluated: Evaluated, known: Calibration | None) -> list[str]:
+    if known is None or not evaluated.fixed_elsewhere:
+        return []
+    return [
+        f"thresholds and intervals are those fixed on {known.data} ({known.split}, {known.created}), used unchanged: these are other films, "
+        f"or chosen otherwise (data.tables, data.where), than the checkpoint was trained with; to choose them here instead, remove "
+        f"calibration/{known.checkpoint}.json from the run folder"
+    ]
 
 
 def _write_fixed(run_dir: Path, digest: str, record: Mapping[str, Any], val: Evaluated) -> None:
@@ -187,13 +207,14 @@ def evaluate_split(
 ) -> tuple[Evaluated, dict[str, float], list[str]]:
     """Embeds on all ranks; metrics are computed on rank 0 and are the same on every rank. Collective. `active`: as in `Wanted`.
 
-    `known`: thresholds and intervals that val chose; val itself chooses them here. `metrics`: those of the config unless given.
+    `known`: thresholds and intervals that val chose; without any, val chooses them here. `metrics`: those of the config unless given.
     """
     metrics = build_metrics(config) if metrics is None else metrics
     evaluated = embed_split(model, config, parts, split, replace(wanted_by(metrics), active=active))
     measured: tuple[dict[str, float], list[str]] = ({}, [])
     if distributed.rank() == 0:
-        evaluated = _chosen(evaluated, metrics) if split == "val" else _with_known(evaluated, known)
+        chooses = split == "val" and known is None
+        evaluated = _chosen(evaluated, metrics) if chooses else _with_known(evaluated, known)
         for metric in metrics:
             numbers, notes = metric.measure(evaluated)
             measured = (measured[0] | numbers, measured[1] + notes)
@@ -214,7 +235,12 @@ def _chosen(val: Evaluated, metrics: Sequence[Measurement]) -> Evaluated:
 
 
 def _with_known(evaluated: Evaluated, known: Calibration | None) -> Evaluated:
-    return replace(evaluated, fixed=known and known.heads, intervals=known and known.numbers)
+    return replace(
+        evaluated,
+        fixed=known and known.heads,
+        intervals=known and known.numbers,
+        fixed_elsewhere=evaluated.split == "val",
+    )
 
 
 def wanted_by(metrics: Sequence[Measurement]) -> Wanted:

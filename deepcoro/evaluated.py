@@ -2,12 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from deepcoro.calibrated import Fixed, FixedInterval
+from deepcoro.config import DataError
 
 
 @dataclass(frozen=True)
@@ -147,6 +148,8 @@ class Evaluated:
     """Threshold of each head, chosen on val; None = val has not been run with this checkpoint."""
     intervals: Mapping[str, FixedInterval] | None = None
     """Prediction interval of each head of numbers, chosen on val; None as above."""
+    fixed_elsewhere: bool = False
+    """Whether both were chosen on other films, though this is a val split: that of another site than the training's."""
     captions: Sequence[str] = ()
     """The report that the model wrote of each film; empty where no objective writes any."""
     training: TrainingReports | None = None
@@ -158,6 +161,11 @@ class Evaluated:
     def shares_space(self) -> bool:
         """Whether films and texts can be compared."""
         return self.text_embeddings.shape[1] == self.films.shape[1]
+
+    @property
+    def chose_fixed(self) -> bool:
+        """Whether `fixed` and `intervals` were chosen on these films, so that what rests on them is too good here."""
+        return self.split == "val" and not self.fixed_elsewhere
 
     def only(self, chosen: np.ndarray) -> "Evaluated":
         """The chosen films (a mask), with the texts that are theirs."""
@@ -195,6 +203,10 @@ class Measurement:
     def columns(self) -> list[str]:
         """Label columns that it reads, those of heads aside."""
         return []
+
+    def least_numbers(self) -> dict[str, float]:
+        """Those of its columns that must hold numbers -> the smallest that each may hold; -inf = any."""
+        return {}
 
     def measure(self, evaluated: Evaluated) -> tuple[dict[str, float], list[str]]:
         """Flat numbers, and a sentence for what could not be measured."""
@@ -239,6 +251,19 @@ def class_embedding(prompts: Float[np.ndarray, "prompt dim"]) -> Float[np.ndarra
     """Mean of the L2-normalised sentences of a class, L2-normalised again (Radford et al. 2021, arXiv:2103.00020)."""
     mean = prompts.mean(axis=0)
     return mean / max(float(np.linalg.norm(mean)), 1e-12)
+
+
+def numbers_of(column: str, values: Sequence) -> Float[np.ndarray, "row"]:
+    """A label column as numbers; NaN = not assessed. DataError for a word."""
+    return np.array([np.nan if label_word(value) is None else _number_of(column, value) for value in values])
+
+
+def _number_of(column: str, value: Any) -> float:
+    try:
+        return float(value)
+    except ValueError:
+        told = f"label '{column}' is read as a number and holds '{value}'; correct it, an empty cell is not assessed"
+        raise DataError(told, topic="labels") from None
 
 
 def label_word(value: object) -> str | None:

@@ -67,6 +67,7 @@ def run(config: RunConfig) -> int:
 
 def _prepare(config: RunConfig, accelerator: Any) -> Run:
     parts = build_parts(config, make_tokenizer=True)
+    _refuse_patience_without_val(config, parts)
     parts.refuse_met_in_validation()
     units = _units(config, parts)
     rows_per_step = config.batch_size * config.gradient_accumulation_steps * distributed.world_size()
@@ -95,6 +96,15 @@ def _prepare(config: RunConfig, accelerator: Any) -> Run:
         write_positives(config, parts)
         note_start(config.run_dir, parts.shards, _facts_of_start(training, accelerator))
     return training
+
+
+def _refuse_patience_without_val(config: RunConfig, parts: Parts) -> None:
+    if config.evaluate.early_stop_patience is not None and "val" not in parts.shards.splits:
+        raise ConfigError(
+            f"evaluate.early_stop_patience={config.evaluate.early_stop_patience} counts evaluations on the val split, and {parts.shards.name} has "
+            "none: give some patients the split val, or set evaluate.early_stop_patience=null",
+            topic="empty-split",
+        )
 
 
 def _units(config: RunConfig, parts: Parts) -> Units:

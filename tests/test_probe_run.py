@@ -136,3 +136,53 @@ def test_a_run_of_numbers_alone_keeps_the_interval_that_val_chose(tmp_path: Path
     assert found["linear_probing/lvef/interval_half_width"] == kept["half_width"] > 0
     assert kept["num_patients"] == 6, "of nine patients on val, six with an LVEF"
     assert 0 <= found["linear_probing/lvef/interval_coverage"] <= 1
+
+
+def test_val_of_another_site_is_measured_with_the_thresholds_of_the_trainings_val(tmp_path: Path) -> None:
+    home = folder_of(tmp_path / "home", ["train"] * 4 + ["val"] * 6, True)
+    away = folder_of(tmp_path / "away", ["val"] * 5, True)
+    asked = ("evaluate.metrics={classification: {bootstrap_samples: 0}}", "checkpoint=last")
+
+    def val(shards: Path, *more: str) -> tuple[dict, dict]:
+        """What the run has fixed and what it found."""
+        assert command_line.main(words(shards, tmp_path / "run", *asked, "run_mode=val", *more)) == 0
+        (path,) = (tmp_path / "run" / "calibration").glob("*.json")
+        found = (tmp_path / "run" / "results" / f"{shards.name}_val.json").read_text()
+        return json.loads(path.read_text()), json.loads(found)
+
+    assert command_line.main(words(home, tmp_path / "run", *asked)) == 0
+    fixed, found = val(away)
+    assert fixed["data"] == "away", "none was there, and this val has to do"
+    fixed, _ = val(home)
+    assert fixed["data"] == "home", "the training's own val goes before any other"
+    (path,) = (tmp_path / "run" / "calibration").glob("*.json")
+    fixed["heads"]["linear_probing/cto"]["threshold"] = 0.123  # no other val would choose it
+    path.write_text(json.dumps(fixed))
+    for shards, more in ((away, ()), (home, ("data.where=cto == 0 or lvef > 0",))):
+        kept, found = val(shards, *more)
+        assert kept == fixed
+        assert found["metrics"]["linear_probing/cto/threshold"] == 0.123
+        assert any("fixed on home" in note and "used unchanged" in note for note in found["notes"])
+        assert not any("too good here" in note for note in found["notes"])
+    kept, found = val(home)
+    assert kept["heads"]["linear_probing/cto"]["threshold"] != 0.123
+    assert any("too good here" in note for note in found["notes"])
+
+
+def test_patience_without_a_val_split_is_refused_before_the_first_step(tmp_path: Path, capsys) -> None:
+    shards = folder_of(tmp_path / "shards", ["train"] * 4, True)
+    asked = ("evaluate.early_stop_patience=2", "evaluate.every_steps=1")
+    assert command_line.main(words(shards, tmp_path / "run", *asked)) == 2
+    assert "counts evaluations on the val split, and shards has none" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_a_follow_up_below_zero_stops_a_run_before_its_first_step(
+    shards: Path, tmp_path: Path, capsys
+) -> None:
+    (tmp_path / "newer.csv").write_text("clip,days\nstudy8-film0,-30\n")
+    outcome = "evaluate.metrics.survival.outcomes={mace: {head: linear_probing/cto, event: cto, time: days}}"
+    given = words(shards, tmp_path / "run", f"data.tables=[{tmp_path / 'newer.csv'}]", outcome)
+    assert command_line.main(given) == 2
+    assert "DataError: label 'days' of split val holds -30.0" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "checkpoints").exists()

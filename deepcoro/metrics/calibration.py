@@ -52,7 +52,7 @@ class Calibration(Measurement):
             )
 
         said, fit = of(each.score), recalibration_of((evaluated.fixed or {}).get(each.name))
-        if fit is None or evaluated.split == "val":
+        if fit is None or evaluated.chose_fixed:
             return said
         corrected = of(fit.apply(each.score))
 

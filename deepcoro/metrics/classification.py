@@ -186,7 +186,7 @@ class Classification(Measurement):
                 notes.append(
                     f"no decisions where val, which chooses thresholds, had one class only: {listed(without)}"
                 )
-        if evaluated.fixed and evaluated.split == "val":
+        if evaluated.fixed and evaluated.chose_fixed:
             notes.append("thresholds were chosen on this split: sensitivity to F1 are somewhat too good here")
             if any(found.certainty is not None for found in evaluated.fixed.values()):
                 notes.append(

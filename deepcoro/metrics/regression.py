@@ -95,7 +95,7 @@ class Regression(Measurement):
         without = [each.name for each in heads if each.name not in evaluated.intervals]
         if without:
             notes.append(f"no {level} where val had fewer than {needed}: {listed(without)}")
-        if evaluated.intervals and evaluated.split == "val":
+        if evaluated.intervals and evaluated.chose_fixed:
             notes.append(
                 "prediction intervals were chosen on this split: their coverage here is what was asked for, no test of it"
             )
