@@ -26,11 +26,11 @@ from deepcoro.cross_validation import OutOfFold, notes_of_runs
 from deepcoro.judged import BINARY, REGRESSION, Family, families_of, with_means
 from deepcoro.numerals import decimals
 from deepcoro.scored import Answer
-from deepcoro.statistics.calibration import calibration_statistic
+from deepcoro.statistics.calibration import calibration_statistic, class_calibration_statistic
 from deepcoro.statistics.findings import BY_ORDER, class_part
 from deepcoro.statistics.ranking import stratified_auroc
 
-SHOWN = (*COMPARED, "*/brier", "*/calibration_slope")
+SHOWN = (*COMPARED, "*/brier", "*/multiclass_brier", "*/calibration_slope")
 """Measures of the table unless others are asked for; the CSV file has all."""
 _WITHIN = "_within_strata"
 _FINDINGS = (BINARY, ZERO_SHOT)
@@ -92,7 +92,7 @@ def measure(data: OutOfFold, num_samples: int, seed: int) -> dict[str, Measure]:
             [_known(fold.get(key)) for fold in folds],
             value,
             # noise of a resample adds to every bin's gap
-            None if key.endswith("/ece") else _bounds(numbers, key),
+            None if key.endswith(("/ece", "/top_label_ece")) else _bounds(numbers, key),
             numbers.get(f"{key}{_WITHIN}"),
             _bounds(numbers, f"{key}{_WITHIN}"),
         )
@@ -140,6 +140,8 @@ def _more(
             yield calibration_statistic(answer.said[:, 0], positive, patients, num_patients)
     elif answer.task != REGRESSION:
         yield _classes_within(answer, folds, patients, num_patients)
+        truth = answer.truth.astype(np.int64)
+        yield class_calibration_statistic(answer.said, truth, patients, num_patients)
 
 
 def _classes_within(

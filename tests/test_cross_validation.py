@@ -132,6 +132,11 @@ def test_the_mean_and_deviation_are_those_of_the_folds_and_the_pooled_figure_is_
         ("mae", "lvef", lambda truth, said: mean_absolute_error(truth, said[:, 0])),
         ("pearson_r", "lvef", lambda truth, said: np.corrcoef(truth, said[:, 0])[0, 1]),
         ("accuracy", "grade", lambda truth, said: np.mean(said.argmax(axis=1) == truth)),
+        (
+            "multiclass_brier",
+            "grade",
+            lambda truth, said: np.square(said - np.eye(3)[truth.astype(int)]).sum(axis=1).mean(),
+        ),
     ):
         each, values = found[f"probe/{head}/{key}"], [of_rows(*known(head, [fold])) for fold in range(3)]
         assert each.by_fold == pytest.approx(values)
@@ -180,7 +185,8 @@ def test_intervals_draw_patients_anew_over_all_folds(data):
     assert found["probe/lvef/mae"].interval == pytest.approx(tuple(np.percentile(errors, [2.5, 97.5])))
     auroc = found["probe/cto/auroc"]
     assert auroc.within_interval[0] < auroc.within < auroc.within_interval[1]
-    assert found["probe/cto/ece"].interval is None, "resamples of the calibration error lie above it"
+    for key in ("cto/ece", "grade/top_label_ece"):
+        assert found[f"probe/{key}"].interval is None, "resamples of the calibration error lie above it"
 
 
 def test_a_fold_of_one_class_is_told_and_is_in_no_mean(data):

@@ -1,4 +1,4 @@
-"""Whether the probabilities that binary heads give come true as often as they say, before and after the correction that val fixed."""
+"""Whether the probabilities of heads come true as often as they say; of binary ones also after the correction that val fixed."""
 
 from typing import Annotated, Literal
 
@@ -8,12 +8,16 @@ import pydantic
 from deepcoro.bootstrap import Statistic, joined, with_intervals
 from deepcoro.config import Block
 from deepcoro.evaluated import Evaluated, Measurement
-from deepcoro.judged import BINARY, Judged, judged
-from deepcoro.statistics.calibration import calibration_statistic, recalibration_of
+from deepcoro.judged import BINARY, CLASSES, Judged, judged
+from deepcoro.statistics.calibration import (
+    calibration_statistic,
+    class_calibration_statistic,
+    recalibration_of,
+)
 
 
 class Config(Block):
-    """Brier score, expected calibration error, calibration slope and intercept of every binary head."""
+    """Brier score and expected calibration error of every head of two classes or more; of binary ones slope and intercept, too."""
 
     type: Literal["calibration"] = "calibration"
     """Which metric this is."""
@@ -29,23 +33,33 @@ class Config(Block):
 
 
 class Calibration(Measurement):
-    """Everything under `{objective}/{head}/`; nothing in a run without binary heads."""
+    """Everything under `{objective}/{head}/`; nothing in a run without heads of classes."""
 
     def __init__(self, config: Config) -> None:
         self.config = config
 
     def measure(self, evaluated: Evaluated) -> tuple[dict[str, float], list[str]]:
         """The values of `calibration_statistic` with `_ci_low` and `_ci_high`, and `brier_recalibrated` and `ece_recalibrated`, of
-        probabilities corrected as val said, on every other split.
+        probabilities corrected as val said, on every other split; of heads of several classes those of `class_calibration_statistic`.
 
         The calibration error has no interval: noise of a resample adds to every bin's gap, so that its resamples lie above it.
         """
-        heads, num_patients = judged(evaluated, (BINARY,))
-        parts = {each.name: self._of_head(each, num_patients, evaluated) for each in heads if each.has_both}
+        heads, num_patients = judged(evaluated, (BINARY, *CLASSES))
+        parts = {
+            each.name: (
+                self._of_binary(each, num_patients, evaluated)
+                if each.head.task == BINARY
+                else class_calibration_statistic(
+                    each.said, each.classes, each.patients, num_patients, self.config.bins
+                )
+            )
+            for each in heads
+            if len(each.truth) and (each.head.task != BINARY or each.has_both)
+        }
         numbers = with_intervals(joined(parts), num_patients, self.config.bootstrap_samples, self.config.seed)
         return {key: value for key, value in numbers.items() if not _is_interval_of_error(key)}, []
 
-    def _of_head(self, each: Judged, num_patients: int, evaluated: Evaluated) -> Statistic:
+    def _of_binary(self, each: Judged, num_patients: int, evaluated: Evaluated) -> Statistic:
         def of(probabilities: np.ndarray) -> Statistic:
             return calibration_statistic(
                 probabilities, each.positive, each.patients, num_patients, self.config.bins
@@ -64,6 +78,5 @@ class Calibration(Measurement):
 
 
 def _is_interval_of_error(key: str) -> bool:
-    return key.endswith(
-        tuple(f"/ece{kind}_ci_{end}" for kind in ("", "_recalibrated") for end in ("low", "high"))
-    )
+    errors = ("ece", "ece_recalibrated", "top_label_ece")
+    return key.endswith(tuple(f"/{error}_ci_{end}" for error in errors for end in ("low", "high")))

@@ -72,11 +72,9 @@ def calibration_statistic(
     Slopes of resamples are one Newton step from that of all rows, which needs sums over patients alone.
     """
     probabilities = np.asarray(probabilities, np.float64)
-    place = _places(probabilities, num_bins)
-    binned = np.zeros((len(place), num_bins))
-    binned[np.arange(len(place)), place] = positive - probabilities
     squares = np.square(probabilities - positive)
-    columns = np.column_stack([np.ones(len(place)), squares, positive, binned])
+    binned = _binned_gaps(probabilities, positive, num_bins)
+    columns = np.column_stack([np.ones(len(squares)), squares, positive, binned])
     held = patient_sums(columns, patients, num_patients)
     fits = [
         _fit_sums(probabilities, positive, patients, num_patients, with_slope) for with_slope in (True, False)
@@ -93,6 +91,37 @@ def calibration_statistic(
             "ece": ratio(np.abs(gaps).sum(axis=1), num),
             "calibration_slope": slope[:, -1],
             "calibration_intercept": intercept[:, 0],
+        }
+
+    return values
+
+
+def class_calibration_statistic(
+    probabilities: Float[np.ndarray, "row class"],
+    truth: Int[np.ndarray, "row"],
+    patients: Int[np.ndarray, "row"],
+    num_patients: int,
+    num_bins: int = 10,
+) -> Statistic:
+    """`multiclass_brier`, the squared differences summed over classes (Brier 1950: 0 to 2, of two classes twice the binary score), mean
+    over rows; `multiclass_brier_of_prevalence`, that of saying every row the share of each class; `top_label_ece`, how far the probability
+    of the most probable class (the first of several) is from how often it is right, in the bins of `ece` (Guo et al. 2017).
+    """
+    probabilities = np.asarray(probabilities, np.float64)
+    one_hot = truth[:, None] == np.arange(probabilities.shape[1])
+    squares = np.square(probabilities - one_hot).sum(axis=1)
+    is_right = probabilities.argmax(axis=1) == truth
+    binned = _binned_gaps(probabilities.max(axis=1), is_right, num_bins)
+    columns = np.column_stack([np.ones(len(squares)), squares, one_hot, binned])
+    held = patient_sums(columns, patients, num_patients)
+
+    def values(weights: Float[np.ndarray, "sample patient"]) -> dict[str, Float[np.ndarray, "sample"]]:
+        num, square, true, gaps = np.split(weights @ held, [1, 2, 2 + one_hot.shape[1]], axis=1)
+        shares = ratio(true, num)
+        return {
+            "multiclass_brier": ratio(square, num)[:, 0],
+            "multiclass_brier_of_prevalence": 1 - np.square(shares).sum(axis=1),
+            "top_label_ece": ratio(np.abs(gaps).sum(axis=1), num[:, 0]),
         }
 
     return values
@@ -169,6 +198,16 @@ def _overlap(of_positive: np.ndarray, of_negative: np.ndarray) -> bool:
 
 def _loss(logits: np.ndarray, positive: np.ndarray) -> float:
     return float(np.mean(np.logaddexp(0, logits) - positive * logits))
+
+
+def _binned_gaps(
+    probabilities: np.ndarray, positive: np.ndarray, num_bins: int
+) -> Float[np.ndarray, "row bin"]:
+    """What came true less what was said, in the bin of each row; an error of calibration sums these."""
+    place = _places(probabilities, num_bins)
+    gaps = np.zeros((len(place), num_bins))
+    gaps[np.arange(len(place)), place] = positive - probabilities
+    return gaps
 
 
 def _places(probabilities: np.ndarray, num_bins: int) -> Int[np.ndarray, "row"]:

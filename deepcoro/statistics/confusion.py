@@ -3,6 +3,7 @@
 A threshold is chosen on one set of films and used on another; `score >= threshold` is called positive.
 """
 
+from collections.abc import Callable
 from typing import Literal
 
 import numpy as np
@@ -66,33 +67,61 @@ def from_above(level: np.ndarray, chosen: np.ndarray, num_levels: int) -> np.nda
     return np.cumsum(np.bincount(level[chosen], minlength=num_levels)[::-1])[::-1]
 
 
-def class_statistic(
+def confusions(
     said: Int[np.ndarray, "row"],
     truth: Int[np.ndarray, "row"],
     num_classes: int,
     patients: Int[np.ndarray, "row"],
     num_patients: int,
-) -> Statistic:
-    """`accuracy`, `balanced_accuracy`, `macro_f1` and `weighted_kappa` (quadratic; for ordered classes) of one class said a row."""
+) -> Callable[[Float[np.ndarray, "sample patient"]], Float[np.ndarray, "sample truth said"]]:
+    """Tables of confusion, one for each vector of patient weights."""
     cells = np.zeros((len(truth), num_classes**2))
     cells[np.arange(len(truth)), truth * num_classes + said] = 1.0
     held = patient_sums(cells, patients, num_patients)
-    return lambda weights: class_measures((weights @ held).reshape(-1, num_classes, num_classes))
+    return lambda weights: (weights @ held).reshape(-1, num_classes, num_classes)
 
 
 def class_measures(
     confusion: Float[np.ndarray, "sample truth said"],
 ) -> dict[str, Float[np.ndarray, "sample"]]:
-    """Of tables of confusion. Means over classes are over those that occur in truth (F1: in truth or among what was said)."""
+    """Of tables of confusion: `accuracy`, `balanced_accuracy`, `macro_precision`, `macro_recall`, `macro_f1`, `micro_precision`,
+    `micro_recall` and `weighted_kappa` (quadratic; for ordered classes).
+
+    Macro means are over the classes that occur in truth or among what was said; a precision of a class never said, and a recall of one
+    that nobody has, count as 0 (scikit-learn's `zero_division=0`). `balanced_accuracy` is the mean recall of the classes in truth alone. With
+    one class said a row micro precision and recall both are the accuracy.
+    """
     total = confusion.sum(axis=(1, 2))
     right = np.einsum("sii->si", confusion)
     true, said = confusion.sum(axis=2), confusion.sum(axis=1)
+    accuracy = ratio(right.sum(axis=1), total)
     return {
-        "accuracy": ratio(right.sum(axis=1), total),
+        "accuracy": accuracy,
         "balanced_accuracy": mean_of_known(ratio(right, true), axis=1),
+        "macro_precision": _mean_with_zeros(right, said, true + said),
+        "macro_recall": _mean_with_zeros(right, true, true + said),
+        "micro_precision": accuracy,
+        "micro_recall": accuracy,
         "macro_f1": mean_of_known(ratio(2 * right, true + said), axis=1),
         "weighted_kappa": _weighted_kappa(confusion, true, said, total),
     }
+
+
+def each_class_measures(
+    confusion: Float[np.ndarray, "sample truth said"],
+) -> dict[str, Float[np.ndarray, "sample class"]]:
+    """`precision` and `recall` of each class; NaN of a class never said, or that nobody has."""
+    right = np.einsum("sii->si", confusion)
+    return {
+        "precision": ratio(right, confusion.sum(axis=1)),
+        "recall": ratio(right, confusion.sum(axis=2)),
+    }
+
+
+def _mean_with_zeros(right: np.ndarray, of: np.ndarray, occurs: np.ndarray) -> Float[np.ndarray, "sample"]:
+    """Mean share of the classes that occur, 0 of those with nothing to divide by."""
+    shares = np.nan_to_num(ratio(right, of))
+    return mean_of_known(np.where(occurs > 0, shares, np.nan), axis=1)
 
 
 def _weighted_kappa(

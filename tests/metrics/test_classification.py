@@ -117,6 +117,7 @@ def test_a_class_of_few_rows_is_named():
     numbers, notes = metric(bootstrap_samples=0).measure(data)
     assert numbers["probe/grade/class=2/num_positive"] == 2 and "probe/grade/class=2/auroc" in numbers
     assert numbers["probe/grade/class=3/num_positive"] == 0 and "probe/grade/class=3/auroc" not in numbers
+    assert "probe/grade/class=3/recall" not in numbers and numbers["probe/grade/class=3/precision"] == 0
     (few,) = [note for note in notes if "fewer than 10" in note]
     assert "probe/grade/class=2" in few and "class=1" not in few
 
@@ -163,6 +164,12 @@ def test_classes_are_measured_as_by_scikit_learn(task):
         "macro_auprc": metrics.average_precision_score(one_hot, said, average="macro"),
         "accuracy": metrics.accuracy_score(truth, said.argmax(axis=1)),
         "macro_f1": metrics.f1_score(truth, said.argmax(axis=1), average="macro"),
+        "macro_precision": metrics.precision_score(truth, said.argmax(axis=1), average="macro"),
+        "macro_recall": metrics.recall_score(truth, said.argmax(axis=1), average="macro"),
+        "micro_precision": metrics.precision_score(truth, said.argmax(axis=1), average="micro"),
+        "micro_recall": metrics.recall_score(truth, said.argmax(axis=1), average="micro"),
+        "class=very_severe/precision": metrics.precision_score(truth == 2, said.argmax(axis=1) == 2),
+        "class=very_severe/recall": metrics.recall_score(truth == 2, said.argmax(axis=1) == 2),
         "num": 89,
         "num_not_assessed": 1,
         "class=very_severe/num": 89,

@@ -8,7 +8,12 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import brier_score_loss
 
 from deepcoro.bootstrap import draws, estimates, interval, resamples
-from deepcoro.statistics.calibration import calibration_statistic, fit_recalibration, reliability
+from deepcoro.statistics.calibration import (
+    calibration_statistic,
+    class_calibration_statistic,
+    fit_recalibration,
+    reliability,
+)
 from tests.statistics.repeated import assert_is_that_of_rows_repeated
 
 
@@ -56,6 +61,59 @@ def test_brier_score_and_calibration_error_are_those_by_hand_plain_and_resampled
     assert_is_that_of_rows_repeated(
         calibration_statistic(probabilities, positive, patients, 30), oracle, patients
     )
+
+
+def of_classes(num: int):
+    """Probabilities of four classes in quarters, so that rows have ties and lie on the edges of bins."""
+    generator = np.random.default_rng(2)
+    counts = generator.multinomial(4, np.full(4, 0.25), num)
+    truth = np.where(generator.random(num) < 0.5, counts.argmax(axis=1), generator.integers(0, 3, num))
+    return counts / 4, truth
+
+
+def test_scores_of_several_classes_are_those_by_hand_plain_and_resampled():
+    probabilities, truth = of_classes(90)
+    patients = np.arange(90) // 3
+    is_tied = np.sort(probabilities, axis=1)[:, -1] == np.sort(probabilities, axis=1)[:, -2]
+    assert is_tied.any() and not is_tied.all()
+
+    def oracle(rows):
+        said, true = probabilities[rows], truth[rows]
+        label, sure, error = said.argmax(axis=1), said.max(axis=1), 0.0
+        for low in range(10):
+            inside = (sure * 10).astype(int).clip(max=9) == low
+            if inside.any():
+                error += inside.mean() * abs((label == true)[inside].mean() - sure[inside].mean())
+        shares = np.bincount(true, minlength=4) / len(true)
+        every = np.broadcast_to(shares, said.shape)
+        return {
+            "multiclass_brier": brier_score_loss(true, said, labels=range(4), scale_by_half=False),
+            "multiclass_brier_of_prevalence": np.square(every - np.eye(4)[true]).sum(axis=1).mean(),
+            "top_label_ece": error,
+        }
+
+    statistic = class_calibration_statistic(probabilities, truth, patients, 30)
+    assert_is_that_of_rows_repeated(statistic, oracle, patients)
+
+
+def test_two_classes_have_twice_the_brier_score_of_a_finding():
+    probabilities, positive = answers(90)
+    both = np.stack([1 - probabilities, probabilities], axis=1)
+    found = estimates(class_calibration_statistic(both, positive.astype(int), np.arange(90), 90), 90)
+    one = estimates(calibration_statistic(probabilities, positive, np.arange(90), 90), 90)
+    assert found["multiclass_brier"] == pytest.approx(2 * one["brier"])
+    assert found["multiclass_brier_of_prevalence"] == pytest.approx(2 * one["brier_of_prevalence"])
+
+
+def test_one_class_alone_is_scored_and_no_rows_have_no_score():
+    said = np.array([[0.2, 0.5, 0.3], [0.4, 0.4, 0.2], [0.0, 1.0, 0.0]])
+    found = estimates(class_calibration_statistic(said, np.ones(3, int), np.arange(3), 3), 3)
+    assert found["multiclass_brier"] == pytest.approx((0.38 + 0.56 + 0) / 3)
+    assert found["multiclass_brier_of_prevalence"] == 0
+    # of two classes as probable the first is said, which is wrong here
+    assert found["top_label_ece"] == pytest.approx((0.5 + 0.4 + 0) / 3)
+    nothing = estimates(class_calibration_statistic(said[:0], np.zeros(0, int), np.zeros(0, int), 2), 2)
+    assert np.isnan(list(nothing.values())).all()
 
 
 def test_reliability_is_the_curve_of_scikit_learn():

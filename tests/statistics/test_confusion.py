@@ -5,7 +5,13 @@ import pytest
 from sklearn import metrics
 
 from deepcoro.bootstrap import estimates
-from deepcoro.statistics.confusion import choose_threshold, class_statistic, decision_statistic
+from deepcoro.statistics.confusion import (
+    choose_threshold,
+    class_measures,
+    confusions,
+    decision_statistic,
+    each_class_measures,
+)
 from tests.statistics.repeated import assert_is_that_of_rows_repeated
 
 
@@ -51,16 +57,51 @@ def test_classes_are_measured_as_by_scikit_learn_plain_and_resampled():
             "accuracy": metrics.accuracy_score(truth[rows], said[rows]),
             "balanced_accuracy": metrics.balanced_accuracy_score(truth[rows], said[rows]),
             "macro_f1": metrics.f1_score(truth[rows], said[rows], average="macro"),
+            **precision_and_recall(truth[rows], said[rows]),
             "weighted_kappa": metrics.cohen_kappa_score(truth[rows], said[rows], weights="quadratic"),
         }
 
     assert_is_that_of_rows_repeated(class_statistic(said, truth, 4, patients, 60), oracle, patients)
 
 
+def class_statistic(said, truth, num_classes, patients, num_patients):
+    tables = confusions(said, truth, num_classes, patients, num_patients)
+    return lambda weights: class_measures(tables(weights))
+
+
+def precision_and_recall(truth, said):
+    values = {}
+    for average in ("macro", "micro"):
+        each = metrics.precision_recall_fscore_support(truth, said, average=average, zero_division=0)
+        values |= {f"{average}_precision": each[0], f"{average}_recall": each[1]}
+    return values
+
+
+def test_a_class_never_said_and_one_that_nobody_has_count_as_zero_as_by_scikit_learn():
+    truth, said = np.array([0, 0, 0, 1, 1, 2]), np.array([0, 0, 3, 0, 3, 3])
+    statistic = class_statistic(said, truth, 5, np.arange(6), 6)
+    assert_is_that_of_rows_repeated(
+        statistic, lambda rows: precision_and_recall(truth[rows], said[rows]), np.arange(6), 40
+    )
+    found = estimates(statistic, 6)
+    assert found["macro_recall"] == pytest.approx(2 / 3 / 4)
+    assert found["balanced_accuracy"] == pytest.approx(2 / 3 / 3), "of the classes in truth alone"
+
+
+def test_each_class_has_a_precision_where_it_is_said_and_a_recall_where_somebody_has_it():
+    table = np.array([[[2.0, 1, 0], [1, 0, 0], [0, 0, 0]]])
+    found = each_class_measures(table)
+    np.testing.assert_allclose(found["precision"], [[2 / 3, 0, np.nan]])
+    np.testing.assert_allclose(found["recall"], [[2 / 3, 0, np.nan]])
+
+
 def test_one_class_alone_has_an_accuracy_and_no_kappa():
     same = np.ones(5, int)
     found = estimates(class_statistic(same, same, 3, np.arange(5), 5), 5)
     assert found["accuracy"] == found["balanced_accuracy"] == found["macro_f1"] == 1.0
+    assert {found[f"{mean}_{key}"] for mean in ("macro", "micro") for key in ("precision", "recall")} == {1.0}
+    nothing = estimates(class_statistic(same[:0], same[:0], 3, np.zeros(0, int), 2), 2)
+    assert np.isnan(list(nothing.values())).all()
     assert np.isnan(found["weighted_kappa"])
 
 
