@@ -1,6 +1,6 @@
 """The bank that searches read: embeddings of films, and reports of the train split with what their films were labelled.
 
-A bank is the folder `embeddings` of a run: `{data}_{split}_clips.parquet`, and `{data}_reports.parquet` where
+A bank is the folder `embeddings` of a run, or of a model that was exported with it: `{data}_{split}_clips.parquet`, and `{data}_reports.parquet` where
 `inference.reports` asked for it. That file has a row a report and study: `text`, `study`, `patient`, `num_films`, `label_NAME` (mean over
 the films that were assessed; of a label in words `label_NAME=WORD`, its share) and `embedding`. It holds reports of the train split alone,
 so that what a film of another split is told never comes from its own report; and of a film whose patient is in it after all, that
@@ -30,6 +30,8 @@ from deepcoro.sample import text_id
 REPORTS_SPLIT = "train"
 _LABEL = "label_"
 _HOW = "run_mode=inference inference.splits=[...] inference.reports=true writes one"
+EXPORTED = "; a folder of tools/export_model.py has what --with_bank (films) and --with_reports took along"
+"""End of a sentence about what a bank lacks, for those who were given it."""
 
 
 @dataclass(frozen=True)
@@ -186,7 +188,7 @@ def read_reports(folder: Path) -> tuple[pyarrow.Table, str]:
     checkpoints = {told_of(table.schema)["checkpoint"] for table in tables}
     if len(checkpoints) != 1:
         found = f"of several checkpoints ({sorted(checkpoints)})" if tables else "not there"
-        raise ConfigError(f"the reports of the bank '{folder}' are {found}; {_HOW}")
+        raise ConfigError(f"the reports of the bank '{folder}' are {found}; {_HOW}{EXPORTED}")
     return pyarrow.concat_tables(tables, promote_options="default"), checkpoints.pop()
 
 
@@ -194,7 +196,7 @@ def read_bank(folder: Path, splits: Sequence[str] | None = None) -> Bank:
     """ConfigError when there is none, or its files are of several checkpoints or of no common space. `splits`: None = all there are."""
     paths = sorted(folder.glob("*_clips.parquet"))
     if not paths:
-        raise ConfigError(f"'{folder}' holds no *_clips.parquet; {_HOW}")
+        raise ConfigError(f"'{folder}' holds no *_clips.parquet; {_HOW}{EXPORTED}")
     tables = [pyarrow.parquet.read_table(path) for path in paths]
     reports = [pyarrow.parquet.read_table(path) for path in sorted(folder.glob("*_reports.parquet"))]
     abouts = [told_of(table.schema) for table in [*tables, *reports]]

@@ -3,22 +3,22 @@
 import base64
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Float
 
-from deepcoro import checkpoint
-from deepcoro.bank import Bank, ReportBank, report_bank
+from deepcoro.bank import EXPORTED, Bank, ReportBank, report_bank
 from deepcoro.config import ConfigError, DataError
 from deepcoro.data.collection import Collection
 from deepcoro.embed import embed_texts
 from deepcoro.evaluated import class_embedding
-from deepcoro.inference.trained import config_of_checkpoint, model_of_weights
+from deepcoro.inference.trained import Trained, open_trained
 from deepcoro.kernels.tied_ranks import nearest
 from deepcoro.run_config import RunConfig
+from deepcoro.sharing.layout import is_shared_model
 from deepcoro.strips import strip_of
 
 logger = logging.getLogger(__name__)
@@ -66,55 +66,53 @@ def film_query(bank: Bank, film: str) -> tuple[FoundFilm, Float[np.ndarray, " di
 def reports_for(bank: Bank, film: str, patient: str | None) -> ReportBank:
     """Distinct training reports, without those of the film's own patient. ConfigError where the bank holds none."""
     if bank.reports is None:
-        raise ConfigError("the bank holds no reports; run_mode=inference inference.reports=true writes them")
+        raise ConfigError(
+            f"the bank holds no reports; run_mode=inference inference.reports=true writes them{EXPORTED}"
+        )
     reports = report_bank(bank.reports, patient, film.rpartition(".")[0])
     if not reports.texts:
         raise ConfigError(f"every report of the bank is of the patient of '{film}'")
     return reports
 
 
-def config_of_bank(
-    run_dir: Path, bank: Bank, shards: Path | None = None
-) -> tuple[RunConfig, checkpoint.Checkpoint]:
-    """The run that made the bank, and the very checkpoint. ConfigError when it is not there any more. `shards`: where the films are
-    now."""
+def trained_of_bank(folder: Path, bank: Bank) -> Trained:
+    """The very weights that wrote the bank, of a run or a shared folder. ConfigError when they are not there any more."""
     step, digest = bank.checkpoint.removeprefix("step ").rstrip(")").split(" (")
-    saved = checkpoint.find(run_dir / "checkpoints", f"step_{step}")
-    if saved.digest() != digest:
+    trained = open_trained(folder, f"step_{step}")
+    if trained.who.digest != digest:
         raise ConfigError(
-            f"the bank was written by {bank.checkpoint}; that of '{run_dir}' has digest {saved.digest()}: write the bank anew"
+            f"the bank was written by {bank.checkpoint}; that of '{folder}' has digest {trained.who.digest}: write the bank anew"
         )
-    config = config_of_checkpoint(saved.state(), run_dir)
-    if shards is None:
-        return config, saved
-    data = config.data.model_copy(update={"shards": shards, "sources": {}})
-    return config.model_copy(update={"data": data}), saved
+    return trained
 
 
-def open_films(config: RunConfig) -> Collection:
-    """Where the films of the results lie. DataError, which says how to name the place, where they do not."""
+def open_films(config: RunConfig, shards: Path | None = None) -> Collection | None:
+    """Where the films of the results lie: in `shards`, else where the run read them; None of a shared folder, which holds none. DataError,
+    which says how to name the place, where they do not."""
+    if shards is None and is_shared_model(config.run_dir):
+        return None
+    where = {} if shards is None else {"shards": shards, "sources": {}}
     try:
-        return Collection.open(config.data)
+        return Collection.open(config.data.model_copy(update=where))
     except DataError as error:
         raise DataError(
             f"{error}; or say with --shards where the films are now, seen from here", topic=error.topic
         ) from error
 
 
-def embed_query(
-    config: RunConfig, saved: checkpoint.Checkpoint, sentences: Sequence[str]
-) -> Float[np.ndarray, " dim"]:
+def embed_query(trained: Trained, sentences: Sequence[str]) -> Float[np.ndarray, " dim"]:
     """Sentences that say one thing, as one unit vector: the mean of theirs."""
-    if config.towers.text is None:
-        raise ConfigError("the run has no text tower, so sentences find nothing; search with --film")
-    tokenizer = config.towers.text.load_tokenizer(config.run_dir / "tokenizer")
-    model = model_of_weights(config, saved.evaluated_weights(), tokenizer).eval()
+    if trained.config.towers.text is None:
+        raise ConfigError("the model has no text tower, so sentences find nothing; search with --film")
+    model, tokenizer = trained.build()
     with torch.no_grad():
-        return class_embedding(embed_texts(model, config, tokenizer, list(sentences)))
+        return class_embedding(embed_texts(model.eval(), trained.config, tokenizer, list(sentences)))
 
 
-def with_strips(shards: Collection, found: Sequence[FoundFilm]) -> list[FoundFilm]:
+def with_strips(shards: Collection | None, found: Sequence[FoundFilm]) -> list[FoundFilm]:
     """The films with their strips and own reports; one that cannot be read, or is not in these shards, stays as it is."""
+    if shards is None:
+        return list(found)
     row_of = {key.decode(): row for row, key in enumerate(shards.studies.key)}
     return [_with_strip(shards, row_of, each) for each in found]
 
@@ -130,4 +128,4 @@ def _with_strip(shards: Collection, row_of: dict[str, int], found: FoundFilm) ->
     except DataError as error:
         logger.warning("film %s cannot be shown: %s", found.film, error)
         return found
-    return FoundFilm(found.film, found.split, found.similarity, report, base64.b64encode(strip).decode())
+    return replace(found, report=report, strip=base64.b64encode(strip).decode())

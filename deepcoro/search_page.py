@@ -11,6 +11,10 @@ from deepcoro.numerals import decimals, signed
 from deepcoro.page import render_page
 from deepcoro.search import FoundFilm
 
+NO_FILMS = (
+    "no strips and no own reports: a shared folder holds no films; --shards FOLDER shows those that are here"
+)
+
 
 @dataclass(frozen=True)
 class Search:
@@ -28,12 +32,14 @@ class Search:
     readings: Sequence[Reading] = ()
     num_neighbours: int = 0
     """Nearest reports behind the readings."""
+    has_films: bool = True
+    """False = the bank is of a shared folder, and nobody said where the films are."""
 
 
 def write_search_page(path: Path, search: Search) -> Path:
     """One HTML file that loads nothing."""
     created = time.strftime("%Y-%m-%d %H:%M:%S")
-    atomic.write_text(path, render_page("search.html", search=search, created=created))
+    atomic.write_text(path, render_page("search.html", search=search, created=created, no_films=NO_FILMS))
     return path
 
 
@@ -49,4 +55,6 @@ def search_lines(search: Search) -> list[str]:
         f"{reading.label:32} {decimals(reading.value):>8}   all reports {decimals(reading.overall):>8}   known by {reading.known} of {search.num_neighbours}"
         for reading in search.readings
     ]
+    if not search.has_films:
+        lines.append(NO_FILMS)
     return lines

@@ -16,7 +16,8 @@ from deepcoro.bank import Bank, FoundReport, Reading, read_bank
 from deepcoro.data.shards import Shards
 from deepcoro.embeddings import UNIT_SPACE, matrix, vectors, write_table
 from deepcoro.search import FoundFilm, film_query, films_nearest
-from deepcoro.search_page import Search, search_lines, write_search_page
+from deepcoro.search_page import NO_FILMS, Search, search_lines, write_search_page
+from deepcoro.sharing.export import Asked, export_model
 from tests.launch import SILENT, STEADY, main_on_rank, main_on_this_rank, tiny
 from tests.ranks import Ranks
 from tests.tools.command import call_tool
@@ -32,6 +33,17 @@ def run_dir(tiny_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     assert main_on_this_rank("ddp", *tiny(tiny_shards, folder, *STEADY, *SILENT, "max_steps=2")) == 0
     words = tiny(tiny_shards, folder, *WORDS, "inference.splits=[test,val]")
     assert main_on_this_rank("ddp", *words) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def shared(run_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a recipient has: the model with its bank and the training reports, and no film."""
+    return export_model_with(run_dir, tmp_path_factory.mktemp("shared") / "model", Asked(True, True))
+
+
+def export_model_with(run_dir: Path, folder: Path, asked: Asked) -> Path:
+    export_model(run_dir, folder, "last", asked)
     return folder
 
 
@@ -105,6 +117,62 @@ def test_a_film_finds_training_reports_and_what_they_say(
     assert "What its neighbours say" in (tmp_path / "page.html").read_text()
 
 
+def test_the_bank_of_an_exported_model_is_searched_as_that_of_its_run(
+    tiny_shards: Path, run_dir: Path, shared: Path, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    page = tmp_path / "page.html"
+
+    def found(bank: Path, *words: object) -> list[str]:
+        given = ("severe mid LAD stenosis", "--bank", bank, "--num", 3, "--output", page, *words)
+        code, out, err = call_tool("search", given, monkeypatch, capsys)
+        assert code == 0, err
+        assert out.splitlines()[-1] == f"page: {page}"
+        return out.splitlines()[:-1]
+
+    of_run = found(run_dir)
+    assert found(shared) == [*of_run, NO_FILMS] == found(shared / "embeddings")
+    html = page.read_text()
+    assert "data:image" not in html and "film not read" not in html and NO_FILMS in html
+    assert of_run[0].split()[2] in html
+    assert found(shared, "--shards", tiny_shards) == of_run
+    assert page.read_text().count("data:image/jpeg;base64,") == 3
+
+
+def test_a_film_of_an_exported_bank_finds_its_training_reports(
+    tiny_shards: Path, run_dir: Path, shared: Path, tmp_path: Path, monkeypatch, capsys
+) -> None:
+    page = tmp_path / "page.html"
+    film = read_bank(shared / "embeddings", ["test"]).clips["clip"][0].as_py()
+    words = ("--film", film, "--num", 3, "--neighbours", 5, "--output", page)
+    outs = [
+        call_tool("search", (*words, "--bank", *bank), monkeypatch, capsys)
+        for bank in ((run_dir,), (shared,), (shared, "--shards", tiny_shards))
+    ]
+    assert [code for code, _, _ in outs] == [0, 0, 0]
+    of_run, of_shared, with_films = (out.splitlines() for _, out, _ in outs)
+    assert of_shared == [*of_run[:-1], NO_FILMS, of_run[-1]] and with_films == of_run
+    assert "data:image/jpeg;base64," in page.read_text()
+
+
+@pytest.mark.parametrize(
+    ("asked", "words", "message"),
+    [
+        (Asked(reports=True), ("a",), "no *_clips.parquet"),
+        (Asked(), ("a",), "no *_clips.parquet"),
+        (Asked(bank=True), ("--film", None), "the bank holds no reports"),
+    ],
+)
+def test_what_an_export_left_at_home_is_told_with_the_flag_that_takes_it_along(
+    run_dir: Path, tmp_path: Path, monkeypatch, capsys, asked: Asked, words: tuple, message: str
+) -> None:
+    folder = export_model_with(run_dir, tmp_path / "model", asked)
+    film = read_bank(run_dir / "embeddings").clips["clip"][0].as_py()
+    given = [film if word is None else word for word in words]
+    code, _, err = call_tool("search", (*given, "--bank", folder), monkeypatch, capsys)
+    assert code == 2 and message in err and len(err.splitlines()) == 1
+    assert "tools/export_model.py" in err and "--with_bank" in err and "--with_reports" in err
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -113,6 +181,7 @@ def test_a_film_finds_training_reports_and_what_they_say(
         (("a", "--num", "0"), "must be 1 or more"),
         (("a", "--splits", "train"), "the bank has no films of ['train']"),
         (("--film", "nobody.000"), "no film 'nobody.000'"),
+        (("--film", "nobody.000", "--splits", "test"), "leave --splits out"),
         (("a", "--shards", "nowhere"), "or say with --shards where the films are now"),
     ],
 )

@@ -11,12 +11,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a chec
 from deepcoro.bank import bank_folder, read_bank, reports_nearest  # noqa: E402
 from deepcoro.config import ConfigError  # noqa: E402
 from deepcoro.search import (  # noqa: E402
-    config_of_bank,
     embed_query,
     film_query,
     films_nearest,
     open_films,
     reports_for,
+    trained_of_bank,
     with_strips,
 )
 from deepcoro.search_page import Search, search_lines, write_search_page  # noqa: E402
@@ -34,6 +34,10 @@ examples:
 
   A film finds reports, and what the nearest of them are labelled:
     python tools/search.py --film STUDY.000 --bank runs/mine
+
+  A model that others exported, with what it was exported with: films by --with_bank, reports for --film by --with_reports. It holds no
+  films, so that ids are found and no strips, unless --shards says where films of these ids are:
+    python tools/search.py "severe mid LAD stenosis" --bank models/theirs
 
 what is written: one HTML file with strips of the films and their reports, which holds patient data as your shards do; nothing else.
 Cosines rank, they are no probabilities: write sentences as your reports are written.
@@ -53,13 +57,13 @@ def parse_arguments(words: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--film", help="search reports with this film instead: STUDY.000, as in the column clip"
     )
-    bank = "folder of a run, or its folder `embeddings`"
+    bank = "folder of a run or of tools/export_model.py --with_bank, or its folder `embeddings`"
     parser.add_argument("--bank", type=bank_folder, required=True, metavar="FOLDER", help=bank)
-    parser.add_argument("--run", type=Path, help="folder of the run (default: the one that holds the bank)")
+    parser.add_argument("--run", type=Path, help="folder of the model (default: the one that holds the bank)")
     parser.add_argument(
         "--shards", type=Path, help="where the films are now (default: where the run read them)"
     )
-    parser.add_argument("--splits", help="search these alone, such as test,val (default: all of the bank)")
+    parser.add_argument("--splits", help="films of these alone, such as test,val (default: all of the bank)")
     parser.add_argument("--num", type=int, default=8, help="results shown (default: 8)")
     parser.add_argument(
         "--neighbours", type=int, default=50, help="with --film: reports that are averaged (default: 50)"
@@ -74,6 +78,10 @@ def parse_arguments(words: list[str] | None) -> argparse.Namespace:
 def search(options: argparse.Namespace) -> None:
     if bool(options.sentences) == bool(options.film):
         raise ConfigError("give sentences, or a film with --film; one of the two")
+    if options.film and options.splits:
+        raise ConfigError(
+            "--splits chooses among the films that sentences find; --film finds reports, of the train split alone: leave --splits out"
+        )
     if min(options.num, options.neighbours) < 1:
         raise ConfigError(f"--num {options.num} and --neighbours {options.neighbours} must be 1 or more")
     found = find_reports(options) if options.film else find_films(options)
@@ -83,30 +91,32 @@ def search(options: argparse.Namespace) -> None:
 
 def find_films(options: argparse.Namespace) -> Search:
     bank = read_bank(options.bank, options.splits.split(",") if options.splits else None)
-    config, saved = config_of_bank(options.run or options.bank.parent, bank, options.shards)
-    shards = open_films(config)
-    films = films_nearest(bank, embed_query(config, saved, options.sentences), options.num)
+    trained = trained_of_bank(options.run or options.bank.parent, bank)
+    shards = open_films(trained.config, options.shards)
+    films = films_nearest(bank, embed_query(trained, options.sentences), options.num)
     return Search(
         num_candidates=len(set(bank.clips["clip"].to_pylist())),
         checkpoint=bank.checkpoint,
         sentences=options.sentences,
         films=with_strips(shards, films),
+        has_films=shards is not None,
     )
 
 
 def find_reports(options: argparse.Namespace) -> Search:
     bank = read_bank(options.bank)
-    config, _ = config_of_bank(options.run or options.bank.parent, bank, options.shards)
+    shards = open_films(trained_of_bank(options.run or options.bank.parent, bank).config, options.shards)
     film, query, patient = film_query(bank, options.film)
     reports = reports_for(bank, options.film, patient)
     found, readings = reports_nearest(reports, query, options.num, options.neighbours)
     return Search(
         num_candidates=len(reports.texts),
         checkpoint=bank.checkpoint,
-        film=with_strips(open_films(config), [film])[0],
+        film=with_strips(shards, [film])[0],
         reports=found,
         readings=readings,
         num_neighbours=min(options.neighbours, len(reports.texts)),
+        has_films=shards is not None,
     )
 
 
