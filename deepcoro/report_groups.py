@@ -15,6 +15,7 @@ _WORDS = {
 
 OF_HEADS = {
     "auroc": ("AUROC", fraction),
+    "macro_auroc": ("AUROC, mean of classes", fraction),
     "sensitivity": ("sensitivity", percent),
     "specificity": ("specificity", percent),
     "mae": ("MAE", number),

@@ -10,6 +10,8 @@ from deepcoro.report_tables import Results, baselines_of, interval
 _BINARY, _REGRESSION, _CLASSES = "/prevalence", "/mae_of_median", "/macro_f1"
 """A measure that heads of one kind alone have."""
 _MEANS = ("/macro", "/micro")
+_OF_NUMBERS = "_of_numbers"
+"""Ending of the counts of a mean over heads of numbers: binary heads have theirs under the same name."""
 _OF_CLASS = "/class="
 _COUNTS = (("rows", "num"), ("patients", "num_patients"), ("not assessed", "num_not_assessed"))
 
@@ -36,6 +38,7 @@ class _Column:
 def head_tables(results: Results) -> list[HeadTable]:
     """Every table that has rows."""
     binary = [*_means(results), *_heads(results, _BINARY)]
+    classes, numbers = _heads(results, _CLASSES), [*_means_of_numbers(results), *_heads(results, _REGRESSION)]
     decided = [head for head in binary if f"{head}/sensitivity" in results]
     at_specificity = sorted(
         {
@@ -59,13 +62,26 @@ def head_tables(results: Results) -> list[HeadTable]:
             [head for head in decided if f"{head}/selective/certainty" in results],
         ),
         _table(results, "Findings: do probabilities come true", _CALIBRATION, _heads(results, _BINARY)),
-        _table(results, "Findings of several classes", _OF_CLASSES, _heads(results, _CLASSES)),
-        _table(results, "Findings of several classes: each against the others", _ORDER, _classes(results)),
+        _table(results, "Findings of several classes", _OF_CLASSES, classes),
         _table(
             results,
-            "Numbers against the truth, in the label's unit",
+            "Findings of several classes: do probabilities come true",
+            _CALIBRATION_OF_CLASSES,
+            [head for head in classes if f"{head}/multiclass_brier" in results],
+        ),
+        _table(
+            results,
+            "Findings of several classes: each against the others",
+            _ORDER + _OF_CLASS_SAID,
+            _classes(results),
+        ),
+        _table(results, "Numbers against the truth, in the label's unit", _ERRORS, numbers, _OF_NUMBERS),
+        _table(
+            results,
+            "Numbers: limits of agreement and prediction intervals, in the label's unit",
             _AGREEMENT,
-            _heads(results, _REGRESSION),
+            [head for head in numbers if f"{head}/bias" in results],
+            _OF_NUMBERS,
         ),
         _table(results, "Time to an event", _survival_columns(results), _outcomes(results)),
     ]
@@ -105,21 +121,39 @@ _OF_CLASSES = [
     _Column("AUROC, mean of classes", "macro_auroc", fraction),
     _Column("accuracy", "accuracy", percent),
     _Column("balanced accuracy", "balanced_accuracy", percent),
+    _Column("precision, mean of classes", "macro_precision", percent),
+    _Column("recall, mean of classes", "macro_recall", percent),
     _Column("F1, mean of classes", "macro_f1", fraction),
     _Column("weighted kappa", "weighted_kappa", fraction),
 ]
-_AGREEMENT = [
+_CALIBRATION_OF_CLASSES = [
+    _Column("Brier score, summed over classes", "multiclass_brier", number, "multiclass_brier_of_prevalence"),
+    _Column("calibration error of the class said", "top_label_ece", number),
+]
+_OF_CLASS_SAID = [
+    _Column("precision where it is said", "precision", percent),
+    _Column("recall", "recall", percent),
+]
+_ERRORS = [
     _Column("MAE", "mae", number, "mae_of_median"),
     _Column("MAE / that of the median", "mae_ratio_to_median", fraction),
     _Column("RMSE", "rmse", number),
     _Column("Pearson r", "pearson_r", fraction),
     _Column("ICC(2,1)", "icc", fraction),
+]
+_AGREEMENT = [
     _Column("bias", "bias", number),
+    _Column("lower limit of agreement", "limit_low", number),
+    _Column("upper limit of agreement", "limit_high", number),
     _Column("prediction interval, ±", "interval_half_width", number),
     _Column("rows inside", "interval_coverage", percent),
     _Column("patients inside", "interval_coverage_of_patients", percent),
 ]
-_BESIDE = {"brier_of_prevalence": "prevalence alone", "mae_of_median": "median alone"}
+_BESIDE = {
+    "brier_of_prevalence": "prevalence alone",
+    "multiclass_brier_of_prevalence": "prevalence alone",
+    "mae_of_median": "median alone",
+}
 
 
 def _of_specificity(key: str) -> _Column:
@@ -139,7 +173,7 @@ def _survival_columns(results: Results) -> list[_Column]:
 def _heads(results: Results, kind: str) -> list[str]:
     keys = [key.removesuffix(kind) for key in results if key.endswith(kind)]
     own = [key for key in keys if not key.startswith("by/") and key.count("/") == 1]
-    return [key for key in own if not key.partition("=")[0].endswith(_MEANS)]
+    return [key for key in own if not _is_mean(key)]
 
 
 def _classes(results: Results) -> list[str]:
@@ -149,7 +183,17 @@ def _classes(results: Results) -> list[str]:
 
 def _means(results: Results) -> list[str]:
     keys = [key.rpartition("/")[0] for key in results if key.endswith("/auroc")]
-    return [key for key in keys if not key.startswith("by/") and key.partition("=")[0].endswith(_MEANS)]
+    return [key for key in keys if not key.startswith("by/") and _is_mean(key)]
+
+
+def _means_of_numbers(results: Results) -> list[str]:
+    """Of all heads those without a unit; of a family, whose heads have one unit, all."""
+    count = f"/num{_OF_NUMBERS}"
+    return [key.removesuffix(count) for key in results if key.endswith(count) and not key.startswith("by/")]
+
+
+def _is_mean(head: str) -> bool:
+    return head.partition("=")[0].endswith(_MEANS)
 
 
 def _outcomes(results: Results) -> list[str]:
@@ -157,10 +201,19 @@ def _outcomes(results: Results) -> list[str]:
     return [key for key in keys if key.startswith("survival/")]
 
 
-def _table(results: Results, heading: str, columns: Sequence[_Column], heads: Sequence[str]) -> HeadTable:
+def _table(
+    results: Results, heading: str, columns: Sequence[_Column], heads: Sequence[str], of_means: str = ""
+) -> HeadTable:
+    """`of_means`: ending of the counts of means over heads."""
     used = [column for column in columns if any(f"{head}/{column.key}" in results for head in heads)]
     rows = [
-        CellRow(_label(head), [*_counts(results, head), *(_cell(results, head, column) for column in used)])
+        CellRow(
+            _label(head),
+            [
+                *_counts(results, head, of_means if _is_mean(head) else ""),
+                *(_cell(results, head, column) for column in used),
+            ],
+        )
         for head in heads
     ]
     titles = [*(title for title, _ in _COUNTS), *(column.title for column in used)]
@@ -178,10 +231,10 @@ def _label(head: str) -> str:
     return name.replace("_", " ")
 
 
-def _counts(results: Results, head: str) -> list[Cell]:
+def _counts(results: Results, head: str, ending: str) -> list[Cell]:
     """Of a class those of its head."""
     whole = head.partition(_OF_CLASS)[0]
-    return [Cell(number(results.get(f"{whole}/{key}")), []) for _, key in _COUNTS]
+    return [Cell(number(results.get(f"{whole}/{key}{ending}")), []) for _, key in _COUNTS]
 
 
 def _cell(results: Results, head: str, column: _Column) -> Cell:

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from deepcoro.config import DataError
-from deepcoro.numerals import fraction, number, percent
+from deepcoro.numerals import number, percent
 from deepcoro.report_groups import OF_HEADS, Cell, CellRow
 from deepcoro.report_tables import interval
 
 SITES = "sites"
 """Folder of a run for what other sites measured."""
 _COUNTED = ("films", "studies", "patients")
-_SHOWN = OF_HEADS | {"macro_auroc": ("AUROC, mean of classes", fraction), "R@5": ("R@5", percent)}
+_SHOWN = OF_HEADS | {"R@5": ("R@5", percent)}
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,15 @@ from sklearn.metrics import confusion_matrix
 from deepcoro.calibrated import Fixed
 from deepcoro.config import DataError
 from deepcoro.evaluated import Followed, Head
+from deepcoro.groups import measure_groups
 from deepcoro.metrics import calibration, classification, regression, survival
+from deepcoro.numerals import number, percent
+from deepcoro.paper.sheets import write_tables
 from deepcoro.report import ReportInputs, render_report
 from deepcoro.report_aggregates import aggregates_of
 from deepcoro.report_confusions import confusion, confusion_figures
 from deepcoro.report_figures import as_svg, new_figure
+from deepcoro.report_groups import group_tables
 from deepcoro.report_head_figures import head_figures
 from deepcoro.report_heads import head_tables
 from deepcoro.report_sites import read_sites, site_table
@@ -81,7 +85,7 @@ def cell(table, row, column):
 
 def test_every_number_stands_beside_rows_patients_and_those_not_assessed(results):
     found = {table.heading.split(":")[0] + table.heading[-3:]: table for table in head_tables(results)}
-    assert len(found) == 7
+    assert len(found) == 9
     order = head_tables(results)[0]
     assert [row.label for row in order.rows] == [
         "mean of heads",
@@ -100,15 +104,82 @@ def test_every_number_stands_beside_rows_patients_and_those_not_assessed(results
     assert cell(classes, "calcif: 2", "rows with it").value == f"{with_it:.0f}"
     calibrated = next(table for table in head_tables(results) if "come true" in table.heading)
     assert [row.label for row in calibrated.rows] == ["mid lad cto", "om1 cto"]
-    shown = cell(order, "mid lad cto", "AUROC")
-    assert shown.value == f"{results['probe/mid_lad_cto/auroc']:.2f}"
-    assert shown.notes[0].startswith(f"{results['probe/mid_lad_cto/auroc_ci_low']:.2f} – ")
+    auroc = cell(order, "mid lad cto", "AUROC")
+    assert auroc.value == f"{results['probe/mid_lad_cto/auroc']:.2f}"
+    assert auroc.notes[0].startswith(f"{results['probe/mid_lad_cto/auroc_ci_low']:.2f} – ")
     decisions = next(table for table in head_tables(results) if "thresholds" in table.heading)
     assert [row.label for row in decisions.rows] == ["mean of heads", "mid lad cto"]
     agreement = next(table for table in head_tables(results) if "Numbers" in table.heading)
     assert any(note.startswith("median alone ") for note in cell(agreement, "lvef", "MAE").notes)
     time = next(table for table in head_tables(results) if "Time" in table.heading)
     assert {"C-index", "AUC at 200", "events"} <= set(time.columns)
+
+
+def shown(results, words):
+    return next(table for table in head_tables(results) if words in table.heading)
+
+
+def test_limits_of_agreement_stand_beside_the_bias_on_both_pages_and_in_the_files(data, results, tmp_path):
+    table = shown(results, "limits of agreement")
+    assert table.columns[3:6] == ["bias", "lower limit of agreement", "upper limit of agreement"]
+    low = cell(table, "lvef", "lower limit of agreement")
+    assert low.value == number(results["probe/lvef/limit_low"]) and len(low.notes) == 1
+    upper = number(results["probe/lvef/limit_high"])
+    assert cell(table, "lvef", "upper limit of agreement").value == upper
+    inputs = aggregates_of(ReportInputs("run", results=results))
+    page = render_report(inputs)
+    assert "upper limit of agreement" in page and f"<b>{upper}</b>" in page
+    paths = [path for path in write_tables(tmp_path, inputs) if "limits_of_agreement" in path.stem]
+    assert sorted(path.suffix for path in paths) == [".csv", ".tex"]
+    assert all("lower limit of agreement" in path.read_text() and upper in path.read_text() for path in paths)
+
+
+def test_means_over_heads_of_numbers_are_rows_with_their_own_counts():
+    generator = np.random.default_rng(0)
+    names = ("lad_stenosis", "rca_stenosis", "lvef")
+    truth = {name: generator.integers(10, 90, NUM).astype(float) for name in names}
+    said = {name: each + generator.normal(2, 9, NUM) for name, each in truth.items()}
+    labels = {name: [None, *each[1:]] for name, each in truth.items()}
+    data = evaluated({name: Head(REGRESSION, name, 0) for name in names}, said, labels)
+    metric = regression.Config(families={"stenosis": "*_stenosis"}, bootstrap_samples=20).build()
+    results, _ = metric.measure(data)
+    errors, agreement = shown(results, "Numbers against"), shown(results, "limits of agreement")
+    of_all, of_family = "mean of heads", "mean of heads: stenosis"
+    heads = [name.replace("_", " ") for name in names]
+    assert [row.label for row in errors.rows] == [of_all, of_family, *heads]
+    assert [row.label for row in agreement.rows] == [of_family, *heads], "biases of other units have no mean"
+    assert cell(errors, of_all, "Pearson r").value == f"{results['probe/macro/pearson_r']:.2f}"
+    assert cell(errors, of_all, "MAE").value == "–"
+    assert cell(errors, of_family, "MAE").value == number(results["probe/macro=stenosis/mae"])
+    assert [cell(errors, label, "rows").value for label in (of_all, of_family)] == ["177", "118"]
+    assert cell(errors, of_all, "not assessed").value == "3"
+
+
+def test_heads_of_several_classes_have_precision_recall_and_whether_probabilities_come_true(results):
+    decided = next(table for table in head_tables(results) if table.heading == "Findings of several classes")
+    precision = cell(decided, "calcif", "precision, mean of classes")
+    assert precision.value == percent(results["probe/calcif/macro_precision"]) and precision.notes
+    assert cell(decided, "calcif", "recall, mean of classes").notes
+    each = shown(results, "each against the others")
+    assert cell(each, "calcif: 2", "recall").value == percent(results["probe/calcif/class=2/recall"])
+    calibrated = shown(results, "classes: do probabilities come true")
+    brier = cell(calibrated, "calcif", "Brier score, summed over classes")
+    assert brier.value == number(results["probe/calcif/multiclass_brier"])
+    assert [note.split(" 0.")[0] for note in brier.notes][1:] == ["prevalence alone"]
+    error = cell(calibrated, "calcif", "calibration error of the class said")
+    assert error.value == number(results["probe/calcif/top_label_ece"]) and error.notes == []
+
+
+def test_heads_of_several_classes_are_in_the_tables_of_groups(data, results):
+    words = ["F", "M"] * (NUM // 2)
+    grouped = replace(data, labels=data.labels | {"sex": words})
+    metric = classification.Config(bootstrap_samples=20).build()
+    numbers, _ = measure_groups([metric], grouped, ["sex"], 10)
+    (table,) = group_tables(results | numbers, "rows")
+    (row,) = [row for row in table.rows if row.label == "calcif: AUROC, mean of classes"]
+    expected = [numbers[f"by/sex={word}/probe/calcif/macro_auroc"] for word in ("F", "M")]
+    assert [each.value for each in row.cells[1:]] == [f"{value:.2f}" for value in expected]
+    assert all(each.notes[-1] == "of 30" for each in row.cells[1:])
 
 
 def test_numbers_of_heads_are_not_repeated_among_other_measures(results):
@@ -252,8 +323,8 @@ def test_matrices_and_curves_are_seen_on_the_page(data, results, tmp_path):
 def test_a_drawing_keeps_every_shape_that_it_refers_to():
     """Matplotlib names shapes by a hash, which may look like the name of a part that nobody refers to."""
     figure, (axes,) = new_figure(4.0, 3.0)
-    for number in range(200):
-        axes.plot([number], [0], "o", markersize=1 + number / 100)
+    for place in range(200):
+        axes.plot([place], [0], "o", markersize=1 + place / 100)
     drawing = as_svg(figure, "points")
     names = re.findall(r' id="([^"]+)"', drawing)
     referred = re.findall(r'(?:href="#|url\(#)([^")]+)', drawing)

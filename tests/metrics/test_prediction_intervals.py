@@ -130,9 +130,12 @@ def test_a_level_that_no_interval_can_have_is_refused(coverage):
         Config(coverage=coverage)
 
 
-def test_the_page_shows_width_and_coverage_beside_the_error(tested):
-    (table,) = [each for each in head_tables(metric().measure(tested)[0]) if "Numbers" in each.heading]
-    assert {"MAE", "prediction interval, ±", "rows inside", "patients inside"} <= set(table.columns)
+def test_the_page_shows_width_and_coverage_of_what_has_an_error(tested):
+    errors, agreement = [
+        each for each in head_tables(metric().measure(tested)[0]) if "Numbers" in each.heading
+    ]
+    assert "MAE" in errors.columns
+    assert {"prediction interval, ±", "rows inside", "patients inside"} <= set(agreement.columns)
 
 
 def test_what_val_fixed_is_read_back_and_a_file_that_is_older_is_read(intervals, tmp_path):
