@@ -1,13 +1,19 @@
 """demo/tiny_multitask from end to end: three objectives, one of which starts late, under every engine, stopped and resumed, evaluated."""
 
+import csv
 import json
 import shutil
 from pathlib import Path
 
+import numpy as np
+import pyarrow.parquet
 import pytest
 import torch
 
 from deepcoro.checkpoint import Checkpoint
+from deepcoro.data.manifest import Encoding
+from deepcoro.embeddings import matrix
+from tests.data.folder import moving_film, study_with, write_folder
 from tests.launch import SILENT, STEADY, losses, main_on_rank, main_on_this_rank, metrics
 from tests.ranks import Ranks
 
@@ -121,6 +127,28 @@ def test_masked_modelling_may_come_first_and_what_it_does_not_read_waits(
     text = [name for name in first if name.startswith("towers.text.")]
     assert text and any(not torch.equal(first[name], second[name]) for name in text)
     assert any(not torch.equal(second[name], third[name]) for name in text)
+
+
+def test_films_without_reports_or_labels_are_predicted_once_each(runs: Path, tmp_path: Path) -> None:
+    films = {f"new{number}": [moving_film(2 * number + clip, 6) for clip in (0, 1)] for number in range(3)}
+    studies = [
+        study_with(key, each, Encoding(), f"patient of {key}", reports=[]) for key, each in films.items()
+    ]
+    shards = write_folder(tmp_path / "new", studies, splits=dict.fromkeys(films, "inference"))
+    run_dir = shutil.copytree(runs / "ddp", tmp_path / "run")
+    # five films a batch: the second is one film and four that repeat others to fill it
+    words = ("run_mode=inference", "checkpoint=last", "evaluate.batch_size=5")
+    assert main_on_this_rank("ddp", *multitask(shards, run_dir, *STEADY, *words)) == 0
+    with (run_dir / "predictions" / "new_inference.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    clips = [f"{key}.{number:03d}" for key in films for number in (0, 1)]
+    assert sorted(row["clip"] for row in rows) == clips
+    assert {row["split"] for row in rows} == {"inference"}
+    assert not any(row["ground_truth_idx"] for row in rows)
+    assert all(row["caption"] and row["zero_shot_side_score"] for row in rows)
+    table = pyarrow.parquet.read_table(run_dir / "embeddings" / "new_inference_clips.parquet")
+    assert table["clip"].to_pylist() == [row["clip"] for row in rows]
+    np.testing.assert_allclose(np.linalg.norm(matrix(table["embedding"]), axis=1), 1, rtol=1e-5)
 
 
 def test_its_checkpoint_is_evaluated_in_every_respect(
