@@ -10,6 +10,7 @@ from deepcoro import atomic
 from deepcoro.aggregates import FEWEST, is_small, shareable
 from deepcoro.report import ReportInputs, render_report
 from deepcoro.report_shortcuts import baselines_beside
+from deepcoro.small_cells import Told, told_summary
 
 PAGE = "report_aggregates.html"
 _PLACES = frozenset({"run_dir", "shards", "tables", "cache", "weights", "texts", "edges", "storage"})
@@ -51,7 +52,7 @@ def aggregates_of(inputs: ReportInputs) -> ReportInputs:
         positives=inputs.positives,
         scored=[each for each in inputs.scored if f"{each.family}/auroc" in results],
         baselines=baselines_beside(inputs.baselines, results),
-        data_summary={key: _rounded(value) for key, value in inputs.data_summary.items()},
+        data_summary=summary_told((inputs.documents or [{"data_summary": inputs.data_summary}])[-1]),
         times_computed=inputs.times_computed,
         notes=notes,
         aggregates_only=True,
@@ -63,6 +64,16 @@ def too_few(data_summary: Mapping[str, object]) -> bool:
     counted = [data_summary.get(name) for name in ("patients", "studies")]
     counted = [value for value in counted if isinstance(value, int | float)]
     return bool(counted) and is_small(counted[0])
+
+
+def summary_told(document: Mapping[str, Any]) -> dict[str, object]:
+    """What may leave of the counts and words of an evaluation (results/*.json)."""
+    of_split = ((document.get("data_record") or {}).get("splits") or {}).get(document.get("split")) or {}
+    told = told_summary(document.get("data_summary") or {}, of_split)
+    return {
+        name: each if not isinstance(each, Told) else each.low if each.is_exact else str(each)
+        for name, each in told.items()
+    }
 
 
 def without_places(config_text: str) -> str:
@@ -84,7 +95,3 @@ def _without_places(tree: Any, key: str = "") -> Any:
 
 def _without_step(line: Mapping) -> dict[str, Any]:
     return {key: value for key, value in line.items() if key != "step"}
-
-
-def _rounded(value: object) -> object:
-    return f"fewer than {FEWEST}" if isinstance(value, int | float) and is_small(value) else value

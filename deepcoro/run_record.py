@@ -48,7 +48,7 @@ def note_start(run_dir: Path, shards: Collection, facts: dict[str, Any]) -> None
     }
     record = {
         "starts": [*before, start],
-        "splits": {split: _counts(shards, split) for split in shards.splits},
+        "splits": {split: counts_of_split(shards, split) for split in shards.splits},
     }
     atomic.write_text(run_dir / RECORD, json.dumps(record, indent=1) + "\n")
 
@@ -59,7 +59,7 @@ def read_record(run_dir: Path) -> dict[str, Any]:
     return json.loads(path.read_text()) if path.is_file() else {}
 
 
-def _counts(shards: Collection, split: str) -> dict[str, int | None]:
+def counts_of_split(shards: Collection, split: str) -> dict[str, int | None]:
     """`patients`: those named; None when not every study names its patient."""
     units = shards.units(split, True, 1)
     is_known = shards.patient_split == "verified"

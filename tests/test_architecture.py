@@ -43,6 +43,7 @@ LAYERS = [
         "assessed",
         "matching",
         "aggregates",
+        "small_cells",
         "gradient_cache",
         "averages",
         "finite",

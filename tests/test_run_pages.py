@@ -13,7 +13,7 @@ from deepcoro import report_figures
 from deepcoro.paper.model_card import model_facts, plain, render_model_card, start_of, unknown
 from deepcoro.paper.sheets import escaped
 from deepcoro.report import read_inputs
-from deepcoro.report_aggregates import aggregates_of, without_places
+from deepcoro.report_aggregates import aggregates_of, summary_told, without_places
 from deepcoro.report_captions import CaptionExample, Marked
 from deepcoro.report_head_errors import HeadError
 from deepcoro.run_pages import write_pages
@@ -230,6 +230,41 @@ def test_the_card_of_a_run_that_was_only_trained_says_so(tmp_path):
     assert "studies of train whose films disagree on a label" in card
     assert "cto 14, calcif fewer than 10" in card
     assert "older than its record" not in card
+
+
+def test_the_card_tells_no_split_and_no_evaluation_of_few_patients(tmp_path):
+    splits = {
+        "train": {"patients": 20, "studies": 22, "films": 70},
+        "val": {"patients": 4, "studies": 4, "films": 16},
+    }
+    (tmp_path / "run_record.json").write_text(json.dumps({"starts": [], "splits": splits}))
+    (tmp_path / "results").mkdir()
+    summary = {"patients": 4, "studies": 4, "films": 16, "distinct reports": 14}
+    document = {"split": "val", "data": "demo", "metrics": {"a/num": 16.0}, "data_summary": summary}
+    (tmp_path / "results" / "demo_val.json").write_text(json.dumps(document))
+    write_pages(tmp_path)
+    card = (tmp_path / "model_card.md").read_text()
+    assert "| train | 20 | 22 | 70 |" in card
+    assert "| val | fewer than 10 | fewer than 10 | withheld |" in card
+    assert "fewer than 10 patients, fewer than 10 studies, withheld films, withheld distinct reports" in card
+    shared = Page((tmp_path / "report_aggregates.html").read_text()).text
+    assert (
+        "fewer than 10" in shared and "16" not in shared.split("Data and timing")[1].split("Configuration")[0]
+    )
+
+
+def test_what_was_evaluated_does_not_count_out_the_few_that_could_not_be_read(whole_run):
+    document = {
+        "split": "test",
+        "data_summary": {"patients": 30, "studies": 30, "films": 57, "unreadable": 3},
+        "data_record": {"splits": {"test": {"studies": 30, "films": 60, "dropped": 0}}},
+    }
+    assert summary_told(document) == {
+        "patients": 30,
+        "studies": 30,
+        "films": "51 to 59",
+        "unreadable": "fewer than 10",
+    }
 
 
 def test_the_card_says_from_which_weights_each_tower_started(tmp_path):

@@ -1,12 +1,16 @@
 """What the record of a run answers to the items of a reporting checklist; None where it does not know."""
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from deepcoro.aggregates import shareable
+from deepcoro.aggregates import FEWEST, shareable
+from deepcoro.checkpoint import Checkpoint
 from deepcoro.data.collection import Collection
+from deepcoro.judged import listed
+from deepcoro.objectives import linear_probing
 from deepcoro.paper.model_card import (
     data_facts,
     groups_measured,
@@ -21,7 +25,13 @@ from deepcoro.paper.model_card import (
 from deepcoro.paper.siblings import runs_with_other_seeds
 from deepcoro.report import failures_shown
 from deepcoro.report_aggregates import too_few
+from deepcoro.report_shortcuts import FILE as SHORTCUTS
+from deepcoro.report_shortcuts import WORDS, read_shortcuts, shown_of
 from deepcoro.run_config import RunConfig
+from deepcoro.run_record import counts_of_split
+from deepcoro.small_cells import told, told_units
+
+COUNTERFACTUALS = "counterfactuals.json"
 
 
 @dataclass(frozen=True)
@@ -38,6 +48,8 @@ class Record:
     history: Sequence[Mapping[str, Any]]
     documents: Sequence[Mapping[str, Any]]
     """results/*.json, the newest last."""
+    fewest: int = FEWEST
+    """Counts of fewer patients are not told."""
 
 
 def answers(record: Record) -> dict[str, str | None]:
@@ -81,19 +93,20 @@ def _of_the_data(record: Record) -> dict[str, str | None]:
         "predictors": f"the pixels of the films {_besides_pixels(record.tree)} ({_frames(config)})",
         "sample_size": "all films available; no calculation is recorded",
         "missing": "a label not assessed is left out of loss and metric, never taken as negative; counts stand beside each number",
-        "partition": f"{_split_counts(shards)}; rule: {', '.join(rules)}",
+        "partition": f"{_split_counts(record)}; rule: {', '.join(rules)}",
         "disjoint": (
             "patient: verified, no patient is in two splits"
             if shards.patient_split == "verified"
             else "unverifiable: some study names no patient"
         ),
         "deidentified": "keyed ids (HMAC-SHA256), allow-listed header values, texts scrubbed on request (tools/shard_dataset.py); no name, date or UID is in the shards",
-        "imbalance": f"balance={config.data.balance}"
-        + (f" by {config.data.balance_by}" if config.data.balance_by else ""),
+        "imbalance": _imbalance(config),
         "sites": _sites(record),
         "bad_input": f"films that cannot be read are masked and counted; past {config.data.max_bad_fraction:.1%} of samples a run stops",
     } | (
-        {"duplicates": f"{sum(each.across_splits for each in alike)} films look like one of another split"}
+        {
+            "duplicates": f"{told(sum(each.across_splits for each in alike), record.fewest)} films look like one of another split"
+        }
         if alike
         else {}
     )
@@ -111,11 +124,7 @@ def _of_the_model(record: Record) -> dict[str, str | None]:
             ]
         ),
         "initialisation": _initialisation(record.tree),
-        "selection": (
-            f"the checkpoint with the best {config.evaluate.best_metric} ({config.evaluate.best_metric_mode}) on the val split"
-            if "val" in record.shards.splits
-            else "the last checkpoint; there is no val split"
-        ),
+        "selection": _selection(record),
         "ensemble": "none: one model",
         "prediction": f"one forward pass of the checkpoint; {_frames(config)}",
         "code": (
@@ -160,10 +169,10 @@ def _of_the_results(record: Record) -> dict[str, str | None]:
         "fairness": (
             f"measured by {', '.join(sorted(measured))}; no step was taken beyond that" if measured else None
         ),
-        "robustness": f"subgroups: {', '.join(sorted(measured))}" if measured else None,
+        "robustness": "; ".join(_robustness(record, measured)) or None,
         "failures": f"{shown} in report.html (films: not to be shared)" if shown else None,
         "explanations": (
-            "explain/*.json, pictures in report.html" if (record.run_dir / "explain").is_dir() else None
+            "explain/*.json, pictures in report.html" if _num_explained(record.run_dir) else None
         ),
         "limits": "; ".join(limits(record.documents, runs_with_other_seeds(record.run_dir))),
     }
@@ -180,11 +189,103 @@ def _sites(record: Record) -> str:
     )
 
 
-def _split_counts(shards: Collection) -> str:
-    counts = shards.record()["splits"]
-    return ", ".join(
-        f"{name} {each['studies']} studies and {each['films']} films" for name, each in counts.items()
-    )
+def _split_counts(record: Record) -> str:
+    splits = {name: counts_of_split(record.shards, name) for name in record.shards.splits}
+    return "; ".join(
+        f"{name} " + ", ".join(f"{count} {unit}" for unit, count in told_units(counts, record.fewest).items() if count is not None)
+        for name, counts in splits.items()
+    )  # fmt: skip
+
+
+def _imbalance(config: RunConfig) -> str:
+    """Of the drawing of samples, then of the losses."""
+    data = config.data
+    drawn = f"balance={data.balance}" + (f" by {data.balance_by} (power {data.balance_power:g})" if data.balance_by else "")  # fmt: skip
+    return "; ".join([drawn, *_weighed(config)])
+
+
+def _weighed(config: RunConfig) -> Iterator[str]:
+    """What the losses of heads do about rare classes, with the heads that it is done for."""
+    heads: dict[str, list[str]] = {}
+    for objective, block in config.objectives.items():
+        for head in block.head_structure if isinstance(block, linear_probing.Config) else ():
+            loss, weights = block.loss_of(head), block.class_weights.get(head)
+            if loss.type == "focal":
+                heads.setdefault(f"{objective}: focal loss (gamma {loss.gamma:g})", []).append(head)
+            if weights is not None:
+                heads.setdefault(f"{objective}: class_weights {_weights_told(weights)}", []).append(head)
+    yield from (f"{what} of {len(names)} heads ({listed(names)})" for what, names in heads.items())
+    if not heads:
+        yield "no loss weighs classes"
+
+
+def _weights_told(weights: Sequence[float] | str) -> str:
+    return weights if isinstance(weights, str) else f"[{', '.join(f'{each:g}' for each in weights)}]"
+
+
+def _selection(record: Record) -> str:
+    """Which checkpoint each evaluation was of, and how that one was chosen."""
+    evaluate = record.config.evaluate
+    best, last = (_title(record.run_dir / "checkpoints", name) for name in ("best", "latest"))
+    by_val = f"by {evaluate.best_metric} ({evaluate.best_metric_mode}) on the val split"
+    evaluations: dict[str, list[str]] = {}
+    for document in record.documents:
+        about = f"{document['split']} of {document['data']}"
+        evaluations.setdefault(str(document.get("checkpoint") or "a checkpoint not recorded"), []).append(
+            about
+        )
+    told = []
+    for checkpoint, about in evaluations.items():
+        kinds = [
+            words
+            for words, title in ((f"the best {by_val}", best), ("the last", last))
+            if title == checkpoint
+        ]
+        told.append(
+            f"evaluated on {', '.join(about)}: {checkpoint}" + (f", {' and '.join(kinds)}" if kinds else "")
+        )
+    if best is None:
+        told.append("none was named the best on the val split")
+    elif best not in evaluations:
+        told.append(f"the best {by_val} is {best}")
+    return "; ".join(told if evaluations else ["nothing was evaluated", *told])
+
+
+def _title(folder: Path, pointer: str) -> str | None:
+    """The checkpoint that `best` or `latest` names; None where there is none."""
+    path = folder / pointer
+    saved = Checkpoint(folder / path.read_text()) if path.is_file() else None
+    return saved.title() if saved is not None and saved.folder.is_dir() else None
+
+
+def _robustness(record: Record, measured: set[str]) -> Iterator[str]:
+    """Groups, then what was measured beside the evaluation."""
+    if measured:
+        yield f"subgroups: {', '.join(sorted(measured))}"
+    shown_less = read_shortcuts(record.run_dir)
+    if shown_less is not None:
+        less = ", ".join(WORDS[name] for name in shown_of(shown_less) if name != "whole")
+        of = f" of {shown_less.checkpoint}" if shown_less.checkpoint else ""
+        yield f"the {shown_less.split} split{of} with less to see ({less}): {SHORTCUTS}"
+    if (record.run_dir / COUNTERFACTUALS).is_file():
+        found = json.loads((record.run_dir / COUNTERFACTUALS).read_text())
+        of = "".join(f" of {each}" for each in _checkpoints_named(found))
+        yield f"generated scenes filmed with and without a lesion{of}: {COUNTERFACTUALS}"
+    if explained := _num_explained(record.run_dir):
+        yield f"films blurred where the model looks and at random, {explained} scores: explain/*.json"
+
+
+def _checkpoints_named(tree: object) -> list[str]:
+    """Checkpoints that measurements say they are of; files of earlier versions hold numbers alone."""
+    if not isinstance(tree, Mapping):
+        return []
+    below = [name for value in tree.values() for name in _checkpoints_named(value)]
+    own = [tree["checkpoint"]] if isinstance(tree.get("checkpoint"), str) else []
+    return list(dict.fromkeys([*own, *below]))
+
+
+def _num_explained(run_dir: Path) -> int:
+    return len(list((run_dir / "explain").glob("*.json")))
 
 
 def _besides_pixels(tree: Mapping[str, Any]) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 import yaml
 
 from deepcoro import atomic
+from deepcoro.aggregates import FEWEST
 from deepcoro.config import DataError
 from deepcoro.data.collection import Collection
 from deepcoro.paper.answers import Record, answers
@@ -27,21 +28,21 @@ _NOTE = (
 def write_kit(run_dir: Path, config: RunConfig, output: Path, fewest: int) -> list[Path]:
     """Writes everything; returns the paths. DataError when the data are not those that the run was trained on."""
     shards = Collection.open(config.data)
-    record = _record(run_dir, config, shards)
+    record = _record(run_dir, config, shards, fewest)
     flow = exclusion_flow(shards, run_dir, record.documents, fewest)
     about = f"{run_dir.resolve().name}, data {shards.name} ({shards.fingerprint[:16]})"
     written = []
-    for sheet in (table_one(shards, fewest), flow_sheet(flow, fewest)):
+    for sheet in (table_one(shards, fewest), flow_sheet(flow)):
         for suffix, text in (("csv", sheet_csv(sheet)), ("tex", latex(sheet, about))):
             written.append(output / f"{sheet.name}.{suffix}")
             atomic.write_text(written[-1], text)
-    for name, text in (("exclusion_flow.svg", flow_drawing(flow, fewest)), *_checklists(record)):
+    for name, text in (("exclusion_flow.svg", flow_drawing(flow)), *_checklists(record)):
         written.append(output / name)
         atomic.write_text(written[-1], text)
     return written
 
 
-def _record(run_dir: Path, config: RunConfig, shards: Collection) -> Record:
+def _record(run_dir: Path, config: RunConfig, shards: Collection, fewest: int = FEWEST) -> Record:
     inputs, remembered = read_inputs(run_dir), _trained_on(run_dir)
     if remembered not in (None, shards.fingerprint):
         raise DataError(
@@ -56,6 +57,7 @@ def _record(run_dir: Path, config: RunConfig, shards: Collection) -> Record:
         starts=read_record(run_dir).get("starts", []),
         history=aggregates_of(inputs).history,
         documents=inputs.documents,
+        fewest=fewest,
     )
 
 

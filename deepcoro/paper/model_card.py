@@ -11,14 +11,15 @@ from typing import Any
 import yaml
 
 from deepcoro import atomic, report_tables
-from deepcoro.aggregates import FEWEST, is_small, shareable
+from deepcoro.aggregates import FEWEST, shareable
 from deepcoro.page import render_page
 from deepcoro.paper.sheets import Sheet, sheets
 from deepcoro.paper.siblings import runs_with_other_seeds
 from deepcoro.report import ReportInputs
-from deepcoro.report_aggregates import too_few, without_places
+from deepcoro.report_aggregates import summary_told, too_few, without_places
 from deepcoro.report_shortcuts import is_of, not_above_baselines
 from deepcoro.run_record import read_record
+from deepcoro.small_cells import told, told_units
 from deepcoro.weights import FILE, STATE, weights_file
 
 CARD = "model_card.md"
@@ -55,7 +56,7 @@ def render_model_card(run_dir: Path, inputs: ReportInputs) -> str:
         name=inputs.run_name,
         model=model_facts(config, parameter_counts(run_dir), origin),
         data=data_facts(_json(run_dir / "data.json")),
-        splits=record.get("splits", {}),
+        splits={name: told_units(counts) for name, counts in record.get("splits", {}).items()},
         training=(
             [("trained", f"with {origin}; nothing of that is recorded here")]
             if origin
@@ -172,10 +173,7 @@ def training_facts(
             yield key, str(config[key])
     for start in record.get("starts", [])[-1:]:
         for split, columns in (start.get("conflicting_labels") or {}).items():
-            counts = [
-                f"{name} {f'fewer than {FEWEST}' if is_small(count) else count}"
-                for name, count in columns.items()
-            ]
+            counts = [f"{name} {told(count)}" for name, count in columns.items()]
             means = _field(config, "labels").get("conflict")
             yield f"studies of {split} whose films disagree on a label (conflict: {means})", ", ".join(counts)
         yield "global batch", str(start.get("global_batch"))
@@ -187,11 +185,7 @@ def training_facts(
 
 def _evaluation(document: Mapping[str, Any], inputs: ReportInputs) -> Evaluation:
     results = {} if too_few(document.get("data_summary") or {}) else shareable(numbers_of(document))
-    summary = document.get("data_summary") or {}
-    counts = ", ".join(
-        f"{'fewer than ' + str(FEWEST) if isinstance(count, int) and is_small(count) else count} {name}"
-        for name, count in summary.items()
-    )
+    counts = ", ".join(f"{count} {name}" for name, count in summary_told(document).items())
     facts = [
         ("checkpoint", str(document.get("checkpoint", "unknown"))),
         ("computed", f"{document.get('created', 'unknown')}, commit {document.get('commit') or 'unknown'}"),
