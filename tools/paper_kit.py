@@ -5,7 +5,8 @@
     python tools/paper_kit.py runs/mine --output paper/ data.shards=/new/place/of/the/shards
 
 RUN/paper then holds table_1, exclusion_flow (csv, tex; the flow also as svg), tripod_ai and claim (csv, md). Tables of results are in
-RUN/tables, written by every evaluation. Nothing names a patient; cells of fewer than ten are not told (--fewest), nor those from which they would follow.
+RUN/tables, written by every evaluation. Nothing names a patient; cells of fewer than ten are not told (--fewest), nor those from which they
+would follow.
 
 exit codes: 0 done, 2 the command or the data are at fault (one line says how), 1 a bug.
 """
