@@ -38,13 +38,16 @@ def add_target_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--task", help="a zero-shot task of the run")
     what.add_argument("--text", help="a sentence: what speaks for it")
     what.add_argument("--head", help="a head of the run")
-    parser.add_argument("--output", type=int, default=0, metavar="N", help="which output of the head (0)")
+    which = "which class of a head of several: its word in labels_map, or its number from 0 (0)"
+    parser.add_argument("--output", metavar="CLASS", help=which)
 
 
 def chosen_target(options: argparse.Namespace, model: nn.Module, config: RunConfig, tokenizer: Any) -> Target:
-    """The one that a command line names."""
+    """The one that a command line names. ConfigError for one that is not there, and for `--output` without `--head`."""
     if options.head:
-        return head_target(model, options.head, options.output)
+        return head_target(model, config, options.head, options.output)
+    if options.output is not None:
+        raise ConfigError("--output names a class of a head; name the head with --head, or leave it out")
     if options.text:
         return text_target(model, config, tokenizer, options.text)
     return task_target(model, config, tokenizer, options.task)
@@ -77,17 +80,37 @@ def text_target(model: nn.Module, config: RunConfig, tokenizer: Any, text: str) 
     return Target(text, lambda said: said["video"].float() @ direction)
 
 
-def head_target(model: nn.Module, head: str, output: int = 0) -> Target:
-    """One output of a head: the rows `OBJECTIVE/HEAD/prediction` that an objective's `evaluate` gives."""
+def head_target(model: nn.Module, config: RunConfig, head: str, output: str | None = None) -> Target:
+    """One output of a head: the rows `OBJECTIVE/HEAD/prediction` that an objective's `evaluate` gives. `output`: of several classes the
+    word or the number of one, None = the first. ConfigError for a head or a class that is not there.
+    """
     owners = [
         name
         for name, objective in model.objectives.items()
         if head in (getattr(objective, "heads", None) or ())
     ]
-    if owners:
-        key, name = f"{owners[0]}/{head}/prediction", f"{head}_{output}" if output else head
-        return Target(name, lambda said: said[key][:, output], (owners[0],))
-    raise ConfigError(f"no objective of this run has a head '{head}'; objectives: {sorted(model.objectives)}")
+    if not owners:
+        raise ConfigError(
+            f"no objective of this run has a head '{head}'; objectives: {sorted(model.objectives)}"
+        )
+    key, probe = f"{owners[0]}/{head}/prediction", config.objectives[owners[0]]
+    is_single = probe.head_structure[head] == 1
+    place = _place(head, [] if is_single else probe.class_words(head), output)
+    name = f"{head}_{place}" if place else head
+    return Target(name, lambda said: said[key][:, place], (owners[0],))
+
+
+def _place(head: str, words: Sequence[str], output: str | None) -> int:
+    """Which output of a head is meant; `words`: of its classes, none where it says one number."""
+    numbers = {str(number): number for number in range(max(len(words), 1))}
+    known = numbers | {word: number for number, word in enumerate(words)}
+    if output is None:
+        return 0
+    if output not in known:
+        listed = ", ".join(f"{number} ({word})" for number, word in enumerate(words))
+        told = f"its classes: {listed}" if words else "it says one number: leave --output out"
+        raise ConfigError(f"--output '{output}' is no class of the head '{head}'; {told}")
+    return known[output]
 
 
 @torch.no_grad()

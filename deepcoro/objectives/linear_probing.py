@@ -263,6 +263,11 @@ class Config(Block):
         """The label column that a head reads."""
         return self.head_column.get(head, head)
 
+    def class_words(self, head: str) -> list[str]:
+        """Of each class of a head of several the word of `labels_map`, the first of those that mean it; its number where there is none."""
+        words = {number: word for word, number in reversed(self.labels_map.get(head, {}).items())}
+        return [words.get(number, str(number)) for number in range(self.num_classes(head))]
+
     def alike(self) -> list[Alike]:
         """Heads by what is computed together, in the order in which the first of each group is named."""
         groups: dict[tuple, list[str]] = {}
