@@ -28,7 +28,9 @@ class AuditLog:
         self._now = now
 
     def note(self, answer: StudyAnswer, study: OpenedStudy, written: bytes) -> None:
-        """`written`: the answer as it was stored or sent. On disk when this returns."""
+        """`written`: the answer as it was stored or sent, byte by byte: a file, or the whole body of a reply, also where it answers for
+        several studies. On disk when this returns.
+        """
         films = hashlib.sha256()
         for clip, payload in zip(study.record.clips, study.payloads, strict=True):
             films.update(f"{clip.clip} {len(payload)} ".encode())

@@ -7,14 +7,14 @@ import asyncio
 import hmac
 import logging
 import tempfile
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, HTTPException, Request
-from fastapi.responses import HTMLResponse, JSONResponse
+from fastapi.responses import HTMLResponse, JSONResponse, Response
 from starlette.requests import ClientDisconnect
 
 from deepcoro.config import DataError
@@ -28,6 +28,10 @@ from deepcoro.inference.uploads import UploadError, store_uploads
 from deepcoro.ingest.identity import Identity
 
 logger = logging.getLogger(__name__)
+
+Answered = Sequence[tuple[StudyAnswer, OpenedStudy]]
+BodyOf = Callable[[Answered], bytes]
+"""What is sent of the answers to one request."""
 
 
 @dataclass(frozen=True)
@@ -127,20 +131,21 @@ class Service:
         finally:
             self._present -= 1
 
-    async def answer(self, folder: Path) -> list[tuple[StudyAnswer, OpenedStudy]]:
-        """Of the films in the folder of a place, when its turn comes."""
+    async def answer(self, folder: Path, body_of: BodyOf) -> bytes:
+        """The body to be sent for the films in the folder of a place, when its turn comes; the audit log has noted these very bytes."""
         async with self._turn:
-            return await asyncio.to_thread(self._answers, folder)
+            return await asyncio.to_thread(self._answered, folder, body_of)
 
-    def _answers(self, folder: Path) -> list[tuple[StudyAnswer, OpenedStudy]]:
-        found = []
+    def _answered(self, folder: Path, body_of: BodyOf) -> bytes:
+        answered = []
         for source in studies_of_folder(folder, self._identity):
             study = self._opener.open(source)
-            answer = self._answerer.answer(study, self._identity.check)
-            if self._audit is not None:
-                self._audit.note(answer, study, answer.model_dump_json().encode())
-            found.append((answer, study))
-        return found
+            answered.append((self._answerer.answer(study, self._identity.check), study))
+        body = body_of(answered)
+        if self._audit is not None:
+            for answer, study in answered:
+                self._audit.note(answer, study, body)
+        return body
 
 
 def make_app(service: Service, token: str | None = None) -> FastAPI:
@@ -163,24 +168,30 @@ def make_app(service: Service, token: str | None = None) -> FastAPI:
         return {"status": "ok", "model": service.who}
 
     @app.post("/studies")
-    async def studies(request: Request) -> JSONResponse:
+    async def studies(request: Request) -> Response:
         check(request)
-        answered = await _answered(request, service)
-        return JSONResponse({"studies": [answer.model_dump(mode="json") for answer, _ in answered]})
+        return Response(await _answered(request, service, _json_of), media_type="application/json")
 
     @app.post("/page")
     async def page(request: Request) -> HTMLResponse:
         """The page of one study, with its films."""
         check(request)
-        answered = await _answered(request, service)
-        if len(answered) != 1:
-            raise HTTPException(422, f"the files belong to {len(answered)} studies; a page shows one")
-        return HTMLResponse(study_page(*answered[0]))
+        return HTMLResponse(await _answered(request, service, _page_of))
 
     return app
 
 
-async def _answered(request: Request, service: Service) -> list[tuple[StudyAnswer, OpenedStudy]]:
+def _json_of(answered: Answered) -> bytes:
+    return b'{"studies":[' + b",".join(answer.model_dump_json().encode() for answer, _ in answered) + b"]}"
+
+
+def _page_of(answered: Answered) -> bytes:
+    if len(answered) != 1:
+        raise HTTPException(422, f"the files belong to {len(answered)} studies; a page shows one")
+    return study_page(*answered[0]).encode()
+
+
+async def _answered(request: Request, service: Service, body_of: BodyOf) -> bytes:
     kind = request.headers.get("content-type", "")
     try:
         with service.place() as folder:
@@ -188,7 +199,7 @@ async def _answered(request: Request, service: Service) -> list[tuple[StudyAnswe
                 raise HTTPException(
                     422, "no file: send multipart/form-data with one or more parts named 'file'"
                 )
-            return await service.answer(folder)
+            return await service.answer(folder, body_of)
     except UploadError as error:
         raise HTTPException(400, str(error)) from error
     except ClientDisconnect as error:

@@ -14,7 +14,7 @@ from deepcoro.inference.model import Answerer
 from deepcoro.inference.opened import FilmOpener, settings_of
 from deepcoro.inference.service import Limits, Service, make_app
 from deepcoro.ingest.identity import Identity
-from tests.ingest.films import moving_bar, write_dicom
+from tests.ingest.films import moving_bar, of_film, write_dicom
 from tests.ingest.identities import found_in, write_full_dicom
 
 SECRET = b"0123456789abcdef0123456789abcdef"
@@ -47,7 +47,8 @@ def part(path: Path) -> tuple[str, tuple[str, bytes]]:
 
 def films_in(folder: Path) -> list[Path]:
     folder.mkdir()
-    capture = write_full_dicom(folder / "BOUCHARD.dcm", 3, SOPClassUID="1.2.840.10008.5.1.4.1.1.7.2")
+    kind = {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.7.2"}
+    capture = write_full_dicom(folder / "BOUCHARD.dcm", 3, **kind, **of_film(3))
     return [write_full_dicom(folder / "TREMBLAY.dcm", 1), capture]
 
 
@@ -121,14 +122,14 @@ def test_who_comes_when_others_wait_is_told_to_come_back(
 ) -> None:
     """One is under way and one waits: the third is refused, the two are answered."""
     under_way, go_on = threading.Event(), threading.Event()
-    answers = service._answers
+    answered = service._answered
 
-    def held(folder: Path) -> list:
+    def held(*asked: object) -> bytes:
         under_way.set()
         assert go_on.wait(60)
-        return answers(folder)
+        return answered(*asked)
 
-    monkeypatch.setattr(service, "_answers", held)
+    monkeypatch.setattr(service, "_answered", held)
     app, path = make_app(service), write_dicom(tmp_path / "a.dcm", moving_bar())
     codes = asyncio.run(three_at_once(app, path, under_way, go_on))
     assert sorted(codes) == [200, 200, 503]
