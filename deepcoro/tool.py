@@ -10,12 +10,15 @@ from deepcoro.config import ConfigError, DataError, pointer
 from deepcoro.numerals import decimals
 
 BAD_INPUT, INTERRUPTED = 2, 130
+GOES_ON = "run the same command again to go on"
 
 
-def exit_code(name: str, work: Callable[[], object], debug: bool, remedy: str = "") -> int:
+def exit_code(
+    name: str, work: Callable[[], object], debug: bool, remedy: str = "", interrupted: str = GOES_ON
+) -> int:
     """Does the work: 0 when it is done, 2 after a line on stderr when command, data or disk are at fault, 130 after Ctrl-C.
 
-    `remedy` ends the line about a disk. `debug` shows the whole traceback instead, which may name files.
+    `remedy` ends the line about a disk; `interrupted` says what the same command does after Ctrl-C. `debug` shows the whole traceback instead, which may name files.
     """
     try:
         work()
@@ -33,7 +36,7 @@ def exit_code(name: str, work: Callable[[], object], debug: bool, remedy: str = 
         )
         return BAD_INPUT
     except KeyboardInterrupt:
-        sys.stderr.write(f"{name}: interrupted; run the same command again to go on\n")
+        sys.stderr.write(f"{name}: interrupted; {interrupted}\n")
         return INTERRUPTED
     return 0
 

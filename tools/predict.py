@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Answers of a trained run for studies straight from DICOM (or a table of films, or shards): JSON and CSV, a reason for every file left out."""
+"""Answers of a trained run for studies straight from DICOM (or one film, a table of films, or shards): JSON and CSV, a reason for every file left out."""
 
 import argparse
 import logging
@@ -9,13 +9,24 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a checkout that is not installed
 
 # What loads torch is imported where it is used: the processes that decode films import this file too.
-from deepcoro.inference.arguments import add_certainty, add_film_arguments, add_model_arguments  # noqa: E402
+from deepcoro.inference.arguments import (  # noqa: E402
+    CHECKED,
+    add_certainty,
+    add_film_arguments,
+    add_model_arguments,
+    check_given,
+    given_of,
+)
 from deepcoro.tool import exit_code  # noqa: E402
 
+STARTS_OVER = "the answers in STUDY.json stand, the tables are not written; the same command starts over"
 EXAMPLES = """\
 examples:
   One study, or a folder of many (told apart by their headers):
     python tools/predict.py /data/export --checkpoint runs/mine --output answers
+
+  One film (DICOM, AVI, MP4, npy, ...), as a study of its own:
+    python tools/predict.py one.dcm --checkpoint runs/mine --output answers
 
   The films of a table, with the columns that tools/shard_dataset.py knows:
     python tools/predict.py films.csv --checkpoint runs/mine --output answers
@@ -33,11 +44,15 @@ what is written to OUTPUT:
   audit.jsonl   a line an answer: when, which study, digests of weights, films and answer; each line seals those before it
   Studies, patients and files appear under keyed ids only (--key_file); --crosswalk FOLDER keeps what they stand for.
   A film that is a secondary capture, a dose sheet, a single frame, cut short, of another modality or damaged is skipped
-  with its reason; a study without a usable film still has its JSON.
+  with its reason; a study without a usable film still has its JSON. A film that lies there twice is taken once. A structured report
+  (--sr) that cannot be written has a line in skipped.csv too (no_structured_report).
+  An option that would do nothing for SOURCE is refused.
 
 Research only; not a medical device.
 
-exit codes: 0 done, 2 the command or the data are at fault (one line says how), 1 a bug.
+exit codes: 0 done (files that were left out are in skipped.csv), 2 the command or the data are at fault (one line says how), or all
+is answered and a structured report is missing, 1 a bug, 130 Ctrl-C: the JSON of studies that were answered stands, the tables are not
+written, and the same command starts over.
 """
 
 
@@ -46,7 +61,12 @@ def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
         description=__doc__, epilog=EXAMPLES, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add = parser.add_argument
-    add("source", type=Path, metavar="SOURCE", help="folder of films, table of films, or shard folder")
+    add(
+        "source",
+        type=Path,
+        metavar="SOURCE",
+        help="folder of films, one film, table of films, or shard folder",
+    )
     add("--output", type=Path, required=True, metavar="FOLDER", help="made if absent")
     page = "also STUDY.html, which shows the films: keep it where the study is kept"
     add("--html", action="store_true", help=page)
@@ -61,42 +81,53 @@ def parse_arguments(words: list[str] | None = None) -> argparse.Namespace:
     add_model_arguments(parser)
     add_certainty(parser)
     add_film_arguments(parser)
-    return parser.parse_args(words)
+    options = parser.parse_args(words)
+    options.given = given_of(parser, words, CHECKED)
+    return options
 
 
 def run(options: argparse.Namespace) -> None:
     from deepcoro.inference.opened import FilmOpener, settings_of
+    from deepcoro.inference.sources import is_shard_folder
 
+    is_shards = is_shard_folder(options.source)
+    check_given(options.given, is_shards)
+    if is_shards:
+        answer_all(options, None)
+        return
     settings = settings_of(options.workers, options.modality, options.accept_burned_in, options.echo_mask)
     with FilmOpener(settings) as opener:  # its processes start while torch and the model load
         answer_all(options, opener)
 
 
-def answer_all(options: argparse.Namespace, opener: object) -> None:
+def answer_all(options: argparse.Namespace, opener: object | None) -> None:
+    """`opener`: of films; None = the source is shards."""
     from deepcoro.bank import bank_folder
     from deepcoro.inference.model import Answerer
     from deepcoro.inference.neighbours import Neighbours
     from deepcoro.inference.predict import Outputs, predict, summary_of
-    from deepcoro.inference.sources import films_source, is_shard_folder, shards_source
+    from deepcoro.inference.sources import films_source, shards_source
     from deepcoro.ingest.identity import load_identity
 
     answerer = Answerer(options.checkpoint, options.load, options.device, options.certainty)
     bank = options.bank and bank_folder(options.bank)
     neighbours = Neighbours(bank, answerer.who.digest, options.neighbours) if bank else None
-    if is_shard_folder(options.source):
+    if opener is None:
         source = shards_source(options.source, options.split)
     else:
         base = options.source if options.source.is_dir() else options.source.parent
         identity = load_identity(options.key_file, table_folder=base, output=options.output)
         source = films_source(options.source, identity, opener, options.crosswalk, options.output)
     outputs = Outputs(options.output, options.html, options.sr)
-    print(summary_of(predict(source, answerer, outputs, neighbours)))
+    done = predict(source, answerer, outputs, neighbours)
+    print(summary_of(done.answers))
+    done.check_reports()
 
 
 def main() -> int:
     options = parse_arguments()
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
-    return exit_code("predict", lambda: run(options), options.debug, "; then run again")
+    return exit_code("predict", lambda: run(options), options.debug, "; then run again", STARTS_OVER)
 
 
 if __name__ == "__main__":

@@ -100,7 +100,13 @@ def measure(options: argparse.Namespace, opener: object) -> None:
 def main() -> int:
     options = parse_arguments()
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(message)s")
-    return exit_code("validate_site", lambda: run(options), options.debug, "; then run again")
+    return exit_code(
+        "validate_site",
+        lambda: run(options),
+        options.debug,
+        "; then run again",
+        "nothing is written; the same command starts over",
+    )
 
 
 if __name__ == "__main__":

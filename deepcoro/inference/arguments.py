@@ -1,11 +1,43 @@
 """Arguments that predict, serve and validate_site have alike. Loads nothing heavy: processes that decode films import it too."""
 
 import argparse
+from collections.abc import Collection
 from pathlib import Path
 
+from deepcoro.config import ConfigError
 from deepcoro.tool import num_cores
 
 USUAL_KEY = "secret of the ids (default: $DEEPCORO_KEY_FILE, else ~/.config/deepcoro/id.key)"
+
+_TRUE_IDS = "shards hold no true ids; give the films or their table as SOURCE"
+_AT_SHARDING = "films of shards were chosen and decoded when they were sharded; leave it out"
+_NOT_OF_SHARDS = {
+    "sr": _TRUE_IDS,
+    "crosswalk": _TRUE_IDS,
+    "key_file": "ids of shards are keyed already; leave it out",
+    **dict.fromkeys(("modality", "accept_burned_in", "echo_mask", "workers"), _AT_SHARDING),
+}
+"""Option of predict -> why it means nothing for shards."""
+CHECKED = (*_NOT_OF_SHARDS, "split", "neighbours", "bank")
+"""Options of predict that `check_given` knows."""
+
+
+def given_of(parser: argparse.ArgumentParser, words: list[str] | None, names: Collection[str]) -> set[str]:
+    """Which of these options stand in the command line, whatever their values."""
+    told = parser.parse_args(words, argparse.Namespace(**dict.fromkeys(names)))
+    return {name for name in names if getattr(told, name) is not None}
+
+
+def check_given(given: Collection[str], is_shards: bool) -> None:
+    """ConfigError for an option of predict that would do nothing, `given` being those of the command line."""
+    if is_shards:
+        for name in _NOT_OF_SHARDS:
+            if name in given:
+                raise ConfigError(f"--{name}: {_NOT_OF_SHARDS[name]}")
+    elif "split" in given:
+        raise ConfigError("--split: only shards have splits; leave it out, or give a shard folder as SOURCE")
+    if "neighbours" in given and "bank" not in given:
+        raise ConfigError("--neighbours: there is no bank to find them in; name one with --bank")
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,7 +54,17 @@ def add_certainty(parser: argparse.ArgumentParser) -> None:
         "abstain from the call of a binary head below this recalibrated probability of the finding or of its absence; for all heads "
         "alike, 0.5 = never (default: what val chose for each head where evaluate.metrics.classification.selective_error was set, else never)"
     )
-    parser.add_argument("--certainty", type=float, metavar="P", help=sure)
+    parser.add_argument("--certainty", type=_certainty, metavar="P", help=sure)
+
+
+def _certainty(word: str) -> float:
+    try:
+        value = float(word)
+    except ValueError:
+        value = float("nan")
+    if not 0.5 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"'{word}' is no probability from 0.5 to 1, such as 0.8 for 80 %")
+    return value
 
 
 def add_film_arguments(parser: argparse.ArgumentParser, key_help: str = USUAL_KEY) -> None:

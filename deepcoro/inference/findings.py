@@ -94,10 +94,11 @@ class HeadFindings:
         if task == "binary_classification":
             found = _finding(name, "probability", said[:, 0], num_films)
             return self._called(found, said[:, 0], self._fixed.get(name))
-        likeliest = int(said.mean(axis=0).argmax())
-        words = {number: word for word, number in reversed(probe.labels_map.get(head, {}).items())}
+        mean, words = said.mean(axis=0), probe.class_words(head)
+        likeliest = int(mean.argmax())
         found = _finding(name, "class", said[:, likeliest], num_films)
-        return found.model_copy(update={"word": words.get(likeliest, str(likeliest))})
+        probabilities = dict(zip(words, map(float, mean), strict=True))
+        return found.model_copy(update={"word": words[likeliest], "class_probabilities": probabilities})
 
     def _with_interval(self, finding: Finding) -> Finding:
         """Also around the mean of several films: where all films of a patient lie within the half-width of their truths, so does their mean

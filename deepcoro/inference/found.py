@@ -1,5 +1,6 @@
 """The studies of a folder or of a table, before any pixel is decoded: which file belongs to which study, under keyed ids."""
 
+import hashlib
 import os
 import time
 from collections import Counter
@@ -27,6 +28,8 @@ class FoundStudy:
 
     source: StudySource
     refused: tuple[Rejection, ...] = ()
+    left_out: tuple[FilmSource, ...] = ()
+    """The films that were refused."""
     original: str = ""
     """What the keyed study id stands for; for the owner's crosswalk alone."""
     original_patient: str = ""
@@ -47,7 +50,7 @@ class FoundStudy:
                 self.original_patient,
                 str(film.path),
             )
-            for film in study.films
+            for film in (*study.films, *self.left_out)
         ]
 
 
@@ -56,13 +59,15 @@ class _Owner(NamedTuple):
 
     study: str = ""
     patient: str = ""
+    film: str = ""
+    """SOPInstanceUID: the same in every copy of the film."""
 
 
 def studies_of_folder(folder: Path, identity: Identity) -> list[FoundStudy]:
     """Every file below the folder, by the study that its header names; a file that names none goes with those beside it.
 
     Files are numbered over the whole folder in the order of their names; that number is the `row` of a film. A study whose files name
-    two patients is refused as a whole. DataError for a folder without a file.
+    two patients is refused as a whole, and of a film that lies there twice the copies are refused. DataError for a folder without a file.
     """
     began, folder = time.perf_counter(), folder.resolve()
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
@@ -72,34 +77,84 @@ def studies_of_folder(folder: Path, identity: Identity) -> list[FoundStudy]:
     groups: dict[str, list[tuple[int, Path]]] = {}
     for number, path in enumerate(paths, start=1):
         groups.setdefault(owners[path].study, []).append((number, path))
-    patients = {study: {owners[path].patient for _, path in files} - {""} for study, files in groups.items()}
-    found = [_found(study, files, patients[study], folder, identity) for study, files in groups.items()]
+    found = [_found(study, files, owners, folder, identity) for study, files in groups.items()]
     a_file_s = (time.perf_counter() - began) / len(paths)
     return [replace(each, scan_s=a_file_s * len(files)) for each, files in zip(found, groups.values(), strict=True)]  # fmt: skip
 
 
+def study_of_film(path: Path, identity: Identity) -> FoundStudy:
+    """One file as a study of one film. Where no header names the study, it goes by the name of the file."""
+    began, path = time.perf_counter(), path.resolve()
+    owner = _owner(path)
+    study = owner.study or f"film {path.name}"
+    found = _found(study, [(1, path)], {path: owner}, path.parent, identity)
+    return replace(found, scan_s=time.perf_counter() - began)
+
+
 def _found(
-    study: str, files: Sequence[tuple[int, Path]], patients: set[str], folder: Path, identity: Identity
+    study: str,
+    files: Sequence[tuple[int, Path]],
+    owners: Mapping[Path, _Owner],
+    folder: Path,
+    identity: Identity,
 ) -> FoundStudy:
     films = tuple(
         FilmSource(row=number, path=path, clip=identity.keyed("clip", original_clip(path, folder)))
         for number, path in files
     )
-    key = identity.keyed("study", study)
+    key, patients = identity.keyed("study", study), {owners[path].patient for _, path in files} - {""}
     if len(patients) > 1:
         reason = f"mixed_patients: files of this study name {len(patients)} patients"
         refused = tuple(Rejection(film.row, film.clip, reason) for film in films)
-        return FoundStudy(StudySource(key, "inference", ()), refused, study)
+        return FoundStudy(StudySource(key, "inference", ()), refused, films, study)
+    kept, refused = _without_copies(films, owners)
     patient = next(iter(patients), "")
-    source = StudySource(key, "inference", films, identity.keyed("patient", patient) if patient else None)
-    return FoundStudy(source, original=study, original_patient=patient)
+    source = StudySource(key, "inference", kept, identity.keyed("patient", patient) if patient else None)
+    copies = {each.row for each in refused}
+    left_out = tuple(film for film in films if film.row in copies)
+    return FoundStudy(source, refused, left_out, study, patient)
+
+
+def _without_copies(
+    films: Sequence[FilmSource], owners: Mapping[Path, _Owner]
+) -> tuple[tuple[FilmSource, ...], tuple[Rejection, ...]]:
+    """Each film once, and its copies refused: a film that counts twice would weigh twice. Of files with one SOPInstanceUID the largest
+    is kept, since one may be cut short; of other files those with the same bytes are one film.
+    """
+    sizes = {film.row: film.path.stat().st_size for film in films}
+    alike = Counter(sizes[film.row] for film in films if not owners[film.path].film)
+    groups: dict[str, list[FilmSource]] = {}
+    for film in films:
+        name, size = owners[film.path].film, sizes[film.row]
+        if not name:  # most files have a size of their own, and need not be read to be told apart
+            name = f"bytes {_digest(film.path)}" if size and alike[size] > 1 else f"file {film.row}"
+        groups.setdefault(name, []).append(film)
+    kept = {
+        film.row: max(group, key=lambda each: sizes[each.row]) for group in groups.values() for film in group
+    }
+    refused = tuple(
+        Rejection(film.row, film.clip, f"duplicate_film: the same film as file {kept[film.row].row}")
+        for film in films
+        if kept[film.row] is not film
+    )
+    return tuple(film for film in films if kept[film.row] is film), refused
+
+
+def _digest(path: Path) -> str:
+    """A file that cannot be read is like no other; who opens it says why."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError:
+        return os.fspath(path)
 
 
 def _owner(path: Path) -> _Owner:
-    """Study and patient of a DICOM header; nothing of files that have none or a damaged one."""
+    """Study, patient and film of a DICOM header; nothing of files that have none or a damaged one."""
     import pydicom
 
     from deepcoro.ingest.dicom import silence_pydicom
+    from deepcoro.ingest.header import patient_named
     from deepcoro.ingest.open import has_dicom_preamble
     from deepcoro.ingest.pixels import DAMAGE
 
@@ -108,9 +163,12 @@ def _owner(path: Path) -> _Owner:
         if not has_dicom_preamble(path):
             return _Owner()
         header = pydicom.dcmread(
-            path, stop_before_pixels=True, specific_tags=["StudyInstanceUID", "PatientID"]
+            path,
+            stop_before_pixels=True,
+            specific_tags=["StudyInstanceUID", "PatientID", "SOPInstanceUID"],
         )
-        return _Owner(str(header.get("StudyInstanceUID") or ""), str(header.get("PatientID") or "").strip())
+        study, film = (str(header.get(name) or "") for name in ("StudyInstanceUID", "SOPInstanceUID"))
+        return _Owner(study, patient_named(header), film)
     except DAMAGE:
         return _Owner()
 

@@ -110,7 +110,7 @@ def time_study(
     for turn in range(repeats + 1):
         began, own, decoding = time.perf_counter(), time.process_time(), children_cpu_s()
         source = films_source(films, identity, opener, None, output)
-        (answer,) = predict(source, answerer, Outputs(output))
+        (answer,) = predict(source, answerer, Outputs(output)).answers
         wall = time.perf_counter() - began
         if answer.skipped:
             raise ConfigError(f"{len(answer.skipped)} films were skipped: {answer.skipped[0].reason}")

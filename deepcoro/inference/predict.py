@@ -6,14 +6,16 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
+from deepcoro.config import DataError
 from deepcoro.inference.audit import AUDIT, AuditLog
 from deepcoro.inference.model import Answerer
 from deepcoro.inference.neighbours import Neighbours
 from deepcoro.inference.prediction import Finding, Skipped, StudyAnswer
 from deepcoro.inference.sources import Source
 from deepcoro.inference.study_page import write_page
-from deepcoro.inference.written import latency, write_answer, write_tables
+from deepcoro.inference.written import SKIPPED, latency, write_answer, write_tables
 from deepcoro.ingest.crosswalk import Entry, prepare_folder
 from deepcoro.ingest.structured_report import Measurement, write_report
 
@@ -31,11 +33,28 @@ class Outputs:
     """Private folder for a DICOM Structured Report with the true ids."""
 
 
+class Predicted(NamedTuple):
+    """What was written."""
+
+    answers: list[StudyAnswer]
+    without_report: dict[str, str]
+    """Keyed study -> why its structured report could not be written; its answer is there."""
+
+    def check_reports(self) -> None:
+        """DataError where a report is missing that was asked for: whoever feeds an archive has to know."""
+        if self.without_report:
+            raise DataError(
+                f"{len(self.without_report)} of {len(self.answers)} studies have no structured report ({SKIPPED} says why); all were "
+                "answered, and all else is written"
+            )
+
+
 def predict(
     source: Source, answerer: Answerer, outputs: Outputs, neighbours: Neighbours | None = None
-) -> list[StudyAnswer]:
+) -> Predicted:
     """Writes an answer a study as it comes and notes it in the audit log; the tables at the end. `neighbours`: reports to be shown."""
     answers: list[StudyAnswer] = []
+    without_report: dict[str, str] = {}
     log = AuditLog(outputs.folder / AUDIT)
     if outputs.reports is not None:
         prepare_folder(outputs.reports, outputs.folder)
@@ -45,16 +64,20 @@ def predict(
         if outputs.html:
             write_page(outputs.folder, answer, study)
         if outputs.reports is not None:
-            _write_report(outputs.reports, answer, source.originals.get(answer.study, ()))
+            try:
+                _write_report(outputs.reports, answer, source.originals.get(answer.study, ()))
+            except DataError as error:
+                without_report[answer.study] = str(error)
+                logger.warning("study %s: no structured report: %s", answer.study, error)
         answers.append(answer)
         logger.info("%d of %d: %s", len(answers), source.count, line_of(answer))
     unread = [Skipped(number=each.row, clip=each.clip, reason=each.reason) for each in source.unread]
-    write_tables(outputs.folder, answers, unread)
-    return answers
+    write_tables(outputs.folder, answers, unread, without_report)
+    return Predicted(answers, without_report)
 
 
 def _write_report(folder: Path, answer: StudyAnswer, originals: Sequence[Entry]) -> None:
-    """Of the films that were used; none for a study without one."""
+    """Of the films that were used; none for a study without one. DataError when it cannot be written."""
     used = {film.clip for film in answer.films}
     entries = [entry for entry in originals if entry.clip in used]
     if not entries or not answer.findings:

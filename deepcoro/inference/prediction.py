@@ -54,6 +54,9 @@ class Finding(Block):
     """Least share of patients, exchangeable with those of val, whose numbers lie inside, on average (0.9); None as of `interval`."""
     word: str | None = None
     """The likeliest class, of several."""
+    class_probabilities: dict[str, float] = {}
+    """Of several classes, by word (by number where `labels_map` has none), in the order of the classes: the mean of the films; their sum
+    is 1. Empty otherwise."""
     probability: float | None = None
     """Of a binary head: the score recalibrated on val; None where val has not been run with this checkpoint, and for the mean of several
     films where val fixed the recalibration on films."""

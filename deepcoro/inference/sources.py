@@ -1,4 +1,4 @@
-"""What predictions are made of: a folder of films, a table of films, or shards; all of them as opened studies."""
+"""What predictions are made of: a folder of films, one film, a table of films, or shards; all of them as opened studies."""
 
 import itertools
 import time
@@ -9,11 +9,12 @@ from pathlib import Path
 from deepcoro.config import ConfigError, DataError
 from deepcoro.data.manifest import MANIFEST
 from deepcoro.data.shards import Shards
-from deepcoro.inference.found import studies_of_folder, studies_of_table
+from deepcoro.inference.found import studies_of_folder, studies_of_table, study_of_film
 from deepcoro.inference.opened import FilmOpener, OpenedStudy
 from deepcoro.ingest.crosswalk import Entry, merge_crosswalk, prepare_folder
 from deepcoro.ingest.film import Rejection
 from deepcoro.ingest.identity import Identity
+from deepcoro.ingest.open import is_film
 
 
 @dataclass(frozen=True)
@@ -38,18 +39,22 @@ def is_shard_folder(path: Path) -> bool:
 def films_source(
     path: Path, identity: Identity, opener: FilmOpener, crosswalk: Path | None, output: Path
 ) -> Source:
-    """A folder or a table of films. `crosswalk`: private folder for what the keyed ids stand for. ConfigError when there is nothing at
+    """A folder or a table of films, or one film. `crosswalk`: private folder for what the keyed ids stand for. ConfigError when there is nothing at
     `path`, or when the output would lie among the films.
     """
     if path.is_dir() and output.resolve().is_relative_to(path.resolve()):
         raise ConfigError("the output folder lies inside the folder of films; put it elsewhere")
     if path.is_dir():
         found, unread, base = studies_of_folder(path, identity), [], path
+    elif path.is_file() and is_film(path):
+        found, unread, base = [study_of_film(path, identity)], [], path.parent
     elif path.is_file():
         found, unread = studies_of_table(path, identity)
         base = path.parent
     else:
-        raise ConfigError(f"'{path}' is neither a folder nor a table; give a study folder, a CSV or shards")
+        raise ConfigError(
+            f"'{path}' is neither a folder nor a table nor a film; give a study folder, a CSV, a film or shards"
+        )
     originals = {study.source.study: study.crosswalk(base.resolve()) for study in found}
     if crosswalk is not None:
         prepare_folder(crosswalk, output)

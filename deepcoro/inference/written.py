@@ -1,7 +1,8 @@
 """Answers on disk: one JSON a study, and tables of studies, films and skipped files that a spreadsheet opens."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
@@ -19,13 +20,24 @@ def write_answer(folder: Path, answer: StudyAnswer) -> bytes:
     return payload
 
 
-def write_tables(folder: Path, answers: Sequence[StudyAnswer], unread: Sequence[Skipped] = ()) -> None:
-    """The tables of all answers; `unread` rows of a table belong to no study. A table without a row is a header."""
+def write_tables(
+    folder: Path,
+    answers: Sequence[StudyAnswer],
+    unread: Sequence[Skipped] = (),
+    without_report: Mapping[str, str] = MappingProxyType({}),
+) -> None:
+    """The tables of all answers; `unread` rows of a table belong to no study, `without_report` (study -> why) to no file. A table without
+    a row is a header.
+    """
     atomic.write_text(folder / STUDIES, table(_filled([_study_row(each) for each in answers])))
     films = [_film_row(answer, number) for answer in answers for number in range(len(answer.films))]
     atomic.write_text(folder / FILMS, table(_filled(films)) or "study,clip\n")
     skipped = [_skipped_row(answer.study, each) for answer in answers for each in answer.skipped]
     skipped += [_skipped_row(None, each) for each in unread]
+    skipped += [
+        {"study": study, "number": None, "clip": None, "reason": f"no_structured_report: {reason}"}
+        for study, reason in without_report.items()
+    ]
     atomic.write_text(folder / SKIPPED, table(skipped) or "study,number,clip,reason\n")
 
 
@@ -53,6 +65,7 @@ def _cells(finding: Finding) -> dict[str, object]:
     """The score, and what there is besides it."""
     name = finding.name.replace("/", "_")
     besides = {"word": finding.word, "probability": finding.probability, "call": finding.call}
+    besides |= {f"prob_{word}": f"{each:.6f}" for word, each in finding.class_probabilities.items()}
     besides |= {f"films_{call}": number for call, number in finding.film_calls.items()}
     if finding.interval is not None:
         low, high = (f"{end:.6f}" for end in finding.interval)

@@ -37,6 +37,11 @@ READ = (
 Times and UIDs order the films and find the two planes of a biplane run; they are never stored."""
 
 
+def patient_named(header: "Dataset") -> str:
+    """Whom the header names, PatientID without its padding; empty where it names nobody."""
+    return str(header.get("PatientID") or "").strip()
+
+
 def find(header: "Dataset", keyword: str) -> Any:
     """Value of an element, at the top or (enhanced objects) in the functional groups of all frames or of the first; None if empty."""
     for place in _places(header):

@@ -10,6 +10,7 @@ from deepcoro.ingest.film import Film, RejectedFilm
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
 ARRAY_SUFFIXES = (".npy", ".npz")
 VIDEO_SUFFIXES = (".avi", ".mp4", ".mkv", ".mov", ".m4v", ".webm", ".mpg", ".mpeg", ".wmv")
+DICOM_SUFFIXES = (".dcm", ".dicom", ".ima")
 
 OF_WINDOWS = "missing_file: a path of Windows"
 """Why there is no such file, where the table names a drive or a server as Windows does."""
@@ -50,7 +51,7 @@ def _open(path: Path, accept_burned_in: bool) -> Film:
         from deepcoro.ingest.video_file import open_video
 
         return open_video(path)
-    if suffix not in (".dcm", ".dicom", ".ima") and not has_dicom_preamble(path):
+    if suffix not in DICOM_SUFFIXES and not has_dicom_preamble(path):
         raise RejectedFilm(
             "unsupported_format: neither DICOM, nor a video, an array, NIfTI or a folder of pictures"
         )
@@ -62,6 +63,12 @@ def _open(path: Path, accept_burned_in: bool) -> Film:
 def _is_of_windows(path: Path) -> bool:
     r"""`D:\films\a.avi` of a table has become `FOLDER/D:/films/a.avi` here, and `\\server\films\a.avi` has kept its two strokes."""
     return path.as_posix().startswith("//") or any(_DRIVE.fullmatch(part) for part in path.parts)
+
+
+def is_film(path: Path) -> bool:
+    """Whether a file is a film by its name or its preamble, before it is opened as one."""
+    suffixes = (*VIDEO_SUFFIXES, *ARRAY_SUFFIXES, *NIFTI_SUFFIXES, *DICOM_SUFFIXES)
+    return path.name.lower().endswith(suffixes) or has_dicom_preamble(path)
 
 
 def has_dicom_preamble(path: Path) -> bool:

@@ -18,6 +18,7 @@ from pydicom.uid import UID, ComprehensiveSRStorage, ExplicitVRLittleEndian, gen
 from deepcoro import __version__, atomic
 from deepcoro.config import DataError
 from deepcoro.ingest.crosswalk import Entry
+from deepcoro.ingest.header import patient_named
 
 RESEARCH_ONLY = "Research only. Made by a model without regulatory clearance; not for diagnosis or treatment."
 _SCHEME = "99DEEPCORO"
@@ -61,10 +62,11 @@ def write_report(
     """Writes the report of one study (0600). `entries` are its films in the crosswalk.
 
     Patient and study are those of the films' own headers where these can still be read, else those of the crosswalk.
-    DataError when the study has no valid UID, or when its films are of two patients by their headers.
+    A film whose header names nobody is of the patient that the others name. DataError when the study has no valid UID, or when its films
+    are of two patients by their headers.
     """
     headers = [header for entry in entries if (header := _header(Path(entry.file))) is not None]
-    patients = {str(header.get("PatientID", "")) for header in headers}
+    patients = {patient_named(header) for header in headers} - {""}
     if len(patients) > 1:
         raise DataError(
             f"the films of this study name {len(patients)} patients in their headers: a report would go into the wrong record"
@@ -90,7 +92,8 @@ def _header(path: Path) -> Dataset | None:
 
 
 def _report(entry: Entry, headers: Sequence[Dataset], now: datetime) -> FileDataset:
-    study = headers[0].StudyInstanceUID if headers else UID(entry.original_study, pydicom.config.IGNORE)
+    leading = next(filter(patient_named, headers), headers[0] if headers else None)
+    study = leading.StudyInstanceUID if leading else UID(entry.original_study, pydicom.config.IGNORE)
     if not study.is_valid:
         raise DataError(
             "the study has no valid StudyInstanceUID: its films are no DICOM (or have moved) and the table named it otherwise"
@@ -107,9 +110,9 @@ def _report(entry: Entry, headers: Sequence[Dataset], now: datetime) -> FileData
     report.Manufacturer, report.SoftwareVersions = "deepcoro", __version__
     report.ManufacturerModelName, report.DeviceSerialNumber = "deepcoro", "0"
     report.StudyInstanceUID = study
-    report.PatientID = headers[0].get("PatientID", "") if headers else entry.original_patient
+    report.PatientID = patient_named(leading) if leading else entry.original_patient
     for name in _COPIED:
-        setattr(report, name, headers[0].get(name, "") if headers else "")
+        setattr(report, name, leading.get(name, "") if leading else "")
     report.SeriesDescription = "deepcoro: research only"
     report.ContentDate, report.ContentTime = f"{now:%Y%m%d}", f"{now:%H%M%S}"
     report.InstanceCreationDate, report.InstanceCreationTime = report.ContentDate, report.ContentTime

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from deepcoro.inference.sources import is_shard_folder
 from tests.data.test_decode import deadly_film
 from tests.ingest import films
 from tests.ingest.identities import write_full_dicom
@@ -50,8 +51,10 @@ def predict(run_dir: Path, tmp_path: Path, monkeypatch, capfd, caplog) -> Predic
 
     def call(source: Path, *words: object, checkpoint: Path = run_dir) -> tuple[int, str, str]:
         fixed = ("--checkpoint", checkpoint, "--output", tmp_path / "answers", "--device", "cpu")
-        more = () if "--key_file" in words else ("--key_file", key)
-        more += () if "--workers" in words else ("--workers", 1)  # processes cost seconds to start
+        more: tuple[object, ...] = ()
+        if not is_shard_folder(source):
+            more = () if "--key_file" in words else ("--key_file", key)
+            more += () if "--workers" in words else ("--workers", 1)  # processes cost seconds to start
         code, said, complained = call_tool("predict", (source, *fixed, *more, *words), monkeypatch, capfd)
         return code, said, complained + caplog.text
 
@@ -63,20 +66,28 @@ def hard_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two films among what a study folder holds besides; every name and header names the patient. Files count in order of name."""
     folder = tmp_path_factory.mktemp("hard") / "TREMBLAY" / "MRN-7734501"
     folder.mkdir(parents=True)
-    write_full_dicom(folder / "TREMBLAY-01.dcm", 1, InstanceNumber=2)
-    write_full_dicom(folder / "TREMBLAY-02", 2, films.RLE, InstanceNumber=1)
-    write_full_dicom(folder / "TREMBLAY-03-capture.dcm", 3, SOPClassUID=f"{CLASSES}7.2", Modality="OT")
-    write_full_dicom(folder / "TREMBLAY-04-dose.dcm", 4, SOPClassUID=f"{CLASSES}88.67", Modality="SR")
-    write_full_dicom(folder / "TREMBLAY-05-single.dcm", 5, NumberOfFrames=1)
-    cut = write_full_dicom(folder / "TREMBLAY-06-cut.dcm", 6)
+    write_full_dicom(folder / "TREMBLAY-01.dcm", 1, **films.of_film(1), InstanceNumber=2)
+    write_full_dicom(folder / "TREMBLAY-02", 2, films.RLE, **films.of_film(2), InstanceNumber=1)
+    write_full_dicom(
+        folder / "TREMBLAY-03-capture.dcm", 3, **films.of_film(3), SOPClassUID=f"{CLASSES}7.2", Modality="OT"
+    )
+    write_full_dicom(
+        folder / "TREMBLAY-04-dose.dcm", 4, **films.of_film(4), SOPClassUID=f"{CLASSES}88.67", Modality="SR"
+    )
+    write_full_dicom(folder / "TREMBLAY-05-single.dcm", 5, **films.of_film(5), NumberOfFrames=1)
+    cut = write_full_dicom(folder / "TREMBLAY-06-cut.dcm", 6, **films.of_film(6))
     whole = cut.read_bytes()
     place = whole.rindex(b"\xe0\x7f\x10\x00")  # of the pixels
     cut.write_bytes(whole[: place + (len(whole) - place) // 2])
-    write_full_dicom(folder / "TREMBLAY-07-echo.dcm", 7, SOPClassUID=films.US, Modality="US")
-    write_full_dicom(folder / "TREMBLAY-08-ct.dcm", 8, SOPClassUID=f"{CLASSES}2.1", Modality="CT")
+    write_full_dicom(
+        folder / "TREMBLAY-07-echo.dcm", 7, **films.of_film(7), SOPClassUID=films.US, Modality="US"
+    )
+    write_full_dicom(
+        folder / "TREMBLAY-08-ct.dcm", 8, **films.of_film(8), SOPClassUID=f"{CLASSES}2.1", Modality="CT"
+    )
     (folder / "TREMBLAY-09.txt").write_text("Mme TREMBLAY")
     (folder / "TREMBLAY-10.dcm").write_bytes(b"")
-    write_full_dicom(folder / "TREMBLAY-11-burnt.dcm", 11, BurnedInAnnotation="YES")
+    write_full_dicom(folder / "TREMBLAY-11-burnt.dcm", 11, **films.of_film(11), BurnedInAnnotation="YES")
     (folder / "TREMBLAY-12-header.dcm").write_bytes(whole[:300])
     shutil.copy(deadly_film(tmp_path_factory.mktemp("deadly")), folder / "TREMBLAY-13.dcm")
     return folder

@@ -11,7 +11,7 @@ from deepcoro.calibrated import Calibration, Fixed, FixedInterval, write_calibra
 from deepcoro.checkpoint import find
 from deepcoro.data.shards import Shards
 from tests.inference.conftest import Predict, trained
-from tests.ingest.films import JPEG_BASELINE, moving_bar, write_dicom
+from tests.ingest.films import JPEG_BASELINE, moving_bar, of_film, write_dicom
 from tests.launch import main_on_this_rank
 
 
@@ -91,7 +91,7 @@ def test_a_model_of_studies_answers_for_the_study_and_says_which_films_it_saw(
     folder.mkdir()
     for number in range(3):
         bar = np.roll(moving_bar(), 5 * number, axis=2)
-        write_dicom(folder / f"{number}.dcm", bar, JPEG_BASELINE, InstanceNumber=number)
+        write_dicom(folder / f"{number}.dcm", bar, JPEG_BASELINE, InstanceNumber=number, **of_film(number))
     code, _, complained = predict(folder, checkpoint=run)
     assert code == 0, complained
     (answer,) = answers_in(tmp_path / "answers").values()
@@ -114,7 +114,7 @@ def test_a_film_that_the_model_cannot_be_shown_is_skipped_and_the_others_are_ans
     folder = tmp_path / "films"
     folder.mkdir()
     write_dicom(folder / "a.dcm", moving_bar())
-    write_dicom(folder / "b.dcm", moving_bar(), FrameTime=None, FrameIncrementPointer=None)
+    write_dicom(folder / "b.dcm", moving_bar(), FrameTime=None, FrameIncrementPointer=None, **of_film(2))
     code, _, complained = predict(folder, checkpoint=run)
     assert code == 0, complained
     (answer,) = answers_in(tmp_path / "answers").values()
@@ -157,7 +157,7 @@ def test_a_probe_answers_with_its_heads_and_calls_at_the_threshold_of_val(
     folder = tmp_path / "films"
     folder.mkdir()
     write_dicom(folder / "a.dcm", moving_bar(), PositionerPrimaryAngle="-30", PositionerSecondaryAngle="20")
-    write_dicom(folder / "b.dcm", moving_bar())
+    write_dicom(folder / "b.dcm", moving_bar(), **of_film(2))
     code, _, complained = predict(folder, "--load", "last", "--html", checkpoint=run)
     assert code == 0, complained
     (answer,) = answers_in(tmp_path / "answers").values()
@@ -173,7 +173,10 @@ def test_a_probe_answers_with_its_heads_and_calls_at_the_threshold_of_val(
     assert findings["linear_probing/cto"]["call"] == "positive"  # any score is above 0
     assert findings["linear_probing/film_cto"]["call"] == "abstained"  # nothing is as sure as val asks
     assert findings["linear_probing/max_stenosis"]["call"] is None
-    assert findings["linear_probing/dominance"]["word"] in ("right", "left", "co")
+    dominance = findings["linear_probing/dominance"]
+    assert list(dominance["class_probabilities"]) == ["right", "left", "co"]
+    assert dominance["class_probabilities"][dominance["word"]] == pytest.approx(dominance["score"])
+    assert sum(dominance["class_probabilities"].values()) == pytest.approx(1)
     assert sum(film["weight"] for film in answer["films"]) == pytest.approx(1)
     (row,) = csv.DictReader((tmp_path / "answers" / "studies.csv").open())
     assert row["linear_probing_cto_call"] == "positive" and row["linear_probing_lvef_score"]

@@ -67,6 +67,18 @@ def test_a_head_says_what_its_task_is() -> None:
     assert (dominance.kind, dominance.word, dominance.score) == ("class", "left", pytest.approx(0.7))
 
 
+def test_a_head_of_several_classes_tells_the_probability_of_each_by_its_word() -> None:
+    cto, _, dominance = HeadFindings(config(), None, 0.5).of(numbers_of([0.2, 0.4]), 2)
+    assert dominance.class_probabilities == {
+        "right": pytest.approx(0.2),
+        "left": pytest.approx(0.7),
+        "co": pytest.approx(0.1),
+    }
+    cells = {"prob_right": "0.200000", "prob_left": "0.700000", "prob_co": "0.100000"}
+    assert {f"probe_dominance_{name}": cell for name, cell in cells.items()}.items() <= _cells(dominance).items()  # fmt: skip
+    assert cto.class_probabilities == {} and not [name for name in _cells(cto) if "prob_" in name]
+
+
 def test_without_a_calibration_of_val_there_is_no_call() -> None:
     cto = HeadFindings(config(), None, 0.5).of(numbers_of([0.9]), 1)[0]
     assert (cto.call, cto.threshold, cto.probability) == (None, None, None)

@@ -8,12 +8,12 @@ from deepcoro.inference import found, opened
 from deepcoro.inference.found import studies_of_folder
 from deepcoro.inference.opened import FilmOpener
 from deepcoro.ingest.identity import Identity
-from tests.ingest.films import PLANTED, moving_bar, write_dicom
+from tests.ingest.films import PLANTED, moving_bar, of_film, write_dicom
 
 
 def test_a_study_is_charged_its_share_of_reading_the_headers(tmp_path, monkeypatch):
     for number in range(3):
-        write_dicom(tmp_path / f"{number}.dcm", moving_bar(), InstanceNumber=number)
+        write_dicom(tmp_path / f"{number}.dcm", moving_bar(), InstanceNumber=number, **of_film(number))
     write_dicom(tmp_path / "other.dcm", moving_bar(), StudyInstanceUID=PLANTED["StudyInstanceUID"] + ".1")
     read, slow_s = found._owner, 0.05
 

@@ -15,7 +15,7 @@ from deepcoro.ingest.crosswalk import read_crosswalk
 from deepcoro.ingest.film import FilmSource
 from tests.inference.conftest import Predict
 from tests.inference.reports import said_in
-from tests.ingest.films import PLANTED, moving_bar, write_dicom
+from tests.ingest.films import PLANTED, moving_bar, of_film, write_dicom
 from tests.ingest.identities import found_in
 
 
@@ -137,7 +137,7 @@ def test_studies_of_one_folder_are_told_apart_by_their_headers(predict: Predict,
     (folder / "b").mkdir(parents=True)
     write_dicom(folder / "one.dcm", moving_bar())
     write_dicom(folder / "two.dcm", moving_bar(), StudyInstanceUID=PLANTED["StudyInstanceUID"] + ".1")
-    write_dicom(folder / "b" / "three.dcm", moving_bar())
+    write_dicom(folder / "b" / "three.dcm", moving_bar(), **of_film(3))
     (folder / "b" / "notes.txt").write_text("goes with three.dcm")
     code, _, complained = predict(folder)
     assert code == 0, complained

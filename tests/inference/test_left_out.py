@@ -22,7 +22,7 @@ from deepcoro.inference.written import write_tables
 from deepcoro.ingest.identity import Identity
 from tests.inference.conftest import Predict
 from tests.inference.test_findings import config, fixed
-from tests.ingest.films import moving_bar, write_dicom
+from tests.ingest.films import moving_bar, of_film, write_dicom
 from tests.launch import main_on_this_rank
 
 SECRET = b"0123456789abcdef0123456789abcdef"
@@ -51,7 +51,7 @@ def films(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
         bar = np.roll(moving_bar(), 7 * number, axis=2)
         angles = {"PositionerPrimaryAngle": str(primary), "PositionerSecondaryAngle": str(secondary)}
         found.append(folder / f"{number}.dcm")
-        write_dicom(found[-1], bar, InstanceNumber=number, **angles)
+        write_dicom(found[-1], bar, InstanceNumber=number, **angles, **of_film(number))
     return found
 
 
@@ -178,7 +178,8 @@ def test_json_tables_and_page_say_what_the_answer_hangs_on_and_a_broken_film_tak
     folder.mkdir()
     for film in films:
         (folder / film.name).write_bytes(film.read_bytes())
-    (folder / "9.dcm").write_bytes(films[0].read_bytes()[:-4000])
+    broken = write_dicom(folder / "9.dcm", moving_bar(), **of_film(9))
+    broken.write_bytes(broken.read_bytes()[:-4000])
     code, _, complained = predict(folder, "--load", "last", "--html", checkpoint=probe)
     assert code == 0, complained
     (path,) = (tmp_path / "answers").glob("*.json")

@@ -54,6 +54,11 @@ PLANTED = {
 }
 
 
+def of_film(number: int) -> dict[str, str]:
+    """What makes a DICOM film one of its own: files that have one instance UID are copies of a film."""
+    return {"SOPInstanceUID": f"{PLANTED['SOPInstanceUID']}.{number}"}
+
+
 def moving_bar(num_frames: int = 6, height: int = 32, width: int = 40, top: int = 255) -> np.ndarray:
     """Grey film [frame height width]: a ramp from 0 to `top` that is brighter along one column, which moves."""
     ramp = np.linspace(0, top, width)[None, :].repeat(height, 0)
