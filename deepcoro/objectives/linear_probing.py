@@ -376,8 +376,7 @@ _SIZES = {
 
 
 def _fits(task: Task, size: int) -> bool:
-    least, most = _SIZES[task]
-    return least <= size <= most
+    return _SIZES[task][0] <= size <= _SIZES[task][1]
 
 
 def _mean_of(heads: list[str]) -> str:
@@ -397,6 +396,4 @@ def _by_head(key: str, given: dict[str, Any], heads: list[str]) -> dict[str, Any
 
 
 def _as_block(loss: Any) -> Any:
-    if isinstance(loss, str):
-        return {"type": _EARLIER_NAMES.get(loss, loss)}
-    return loss
+    return {"type": _EARLIER_NAMES.get(loss, loss)} if isinstance(loss, str) else loss
