@@ -39,7 +39,7 @@ def service(tmp_path: Path) -> Service:
     (tmp_path / "scratch").mkdir()
     unused = [object.__new__(kind) for kind in (Answerer, FilmOpener)]
     service = Service(*unused, Identity(b"0" * 32), Limits(waiting=1), tmp_path / "scratch")
-    service._answers = lambda folder: []
+    service._answered = lambda folder, body_of: body_of([])
     return service
 
 
