@@ -1,6 +1,7 @@
 """Errors of masked modelling on the pixels of arteries, which only the generator of demo films knows: its films, made anew."""
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from deepcoro.angiography.film import Injection, render_film, vessel_thickness_mm
 from deepcoro.angiography.folder import Recipe, plans_of
-from deepcoro.fields import video
+from deepcoro.fields import video, view
 from deepcoro.metrics import reconstruction
 from deepcoro.model import to_device
 from deepcoro.sample import ClipRecord
@@ -52,16 +53,13 @@ def vessel_error(
 def _batches(
     field: video.Config, recipe: Recipe, split: str, batch_size: int
 ) -> Iterator[tuple[int, dict[str, Tensor], list[str]]]:
-    films, owners, position = [], [], 0
-    for injection, patient in injections_of(recipe, split):
-        films.append(shown_film(injection, field))
-        owners.append(patient)
-        if len(films) == batch_size:
-            yield position, _collated(films), owners
-            position += len(films)
-            films, owners = [], []
-    if films:
-        yield position, _collated(films), owners
+    described = injections_of(recipe, split)
+    position = 0
+    while chosen := list(itertools.islice(described, batch_size)):
+        injections, owners = zip(*chosen, strict=True)
+        pixels, vessels = zip(*(shown_film(each, field) for each in injections), strict=True)
+        yield position, batch_of(pixels, injections) | {"vessels": torch.stack(vessels)}, list(owners)
+        position += len(owners)
 
 
 def injections_of(recipe: Recipe, split: str) -> Iterator[tuple[Injection, str]]:
@@ -98,12 +96,15 @@ def as_shown(
     return video.fitted(frames, record, box, field)[:, 0]
 
 
-def _collated(films: list[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
-    pixels, vessels = (torch.stack(part) for part in zip(*films, strict=True))
+def batch_of(
+    films: Sequence[UInt8[Tensor, "frame height width"]], injections: Sequence[Injection]
+) -> dict[str, Tensor]:
+    """What a model reads of rendered films, each a row of its own; the angles are known, and stand where the field `view` gives them."""
     everything = torch.ones(len(films), dtype=torch.bool)
+    angles = [[[each.carm.primary_deg, each.carm.secondary_deg]] for each in injections]
     return {
-        "video": rearrange(pixels, "clip frame height width -> clip 1 frame height width"),
-        "vessels": vessels,
+        "video": rearrange(torch.stack(list(films)), "clip frame height width -> clip 1 frame height width"),
         "clip_mask": rearrange(everything, "row -> row 1"),
         "valid": everything,
+        **view.ViewField().collate(angles, num_videos=1),
     }

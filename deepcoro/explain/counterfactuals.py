@@ -22,7 +22,7 @@ from deepcoro.bootstrap import means_with_intervals, patient_rows
 from deepcoro.explain.targets import Target
 from deepcoro.fields import video
 from deepcoro.model import to_device
-from deepcoro.vessel_error import as_shown
+from deepcoro.vessel_error import as_shown, batch_of
 
 CHANGED_GREY, CHANGED_SHARE = 25, 4e-4
 """A lesion is visible where it changes such a share of one frame (20 px at 224 px) by so many grey levels."""
@@ -98,18 +98,15 @@ def score_pairs(model: nn.Module, field: video.Config, target: Target, pairs: Se
     scored = []
     for start in range(0, len(pairs), _BATCH):
         chosen = pairs[start : start + _BATCH]
-        films = [
-            [render_film(each) for each in (pair.with_lesion, pair.without, pair.other_noise)]
-            for pair in chosen
-        ]
+        injections = [each for pair in chosen for each in (pair.with_lesion, pair.without, pair.other_noise)]
+        films = [render_film(each) for each in injections]
         shown = [
-            as_shown(film.pixels, pair.without.frame_rate_fps, field)
-            for pair, three in zip(chosen, films, strict=True)
-            for film in three
+            as_shown(film.pixels, each.frame_rate_fps, field)
+            for film, each in zip(films, injections, strict=True)
         ]
-        scores = rearrange(_scores(model, target, shown), "(pair three) -> pair three", three=3)
-        for pair, (with_lesion, without, _), (one, other, noise) in zip(
-            chosen, films, scores.tolist(), strict=True
+        scores = rearrange(_scores(model, target, shown, injections), "(pair three) -> pair three", three=3)
+        for pair, with_lesion, without, (one, other, noise) in zip(
+            chosen, films[::3], films[1::3], scores.tolist(), strict=True
         ):
             seen = is_visible(with_lesion, without, pair.lesion.segment)
             scored.append(Scored(pair.patient, seen, pair.is_decisive, one, other, noise))
@@ -118,16 +115,13 @@ def score_pairs(model: nn.Module, field: video.Config, target: Target, pairs: Se
 
 @torch.no_grad()
 def _scores(
-    model: nn.Module, target: Target, films: Sequence[UInt8[Tensor, "frame height width"]]
+    model: nn.Module,
+    target: Target,
+    films: Sequence[UInt8[Tensor, "frame height width"]],
+    injections: Sequence[Injection],
 ) -> Float[Tensor, " film"]:
     """Each film is a sample of its own."""
-    everything = torch.ones(len(films), dtype=torch.bool)
-    batch = {
-        "video": rearrange(torch.stack(list(films)), "clip frame height width -> clip 1 frame height width"),
-        "clip_mask": rearrange(everything, "row -> row 1"),
-        "valid": everything,
-        "position": torch.arange(len(films)),
-    }
+    batch = batch_of(films, injections) | {"position": torch.arange(len(films))}
     device = next(model.parameters()).device
     return target.score(model, to_device(batch, device)).cpu()
 

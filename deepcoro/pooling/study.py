@@ -95,7 +95,8 @@ class StudyPooler(nn.Module):
         if self.views is not None:
             if views is None:
                 raise ValueError(
-                    "pooler.view_embedding reads 'views', which the batch lacks; add data.fields.view: {}"
+                    "pooler.view_embedding reads 'views' [study, clip, 2], which the batch lacks: the C-arm's angles in degrees, NaN "
+                    "where they are not known (the field `view`, which comes with view_embedding, gives them in every batch of films)"
                 )
             clips = clips + self.views(views).to(clips.dtype)
         return clips.masked_fill(~features.clip_mask[..., None], 0)

@@ -1,11 +1,13 @@
 """Pairs differ by the lesion and by nothing else."""
 
 import pytest
+import torch
 
 from deepcoro.angiography.film import render_film, vessel_thickness_mm
 from deepcoro.angiography.folder import Recipe
 from deepcoro.config import ConfigError
 from deepcoro.explain.counterfactuals import Scored, is_visible, measure, pairs_of
+from deepcoro.vessel_error import batch_of
 
 RECIPE = Recipe("tiny", 0, 12, "avi")
 
@@ -91,3 +93,12 @@ def test_decisive_pairs_are_those_of_the_visible_ones_that_change_the_answer():
     assert numbers["decisive/num_pairs"] == 1
     assert numbers["decisive/share_raised"] == 1.0
     assert numbers["visible/share_raised"] == 0.5
+
+
+def test_a_model_is_told_the_angles_from_which_each_scene_is_filmed(pairs):
+    injections = [pair.without for pair in pairs[:3]]
+    films = [torch.zeros(2, 8, 8, dtype=torch.uint8)] * 3
+    views = batch_of(films, injections)["views"]
+    assert views.shape == (3, 1, 2)
+    expected = [[each.carm.primary_deg, each.carm.secondary_deg] for each in injections]
+    assert views[:, 0].tolist() == [pytest.approx(each) for each in expected]

@@ -86,11 +86,24 @@ def test_what_cannot_be_explained_is_told_in_one_line(run_dir, capsys):
     assert "no film or study 'nobody'" in told
 
 
+def write_recipe(folder: Path) -> Path:
+    recipe = {"preset": "tiny", "seed": 3, "patients": 12, "format": "avi", "generation": 4}
+    (folder / "recipe.json").write_text(json.dumps(recipe))
+    return folder
+
+
 def test_scenes_with_and_without_a_lesion_are_scored(run_dir, tmp_path, capsys):
-    (tmp_path / "recipe.json").write_text(
-        json.dumps({"preset": "tiny", "seed": 3, "patients": 12, "format": "avi", "generation": 4})
-    )
-    words = [str(tmp_path), str(run_dir), "--task", "cto", "--pairs", "3", "--vendors", "Aster", "Cormorant"]
+    words = [
+        str(write_recipe(tmp_path)),
+        str(run_dir),
+        "--task",
+        "cto",
+        "--pairs",
+        "3",
+        "--vendors",
+        "Aster",
+        "Cormorant",
+    ]
     assert load_tool("counterfactuals").main([*words, "--split", "train"]) == 0
     numbers = json.loads((run_dir / "counterfactuals.json").read_text())
     assert numbers["cto/Aster/num_pairs"] == numbers["cto/Cormorant/num_pairs"] == 3
@@ -132,6 +145,12 @@ def probe_dir(tiny_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     words = ["demo/tiny_probe", f"data.shards={tiny_shards}", f"run_dir={folder}", "max_steps=1"]
     assert main_on_this_rank("ddp", *words) == 0
     return folder
+
+
+def test_a_head_that_reads_angles_is_told_those_of_the_scene(probe_dir, tmp_path):
+    words = [str(write_recipe(tmp_path)), str(probe_dir), "--head", "cto", "--pairs", "2", "--split", "train"]
+    assert load_tool("counterfactuals").main(words) == 0
+    assert json.loads((probe_dir / "counterfactuals.json").read_text())["cto/num_pairs"] == 2
 
 
 def test_a_head_of_a_run_is_explained_as_a_sentence_is(probe_dir):
