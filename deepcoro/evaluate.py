@@ -316,6 +316,7 @@ def write_split_predictions(
         heads=heads,
         video_names=[units.shown_names(unit) for unit in evaluated.units.tolist()] if tells_films else (),
         epoch=epoch,
+        tables={name: rows for metric in metrics for name, rows in metric.tables(evaluated).items()},
     )
     logger.info("predictions: %s", write_predictions(config.run_dir / "predictions", name, table))
 

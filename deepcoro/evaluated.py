@@ -216,6 +216,10 @@ class Measurement:
         """Columns of the predictions table by their names: a number a film, NaN = none."""
         return {}
 
+    def tables(self, evaluated: Evaluated) -> dict[str, list[dict[str, object]]]:
+        """Tables of its own beside the predictions, by what their file's name ends in: rows with the same keys, None = an empty cell."""
+        return {}
+
     def higher_means(self) -> dict[str, str]:
         """By column of `film_scores`, the class that a higher score speaks for, as `LABEL = CLASS`. A column without one is a number in the
         unit of its label.

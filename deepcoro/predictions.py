@@ -49,6 +49,8 @@ class Predictions:
     """The films that each row shows; empty = not told."""
     epoch: int | None = None
     """Epochs that the checkpoint had finished; None = it does not say."""
+    tables: Mapping[str, Sequence[Mapping[str, object]]] = field(default_factory=dict)
+    """What metrics say of other things than films, by the name of the table: rows with the same keys; None = an empty cell."""
 
 
 def predictions_rows(predictions: Predictions) -> list[dict[str, object]]:
@@ -115,15 +117,20 @@ def _cell(value: object) -> object:
 
 
 def write_predictions(folder: Path, name: str, predictions: Predictions) -> Path:
-    """Writes `{name}.csv` and `{name}_unique_texts.csv` (`name` is `{data}_{split}`); returns the first."""
+    """Writes `{name}.csv`, `{name}_unique_texts.csv` and `{name}_{table}.csv` of each table with rows (`name` is `{data}_{split}`); returns
+    the first.
+    """
     path = folder / f"{name}.csv"
     atomic.write_text(path, table(predictions_rows(predictions)))
     texts = [{"Index": row, "Text": text} for row, text in enumerate(predictions.texts)]
     atomic.write_text(folder / f"{name}_unique_texts.csv", table(texts))
+    for title, rows in predictions.tables.items():
+        if rows:
+            atomic.write_text(folder / f"{name}_{title}.csv", table(rows))
     return path
 
 
-def table(rows: list[dict[str, object]]) -> str:
+def table(rows: Sequence[Mapping[str, object]]) -> str:
     """Rows with the same keys as comma-separated text; no rows give no text."""
     if not rows:
         return ""

@@ -26,7 +26,7 @@ from deepcoro.report_captions import CaptionExample
 from deepcoro.report_confusions import confusion_figures
 from deepcoro.report_costs import costs
 from deepcoro.report_examples import Example
-from deepcoro.report_explanations import Explanation, drawn, read_explanations
+from deepcoro.report_explanations import Explanation, drawn, read_checks, read_explanations
 from deepcoro.report_figures import Curve, Scored
 from deepcoro.report_head_errors import HeadError
 from deepcoro.report_head_figures import head_figures
@@ -82,6 +82,8 @@ class ReportInputs:
     """Films with hidden parts, guessed."""
     explanations: Sequence[Explanation] = ()
     """Films with maps of where the model looks."""
+    explanation_checks: Sequence[str] = ()
+    """What hiding the parts that maps name did to the scores."""
     shortcuts: Shortcuts | None = None
     """The same evaluation with less to see."""
     baselines: Mapping[str, float] = field(default_factory=dict)
@@ -184,6 +186,7 @@ def read_inputs(run_dir: Path) -> ReportInputs:
         head_errors=_HEAD_ERRORS.validate_json(_text(run_dir / HEAD_ERRORS_FILE) or "[]"),
         reconstructions=read_pictures(run_dir),
         explanations=read_explanations(run_dir),
+        explanation_checks=read_checks(run_dir),
         shortcuts=shortcuts,
         baselines=baselines(shortcuts, document),
         shortcuts_missing=how_to_measure(shortcuts, document),
@@ -270,7 +273,7 @@ def render_report(inputs: ReportInputs) -> str:
         warnings=_warnings(inputs),
         cards=[
             *report_tables.cards(results, inputs.strata, inputs.positives),
-            *report_captions.caption_cards(inputs.results),
+            *report_captions.caption_cards(results),
         ],
         tables=report_tables.tables(results, inputs.strata, inputs.positives),
         group_tables=report_groups.group_tables(inputs.results, inputs.unit),
@@ -291,7 +294,7 @@ def render_report(inputs: ReportInputs) -> str:
         shortcuts=shortcut_table(inputs.shortcuts),
         forward=[example for example in inputs.examples if example.direction == "text_to_video"],
         backward=[example for example in inputs.examples if example.direction == "video_to_text"],
-        caption_tables=report_captions.caption_tables(inputs.results),
+        caption_tables=report_captions.caption_tables(results),
         segment_rows=report_captions.segment_rows(inputs.results),
         holds_films=bool(inputs.reconstructions or inputs.explanations)
         or any(_has_film(example) for example in (*inputs.examples, *inputs.captions, *inputs.head_errors)),

@@ -2,7 +2,7 @@
 
 import base64
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -14,7 +14,7 @@ from deepcoro.evaluated import Evaluated
 from deepcoro.metrics.clinical_findings import Judgement, Stated, judge, stated
 from deepcoro.numerals import Show, fraction, number, percent
 from deepcoro.report_examples import Kind, spread
-from deepcoro.report_tables import Card, Results, interval
+from deepcoro.report_tables import BASELINES, Card, Results, baselines_of, interval
 
 Mark = Literal["plain", "right", "wrong", "open", "omitted", "unread"]
 
@@ -55,6 +55,8 @@ class CaptionRow:
     modal: str
     nearest: str
     shuffled: str
+    baselines: Mapping[str, str] = field(default_factory=dict)
+    """What the same measure is with less to see, by the words of `report_tables.BASELINES`."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,11 @@ class CaptionTable:
     heading: str
     caption: str
     rows: list[CaptionRow]
+
+    @property
+    def baselines(self) -> list[str]:
+        """Those that some row has."""
+        return [words for words in BASELINES.values() if any(words in row.baselines for row in self.rows)]
 
 
 @dataclass(frozen=True)
@@ -141,6 +148,7 @@ def _table_rows(
             modal=show(results.get(f"{prefix}/{key}_modal")),
             nearest=show(results.get(f"{prefix}/{key}_nearest")),
             shuffled=show(results.get(f"{prefix}/{key}_shuffled")),
+            baselines=baselines_of(results, f"{prefix}/{key}", show),
         )
         for key, count, label, show in measures
         if f"{prefix}/{key}" in results
@@ -179,6 +187,7 @@ def caption_cards(results: Results) -> list[Card]:
             verdict="better than a training report" if is_above else "not told apart from a training report",
             is_above_chance=is_above,
             chance_name="Best training report",
+            baselines=baselines_of(results, key, fraction),
         )
     ]
 

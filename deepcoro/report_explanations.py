@@ -2,19 +2,23 @@
 
 import base64
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, UInt8
 
 from deepcoro import atomic
 from deepcoro.config import Block
+from deepcoro.numerals import number, signed
 from deepcoro.report_examples import film_strip
 from deepcoro.report_figures import Curve, curve_figure
 
 FILE = "report_explanations.json"
 """What tools/explain.py drew; it holds films, like the report."""
+CHECKS = "explain"
+"""Folder of what it measured, a file a target."""
 WORDS = {
     "tokens": "What speaks for the score (gradient times activation)",
     "attention": "Where the encoder's class token looks, whatever the score",
@@ -86,6 +90,27 @@ def read_explanations(run_dir: Path) -> list[Explanation]:
     """Those that were drawn of this run; none where nobody asked."""
     path = run_dir / FILE
     return [Explanation(**each) for each in json.loads(path.read_text())] if path.is_file() else []
+
+
+def read_checks(run_dir: Path) -> list[str]:
+    """A sentence a target and kind of map: how much lower scores lie where the map's cells are hidden than where as many others of the same
+    film are, with the 95 % interval over patients. Files of earlier versions do not say of which checkpoint they are, and are left out.
+    """
+    records = [json.loads(path.read_text()) for path in sorted((run_dir / CHECKS).glob("*.json"))]
+    return [sentence for each in records if "numbers" in each for sentence in _checked(each)]
+
+
+def _checked(record: Mapping[str, Any]) -> Iterator[str]:
+    numbers = record["numbers"]
+    for key in (each for each in numbers if each.endswith("/gain")):
+        gain, low, high = (numbers[f"{key}{end}"] for end in ("", "_ci_low", "_ci_high"))
+        verdict = "passes" if low > 0 else "does not pass"
+        name = key.removeprefix(f"{CHECKS}/").removesuffix("/gain")
+        films = number(numbers[key.removesuffix("gain") + "num_films"])
+        yield (
+            f"{name} {verdict}: hiding what it names lowers the score by {signed(gain)} more than hiding as much at random "
+            f"(95 % interval {signed(low)} to {signed(high)}; {films} rows of {record['split']}, {record['checkpoint']})."
+        )
 
 
 def drawn(explanations: Sequence[Explanation]) -> list[Drawn]:

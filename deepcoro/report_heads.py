@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from deepcoro.numerals import Show, fraction, number, percent
 from deepcoro.report_groups import Cell, CellRow
-from deepcoro.report_tables import Results, baselines_of, interval
+from deepcoro.report_tables import Results, base_of, baselines_of, interval
 
 _BINARY, _REGRESSION, _CLASSES = "/prevalence", "/mae_of_median", "/macro_f1"
 """A measure that heads of one kind alone have."""
@@ -44,7 +44,7 @@ def head_tables(results: Results) -> list[HeadTable]:
         {
             key.rsplit("/", 1)[-1]
             for key in results
-            if "/sensitivity_at_specificity_" in key and "_ci_" not in key
+            if "/sensitivity_at_specificity_" in key and "_ci_" not in key and base_of(key) == key
         }
     )
     made = [
@@ -161,7 +161,9 @@ def _of_specificity(key: str) -> _Column:
 
 
 def _survival_columns(results: Results) -> list[_Column]:
-    keys = [key for key in results if key.startswith("survival/") and "_ci_" not in key]
+    keys = [
+        key for key in results if key.startswith("survival/") and "_ci_" not in key and base_of(key) == key
+    ]
     horizons = dict.fromkeys(key.rsplit("/auc_at_", 1)[-1] for key in keys if "/auc_at_" in key)
     return [
         _Column("events", "num_events", number),

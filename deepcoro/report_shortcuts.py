@@ -23,7 +23,13 @@ WORDS = {
     "metadata": "no film: metadata",
 }
 _HEADLINES = ("auroc", "macro_auroc", "auprc", "mae", "R@5", "pearson", "pearson_r", "f1")
-_OF_SEARCH = re.compile(r"retrieval/(?!control/).+/(R@\d+|MRR|median_rank)")
+_OF_NO_MODEL = re.compile(
+    r"n|num.*|prevalence|threshold|certainty|mae_of_median|brier_of_prevalence|interval_half_width|interval_level"
+    r"|.*_(ci_low|ci_high|chance|shuffled|control|n)|.*(?<!_above)_(modal|nearest)"
+)
+"""Last part of the names of counts, bounds, controls and of what val chose: with less to see there is nothing to hold beside them."""
+_ON_ROWS_OF_ITS_OWN = re.compile(r"(captioning|clinical_findings)/.+|.+/selective/.+")
+"""What rests on the rows that the model itself chose to speak of: the counts of the evaluation say nothing of how many these are here."""
 
 Bounded = tuple[float, float, float]
 """A value and its 95 % interval."""
@@ -89,7 +95,17 @@ def headlines(found: Shortcuts) -> list[str]:
 
 def is_headline(key: str) -> bool:
     """Whether a number is one of those that are told with less to see."""
-    return key.rsplit("/", 1)[-1] in _HEADLINES and not key.startswith("by/") and "/control/" not in key
+    return (
+        key.rsplit("/", 1)[-1] in _HEADLINES
+        and not key.startswith("by/")
+        and not any(part in key for part in ("/control/", "/segment/"))
+    )
+
+
+def has_baseline(key: str) -> bool:
+    """Whether a number is a measure of the model, which something can stand beside."""
+    is_whole = not key.startswith(("by/", "speed/", "memory/")) and "/control/" not in key
+    return is_whole and not _OF_NO_MODEL.fullmatch(key.rpartition("/")[2])
 
 
 def value_of(found: Shortcuts, name: str, key: str) -> tuple[float | None, float | None, float | None]:
@@ -121,14 +137,18 @@ def baselines(found: Shortcuts | None, document: Mapping[str, object]) -> dict[s
         name = suffix.removeprefix("_")
         for key in found.numbers["whole"] if name in found.numbers else ():
             value, _, _ = value_of(found, name, key)
-            if (is_headline(key) or _OF_SEARCH.fullmatch(key)) and not is_missing(value):
+            if has_baseline(key) and not is_missing(value):
                 beside[f"{key}{suffix}"] = value
     return beside
 
 
 def baselines_beside(found: Mapping[str, float], results: Mapping[str, float]) -> dict[str, float]:
-    """Those of `baselines` whose number is among the results."""
-    return {key: value for key, value in found.items() if base_of(key) in results}
+    """Those of `baselines` whose number is among the results, and rests on the same rows as it."""
+    return {
+        key: value
+        for key, value in found.items()
+        if base_of(key) in results and not _ON_ROWS_OF_ITS_OWN.fullmatch(key)
+    }
 
 
 def is_of(found: Shortcuts, document: Mapping[str, object]) -> bool:
@@ -164,6 +184,16 @@ def _is_better(key: str, apart: Bounded) -> bool:
     """Of an error less is better."""
     _, low, high = apart
     return high < 0 if key.endswith("/mae") else low > 0
+
+
+def clips_taken(found: Shortcuts | None, document: Mapping[str, object]) -> list[str]:
+    """What the clip attended to most is worth beside a random one, a sentence a measure; the command where this has not been measured."""
+    if found is not None and is_of(found, document) and found.gaps:
+        return _sentences(found)
+    return [
+        "Not measured of this checkpoint and split: whether the clip attended to most counts for more than a random one. To measure it: "
+        f"python tools/shortcuts.py RUN --split {document.get('split')}"
+    ]
 
 
 def _sentences(found: Shortcuts) -> list[str]:

@@ -189,6 +189,7 @@ def _space_table(results: Results) -> Table:
             interval(results, prefix + key, number),
             "–",
             number(results.get(f"{prefix}{key}_shuffled")),
+            baselines_of(results, prefix + key, number),
         )
         for key, label in _SPACE.items()
         if prefix + key in results

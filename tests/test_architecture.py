@@ -81,6 +81,7 @@ LAYERS = [
         "report_figures",
         "report_reconstructions",
         "report_explanations",
+        "lesion_pairs",
         "report_shortcuts",
         "report_groups",
         "report_head_errors",

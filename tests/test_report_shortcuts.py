@@ -13,6 +13,7 @@ from deepcoro.report_aggregates import aggregates_of
 from deepcoro.report_shortcuts import (
     Shortcuts,
     baselines,
+    baselines_beside,
     how_to_measure,
     not_above_baselines,
     shortcut_table,
@@ -83,6 +84,39 @@ def test_every_measure_of_the_page_stands_beside_its_baselines(tmp_path):
     assert "<span>First frame only</span><b>0.61</b>" in flat  # on the card
     assert "<small>difference +0.300</small><br><small>+0.200 – +0.400</small>" in flat
     assert f"{TASK}_first_frame" not in flat and "tools/shortcuts.py" not in flat
+
+
+def test_decisions_errors_and_captions_stand_beside_their_first_frame_and_counts_do_not():
+    beside = {
+        "probe/severe/sensitivity": 0.61, "probe/lvef/rmse": 11.5, "probe/severe/brier": 0.19, "survival/mace/c_index": 0.62,
+        "probe/severe/sensitivity_at_specificity_0.90": 0.31, "clinical_findings/lesion/f1": 0.33, "captioning/bleu_1": 0.21,
+    }  # fmt: skip
+    of_no_model = dict.fromkeys(
+        ("probe/severe/threshold", "survival/mace/num_events", "clinical_findings/lesion/f1_modal"), 7.0
+    )
+    whole = METRICS | {key: value + 0.125 for key, value in beside.items()} | of_no_model | {
+        "probe/lvef/mae_of_median": 9.0, "clinical_findings/num_films": 300.0, "captioning/num_films": 300.0,
+    }  # fmt: skip
+    found = FOUND.model_copy(update={"numbers": {"whole": whole, "first_frame": beside | of_no_model}})
+    stand = baselines(found, DOCUMENT)
+    assert stand == {f"{key}_first_frame": value for key, value in beside.items()}
+    page = " ".join(render_report(ReportInputs(run_name="x", results=whole, baselines=stand)).split())
+    for told in (
+        "first frame only 61.0 %",
+        "first frame only 11.500",
+        "first frame only 0.190",
+        "first frame only 0.62",
+        "first frame only 31.0 %",
+    ):
+        assert f"<small>{told}</small>" in page
+    assert page.count('<th class="n">Shuffled</th><th class="n">First frame only</th>') == 2  # of captions
+    assert '<td class="n">0.33</td>' in page and '<td class="n">0.21</td>' in page
+    assert "_first_frame" not in page and "0.90_" not in page
+    shared = baselines_beside(stand, whole)
+    assert (
+        not [key for key in shared if key.startswith(("captioning", "clinical"))]
+        and "probe/lvef/rmse_first_frame" in shared
+    )
 
 
 def test_the_page_to_share_has_baselines_of_what_it_shows_and_of_nothing_else(tmp_path):

@@ -1,5 +1,6 @@
 """Two studies of each patient through run_mode=test: what changed comes from shards, when from a table beside them."""
 
+import csv
 import json
 from pathlib import Path
 
@@ -81,6 +82,16 @@ def test_changes_between_studies_are_measured_by_a_run_and_agree_with_its_predic
         predicted = dict(zip(scored["clip"].tolist(), scored["linear_probing/lvef:said"][:, 0], strict=True))
     expected = pearsonr([predicted[later] - predicted[earlier] for earlier, later in pairs], change)[0]
     assert numbers["serial_change/pearson"] == pytest.approx(expected, abs=1e-5)
+
+    with (run_dir / "predictions" / "shards_test_serial_change.csv").open() as file:
+        rows = {row["later_study"]: row for row in csv.DictReader(file)}
+    assert len(rows) == NUM_PATIENTS
+    for (earlier, later), moved in zip(pairs, change, strict=True):
+        row = rows[later]
+        assert row["earlier_study"] == earlier
+        assert float(row["days_since_first_change"]) == 400
+        assert float(row["score_change"]) == pytest.approx(predicted[later] - predicted[earlier], abs=1e-3)
+        assert float(row["label_lvef_change"]) == moved
 
 
 def cosine(one: np.ndarray, other: np.ndarray) -> float:

@@ -9,7 +9,7 @@ must not be those of the training. A lesion is visible where it changes 0.04 % o
 shows half of its segment; a model that sees lesions raises the score in at least 90 % of visible pairs. A visible pair is decisive where
 no other lesion of --min_stenosis is left without it, so that the right answer changes. The control changes nothing but noise and
 background. --vendors films each scene with each make of machine: train on a folder of `make_demo_data.py --vendors Aster Borealis` to
-see what the third does. RUN/counterfactuals.json holds the numbers.
+see what the third does. RUN/counterfactuals.json holds the numbers, an entry each checkpoint, split, data set, --min_stenosis and --pairs.
 
 exit codes: 0 done, 2 the command or the data are at fault (one line says how), 1 a bug.
 """
@@ -23,12 +23,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a checkout that is not installed
 
-from deepcoro import atomic  # noqa: E402
+from deepcoro import checkpoint  # noqa: E402
 from deepcoro.angiography.folder import read_recipe  # noqa: E402
 from deepcoro.config import DataError  # noqa: E402
 from deepcoro.evaluate import open_run  # noqa: E402
 from deepcoro.explain.counterfactuals import measure, pairs_of, score_pairs  # noqa: E402
 from deepcoro.explain.targets import add_target_arguments, chosen_target  # noqa: E402
+from deepcoro.lesion_pairs import LesionPairs, add_lesion_pairs  # noqa: E402
 from deepcoro.tool import exit_code, number_lines  # noqa: E402
 
 
@@ -51,6 +52,7 @@ def parse_arguments(words: list[str] | None) -> argparse.Namespace:
 def compare(options: argparse.Namespace) -> None:
     recipe = read_recipe(options.folder)
     config, parts, model = open_run(options.run_dir, options.checkpoint, options.overrides)
+    saved = checkpoint.find(config.checkpoint_folder, config.checkpoint.load)
     target = chosen_target(options, model, config, parts.tokenizer)
     numbers: dict[str, float] = {}
     for vendor in options.vendors:
@@ -64,9 +66,15 @@ def compare(options: argparse.Namespace) -> None:
             )
         prefix = f"{target.name}/{vendor}" if vendor else target.name
         numbers |= {f"{prefix}/{key}": value for key, value in measure(scored).items()}
-    path = options.run_dir / "counterfactuals.json"
-    known = json.loads(path.read_text()) if path.is_file() else {}
-    atomic.write_text(path, json.dumps(known | numbers, indent=1))
+    found = LesionPairs(
+        checkpoint=saved.title(),
+        split=options.split,
+        recipe=json.loads(recipe.text()),
+        min_stenosis_percent=options.min_stenosis,
+        max_pairs=options.pairs,
+        numbers=numbers,
+    )
+    add_lesion_pairs(options.run_dir, found)
     print("\n".join(number_lines(numbers)))
 
 

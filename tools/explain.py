@@ -7,7 +7,9 @@
 
 --clip names films or studies by their keyed ids (predictions/*.csv has them); without it films are taken at equal distances through the
 split. --check films are scored with parts blurred: by the map, and at random; RUN/explain/TARGET.json holds the numbers (`gain`: how much
-lower the score lies than at random, with an interval over patients). The pictures show films: share report_aggregates.html instead.
+lower the score lies than at random, with an interval over patients), with checkpoint, split and data that they are of. Of studies whose
+pooler weighs clips, it also says what tools/shortcuts.py measured of the clip attended to most: how much worse the model is without it than
+without a random one, over the same resampled patients. The pictures show films: share report_aggregates.html instead.
 
 exit codes: 0 done, 2 the command or the data are at fault (one line says how), 1 a bug.
 """
@@ -21,12 +23,13 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # runs from a checkout that is not installed
 
-from deepcoro import atomic  # noqa: E402
+from deepcoro import atomic, checkpoint  # noqa: E402
 from deepcoro.evaluate import open_run  # noqa: E402
 from deepcoro.explain.films import explain_films, spread_units, units_named  # noqa: E402
 from deepcoro.explain.maps import METHODS  # noqa: E402
 from deepcoro.explain.targets import add_target_arguments, chosen_target  # noqa: E402
-from deepcoro.report_explanations import write_explanations  # noqa: E402
+from deepcoro.report_explanations import CHECKS, write_explanations  # noqa: E402
+from deepcoro.report_shortcuts import clips_taken, read_shortcuts  # noqa: E402
 from deepcoro.run_pages import write_pages  # noqa: E402
 from deepcoro.tool import exit_code  # noqa: E402
 
@@ -49,6 +52,7 @@ def parse_arguments(words: list[str] | None) -> argparse.Namespace:
 
 def explain(options: argparse.Namespace) -> None:
     config, parts, model = open_run(options.run_dir, options.checkpoint, options.overrides)
+    saved = checkpoint.find(config.checkpoint_folder, config.checkpoint.load)
     target = chosen_target(options, model, config, parts.tokenizer)
     units = parts.shards.units(options.split, config.data.multi_video, config.data.num_videos)
     named = units_named(units, parts, options.clip)
@@ -57,10 +61,18 @@ def explain(options: argparse.Namespace) -> None:
     found = explain_films(model, parts, units, target, options.maps, chosen, num_pictures)
     numbers = found.numbers(target.name)
     name = re.sub(r"[^\w-]+", "_", target.name)[:60]
-    atomic.write_text(options.run_dir / "explain" / f"{name}.json", json.dumps(numbers, indent=1))
+    facts = {
+        "checkpoint": saved.title(),
+        "split": options.split,
+        "data_fingerprint": parts.shards.fingerprint,
+    }
+    path = options.run_dir / CHECKS / f"{name}.json"
+    atomic.write_text(path, json.dumps(facts | {"numbers": numbers}, indent=1))
     write_explanations(options.run_dir, found.pictures)
     for key, value in numbers.items():
         print(f"{key:60} {value:10.4f}")
+    if config.data.multi_video and model.pooler.weighs_clips:
+        print("\n".join(clips_taken(read_shortcuts(options.run_dir), facts)))
     print(f"pictures: {write_pages(options.run_dir)}")
 
 

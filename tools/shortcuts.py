@@ -5,11 +5,21 @@
     python tools/shortcuts.py runs/mine data.where="side == 'left'" --labels cto max_stenosis
     python tools/shortcuts.py runs/a runs/b runs/c --table --csv shown_less.csv
 
-First frame, middle frame and shuffled frames go through the whole evaluation, so every metric has its counterpart. `metadata` is a
-regression on what stands beside the film (angles, view, side, frames, rate, size), trained on the train split, for the labels of the
-zero-shot tasks and of --labels. Where samples are studies and the pooler weighs clips, the clip attended to most is taken away, and a random one: within one side
-(data.where) the first should hurt more. RUN/shortcuts.json holds the numbers, RUN/report.html the table. A table with a row a run and measure
-is printed; with --table of what was measured before, and nothing is evaluated.
+First frame, middle frame and shuffled frames go through the whole evaluation, at the same thresholds (on val each has its own), so every measure
+of heads, tasks and searches has its counterpart; captions and clinical findings with --captions alone, since all reports are then written
+four to six times. Errors of masked modelling have none: they are no claim about patients, and on a still film hidden cells are copies.
+
+`metadata` is a regression on what stands beside the film (angles, view, side, frames, rate, size), trained on the train split, for the
+labels of heads, of the zero-shot tasks and of --labels. It has AUROC, AUPRC, sensitivity at a specificity, the Brier score, calibration error,
+slope and intercept of two classes, and decisions at the threshold that its own scores choose on val; macro and micro AUROC and AUPRC,
+accuracy and F1 of several classes; MAE, RMSE, Pearson's r, ICC and bias of numbers. It has none of: searches and captions (columns find and
+write no report); C-index and AUC at a time (the regressions know of no time); selective errors, recalibrated scores and prediction intervals
+(val chooses them for the model's own answers); weighted kappa (words have no order for it); means over heads, AUROC and AUPRC aside.
+
+Where samples are studies and the pooler weighs clips, the clip attended to most is taken away, and a random one: within one side
+(data.where) the first should hurt more. RUN/shortcuts.json holds all numbers, RUN/report.html the headlines as a table and the first frame and
+the metadata beside each measure. A table with a row a run and measure is printed; with --table of what was measured before, and nothing is
+evaluated.
 
 exit codes: 0 done, 2 the command or the data are at fault (one line says how), 1 a bug.
 """
@@ -38,6 +48,7 @@ def parse_arguments(words: list[str] | None) -> argparse.Namespace:
         "words", nargs="+", metavar="RUN|key=value", help="run folders, and keys such as data.shards=..."
     )
     parser.add_argument("--labels", nargs="*", default=[], metavar="LABEL", help="more labels for metadata")
+    parser.add_argument("--captions", action="store_true", help="write reports with less to see (slow)")
     parser.add_argument("--split", default="test", help="val or test (test)")
     parser.add_argument("--checkpoint", default="best", help="best, last or step_N (best)")
     parser.add_argument("--table", action="store_true", help="only the table, of what was measured before")
@@ -49,8 +60,8 @@ def parse_arguments(words: list[str] | None) -> argparse.Namespace:
         parser.error("name a run folder")
     if any("=" in label for label in options.labels):
         parser.error("key=value stands before --labels")
-    if options.table and (options.overrides or options.labels):
-        parser.error("--table evaluates nothing: it takes no key=value and no --labels")
+    if options.table and (options.overrides or options.labels or options.captions):
+        parser.error("--table evaluates nothing: it takes no key=value, no --labels and no --captions")
     return options
 
 
@@ -61,7 +72,7 @@ def is_run(word: str) -> bool:
 
 def measure(run_dir: Path, options: argparse.Namespace) -> Shortcuts:
     config, parts, model = open_run(run_dir, options.checkpoint, options.overrides)
-    found = compare_shown_less(model, config, parts, options.split, options.labels)
+    found = compare_shown_less(model, config, parts, options.split, options.labels, options.captions)
     atomic.write_text(run_dir / FILE, found.model_dump_json(indent=1))
     table = shortcut_table(found)
     for line in (*table.gaps, *table.notes):

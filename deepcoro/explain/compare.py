@@ -1,39 +1,43 @@
 """Everything that `tools/shortcuts.py` asks of a model, in one record."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from torch import nn
 
 from deepcoro import checkpoint
 from deepcoro.build import Parts
+from deepcoro.calibrated import read_calibration
 from deepcoro.explain.metadata import Baseline, Judged, metadata_baseline
 from deepcoro.explain.paired import beside_metadata, differences, gaps
 from deepcoro.explain.shortcuts import CHANGES, CLIP_CHANGES, measure_changes
 from deepcoro.metrics.zero_shot import Task
 from deepcoro.objectives import linear_probing
-from deepcoro.report_shortcuts import Shortcuts
+from deepcoro.report_shortcuts import Shortcuts, has_baseline
 from deepcoro.run_config import RunConfig
 from deepcoro.statistics.findings import class_part
 
-_MEASURES = ("auroc", "auprc", "macro_auroc", "mae")
-"""Those that a baseline without films has."""
+_EITHER_WAY = ("auroc", "brier", "ece", "accuracy", "balanced_accuracy")
+"""Measures that stay when yes and no change places."""
 
 
 def compare_shown_less(
-    model: nn.Module, config: RunConfig, parts: Parts, split: str, labels: Sequence[str] = ()
+    model: nn.Module,
+    config: RunConfig,
+    parts: Parts,
+    split: str,
+    labels: Sequence[str] = (),
+    captions: bool = False,
 ) -> Shortcuts:
-    """Clips are taken away only where samples are studies and the pooler weighs them; a sentence says so where not."""
+    """Clips are taken away only where samples are studies and the pooler weighs them, and reports written with less to see only where
+    `captions` are asked for; a sentence says so where not.
+    """
     # now: a run that still trains may name another best one before the evaluations are through
     saved = checkpoint.find(config.checkpoint_folder, config.checkpoint.load)
     takes_clips = config.data.multi_video and model.pooler.weighs_clips
-    notes = (
-        []
-        if takes_clips
-        else ["No clip was taken away: samples are single films, or the pooler does not weigh clips."]
-    )
-    numbers, rows, whole = measure_changes(
-        model, config, parts, split, CHANGES | (CLIP_CHANGES if takes_clips else {})
-    )
+    changes = CHANGES | (CLIP_CHANGES if takes_clips else {})
+    known = read_calibration(config.run_dir, saved.digest())
+    numbers, rows, whole = measure_changes(model, config, parts, split, changes, captions, known)
     paired = {
         name: differences(rows["whole"], each, numbers["whole"])
         for name, each in rows.items()
@@ -52,11 +56,19 @@ def compare_shown_less(
         data_fingerprint=parts.shards.fingerprint,
         checkpoint=saved.title(),
         numbers=numbers,
-        metadata_of=_metadata_of(config, label_of),
+        metadata_of=_metadata_of(config, label_of, numbers),
         paired=paired,
         gaps=gaps(*(rows[name] for name in without), numbers[without[0]]) if takes_clips else {},
-        notes=[*notes, *told, *unpaired],
+        notes=[*_not_taken(config, takes_clips, captions), *told, *unpaired],
     )
+
+
+def _not_taken(config: RunConfig, takes_clips: bool, captions: bool) -> Iterator[str]:
+    """What was not asked of this run."""
+    if not takes_clips:
+        yield "No clip was taken away: samples are single films, or the pooler does not weigh clips."
+    if not captions and any(each.type == "captioning" for each in config.objectives.values()):
+        yield "No report was written with less to see: tools/shortcuts.py RUN --captions does, and takes as long as writing all of them four to six times."
 
 
 def _tasks(config: RunConfig) -> dict[str, Task]:
@@ -87,16 +99,32 @@ def _label_of(config: RunConfig) -> dict[str, str]:
     }
 
 
-def _metadata_of(config: RunConfig, label_of: Mapping[str, str]) -> dict[str, str]:
+def _metadata_of(
+    config: RunConfig, label_of: Mapping[str, str], numbers: Mapping[str, Mapping[str, float]]
+) -> dict[str, str]:
     """Of each question's numbers those of its label's baseline; of a head of several words also those of each."""
-    beside = {
-        f"{name}/{measure}": f"{label}/{measure}" for name, label in label_of.items() for measure in _MEASURES
-    }
+    beside = dict(label_of)
     for name, objective, head in _heads(config):
         for word in objective.labels_map.get(head, {}):
-            of_word = f"{name}/{head}/class={class_part(word)}", f"{objective.column_of(head)}={word}"
-            beside |= {f"{of_word[0]}/{measure}": f"{of_word[1]}/{measure}" for measure in _MEASURES[:2]}
-    return beside
+            beside[f"{name}/{head}/class={class_part(word)}"] = f"{objective.column_of(head)}={word}"
+    pairs = {
+        f"{question}/{measure}": f"{label}/{measure}"
+        for question, label in beside.items()
+        for measure in dict.fromkeys(key.rpartition("/")[2] for key in numbers["metadata"])
+    }
+    turned = {f"{name}/{head}" for name, objective, head in _heads(config) if _is_turned(objective, head)}
+    return {
+        key: own
+        for key, own in pairs.items()
+        if key in numbers["whole"] and own in numbers["metadata"] and has_baseline(key)
+        if key.rpartition("/")[0] not in turned or key.rpartition("/")[2] in _EITHER_WAY
+    }
+
+
+def _is_turned(objective: linear_probing.Config, head: str) -> bool:
+    """Whether a head says yes to the word that the columns say no to: theirs is the later one in the alphabet."""
+    words = objective.labels_map.get(head, {})
+    return objective.num_classes(head) == 2 and bool(words) and words[max(words)] == 0
 
 
 def _metadata(
@@ -106,6 +134,11 @@ def _metadata(
     field = config.data.fields.get("labels")
     takes_worst = field is not None and field.conflict == "max"
     judged = Judged(config.data.multi_video, config.data.num_videos, takes_worst)
+    decides = next((each for each in config.evaluate.metrics.values() if each.type == "classification"), None)
+    if decides is not None:
+        judged = replace(judged, rule=decides.threshold, specificities=tuple(decides.specificities))
+    bins = next((each.bins for each in config.evaluate.metrics.values() if each.type == "calibration"), None)
+    judged = judged if bins is None else replace(judged, num_bins=bins)
     known = set(parts.shards.films.names)
     found = [
         metadata_baseline(parts.shards, label, split, judged, classes)

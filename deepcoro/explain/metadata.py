@@ -6,12 +6,22 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pyarrow
 from jaxtyping import Float, Int
+from scipy.special import expit
 
-from deepcoro.bootstrap import mean_intervals, patient_rows, patients_counted, with_intervals
+from deepcoro.bootstrap import (
+    means_with_intervals,
+    patient_rows,
+    patients_counted,
+    together,
+    with_intervals,
+)
 from deepcoro.comparison import ZERO_SHOT
 from deepcoro.data.collection import Collection
 from deepcoro.judged import CLASSES, REGRESSION
 from deepcoro.scored import Answer
+from deepcoro.statistics.agreement import agreement_statistic
+from deepcoro.statistics.calibration import calibration_statistic
+from deepcoro.statistics.confusion import Rule, choose_threshold
 from deepcoro.statistics.findings import classes_statistic, finding_statistic
 
 COLUMNS = (
@@ -39,6 +49,12 @@ class Judged:
     num_videos: int = 1
     takes_worst: bool = False
     """Where films of a study have different numbers: the highest counts (`conflict: max`), else none."""
+    rule: Rule = "youden"
+    """How val chooses the threshold of decisions."""
+    specificities: tuple[float, ...] = ()
+    """Where sensitivity is read off the ROC curve."""
+    num_bins: int = 10
+    """Of the expected calibration error."""
 
 
 @dataclass(frozen=True)
@@ -96,23 +112,27 @@ def metadata_baseline(
     classes: Sequence[str] = (),
     num_samples: int = 1000,
 ) -> Baseline:
-    """Of one label: AUROC and AUPRC of a logistic regression for yes/no and for two words (the later in the alphabet is the yes), for
-    more words of each against the rest (`LABEL=WORD/auroc`) and their mean (`LABEL/macro_auroc`); mean absolute error of a ridge
-    regression for other numbers, beside that of the training median. `classes`: words that count, () = all.
+    """Of one label: what `finding_statistic` and `calibration_statistic` give of a logistic regression for yes/no and for two words (the
+    later in the alphabet is the yes), with decisions at the threshold that its scores on val choose; for more words those of each against the
+    rest (`LABEL=WORD/auroc`) and what `classes_statistic` gives of all (`LABEL/macro_auroc`); what `agreement_statistic` gives of a ridge
+    regression for other numbers, where `mae_of_median` is that of the training median. `classes`: words that count, () = all.
     """
     table = shards.films.read(list(dict.fromkeys(("patient", *COLUMNS, label))))
     values, words = _numbers(table[label], classes)
     if words is not None and len(words) < 2:
         return Baseline({}, [f"metadata/{label}: it takes two words or more, or numbers; there are {words}"])
-    train, held = (_rows(shards, each, judged, values, words is not None) for each in ("train", split))
+    train, val, held = (
+        _rows(shards, each, judged, values, words is not None) for each in ("train", "val", split)
+    )
     if not len(train.starts) or not len(held.starts):
         return Baseline({}, [f"metadata/{label}: no assessed row in training or in the split"])
     features = _features(table, [name for name in COLUMNS if name != label], train.films)
-    described = train.described(features), held.described(features)
+    rows = (train, val, held)
+    described = [each.described(features) for each in rows]
     if words is not None and len(words) > 2:
-        return _words(label, words, described, (train, held), num_samples)
+        return _words(label, words, described, rows, judged, num_samples)
     is_yes_or_no = np.isin(train.values, (0.0, 1.0)).all()
-    return (_yes_or_no if is_yes_or_no else _amount)(label, described, (train, held), num_samples)
+    return (_yes_or_no if is_yes_or_no else _amount)(label, described, rows, judged, num_samples)
 
 
 def _numbers(
@@ -173,20 +193,29 @@ def _features(
 
 
 def _yes_or_no(
-    label: str, described: Sequence[np.ndarray], rows: Sequence[_Rows], num_samples: int
+    label: str, described: Sequence[np.ndarray], rows: Sequence[_Rows], judged: Judged, num_samples: int
 ) -> Baseline:
+    """`described`, `rows`: of train, val and the split."""
     from sklearn.linear_model import LogisticRegression
 
-    train, held = rows
+    train, val, held = rows
     positive = held.values == 1
     if len(np.unique(train.values)) < 2 or len(np.unique(positive)) < 2:
         return Baseline({}, [f"metadata/{label}: one class only in training or in the split"])
     model = LogisticRegression(max_iter=2000).fit(described[0], train.values)
-    scores = model.decision_function(described[1])
+    scores = model.decision_function(described[2])
+    on_val = model.decision_function(described[1]) if len(val.values) else np.zeros(0)
+    threshold = choose_threshold(on_val, val.values == 1, judged.rule)
+    called = None if threshold is None else scores >= threshold
     patients, num_patients = held.numbered_patients()
-    statistic = finding_statistic(scores, None, positive, patients, num_patients)
-    counts = {"num": float(len(positive)), "num_positive": float(positive.sum())}
-    numbers = with_intervals(statistic, num_patients, num_samples, _SEED) | counts
+    statistic = together(
+        finding_statistic(scores, called, positive, patients, num_patients, judged.specificities),
+        calibration_statistic(expit(scores), positive, patients, num_patients, judged.num_bins),
+    )
+    numbers = with_intervals(statistic, num_patients, num_samples, _SEED)
+    # as in the metric: resamples of the calibration error lie above it
+    numbers = {key: value for key, value in numbers.items() if not key.startswith("ece_ci")}
+    numbers |= {"num": float(len(positive)), "num_positive": float(positive.sum())}
     numbers |= patients_counted(patients, positive)
     answer = Answer(ZERO_SHOT, scores[:, None], held.values)
     return Baseline(
@@ -201,42 +230,41 @@ def _words(
     words: Sequence[str],
     described: Sequence[np.ndarray],
     rows: Sequence[_Rows],
+    judged: Judged,
     num_samples: int,
 ) -> Baseline:
     """Each word against the rest."""
     found = []
     for number, word in enumerate(words):
         of_word = [replace(each, values=(each.values == number).astype(float)) for each in rows]
-        found.append(_yes_or_no(f"{label}={word}", described, of_word, num_samples))
+        found.append(_yes_or_no(f"{label}={word}", described, of_word, judged, num_samples))
     numbers = {key: value for each in found for key, value in each.numbers.items()}
     notes = [note for each in found for note in each.notes]
     foretold = [each.foretold for each in found if each.foretold is not None]
     if len(foretold) < len(words):
         return Baseline(numbers, notes)
-    held = rows[1]
+    held = rows[2]
     said = np.hstack([each.answer.said for each in foretold])
     patients, num_patients = held.numbered_patients()
     statistic = classes_statistic(said, held.values.astype(np.int64), words, patients, num_patients, False)
     of_all = with_intervals(statistic, num_patients, num_samples, _SEED)
-    numbers |= {f"{label}/{key}": value for key, value in of_all.items() if key.startswith("macro_au")}
+    numbers |= {f"{label}/{key}": value for key, value in of_all.items() if "/" not in key}
     answer = Answer(CLASSES[0], said, held.values, words)
     return Baseline(numbers, notes, Foretold(label, held.units, answer))
 
 
-def _amount(label: str, described: Sequence[np.ndarray], rows: Sequence[_Rows], num_samples: int) -> Baseline:
+def _amount(
+    label: str, described: Sequence[np.ndarray], rows: Sequence[_Rows], judged: Judged, num_samples: int
+) -> Baseline:
     from sklearn.linear_model import Ridge
 
-    train, held = rows
-    num_rows = len(held.values)
-    predicted = Ridge(alpha=1.0).fit(described[0], train.values).predict(described[1])
-    errors = np.stack(
-        [np.abs(predicted - held.values), np.abs(np.median(train.values) - held.values)], axis=1
-    )
-    patients, _ = held.numbered_patients()
-    bounds = mean_intervals(errors, np.arange(num_rows), patients, num_samples, _SEED)
-    numbers = {f"{label}/num": float(num_rows)}
-    for name, value, (low, high) in zip(("mae", "mae_of_median"), errors.mean(axis=0), bounds, strict=True):
-        numbers |= {f"{label}/{name}": float(value)}
-        numbers |= {f"{label}/{name}_ci_low": float(low), f"{label}/{name}_ci_high": float(high)}
+    train, _, held = rows
+    predicted = Ridge(alpha=1.0).fit(described[0], train.values).predict(described[2])
+    patients, num_patients = held.numbered_patients()
+    statistic = agreement_statistic(predicted, held.values, patients, num_patients)
+    of_median = {"mae_of_median": np.abs(np.median(train.values) - held.values)}
+    numbers = {"num": float(len(held.values))} | with_intervals(statistic, num_patients, num_samples, _SEED)
+    numbers |= means_with_intervals(of_median, patients, num_samples, _SEED)
+    numbers = {f"{label}/{key}": value for key, value in numbers.items()}
     answer = Answer(REGRESSION, predicted[:, None], held.values)
     return Baseline(numbers, [], Foretold(label, held.units, answer))

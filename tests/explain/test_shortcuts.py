@@ -12,12 +12,14 @@ from deepcoro.explain.metadata import Judged, metadata_baseline
 from deepcoro.explain.shortcuts import (
     CHANGES,
     Altered,
+    compared_objectives,
     without_clips,
     without_random_clip,
     without_top_clip,
 )
 from deepcoro.features import VideoFeatures, scatter_clips
 from deepcoro.poolers import mean
+from deepcoro.run_config import load_run_config
 from tests.data.folder import moving_film, study_with, write_folder
 
 
@@ -153,6 +155,44 @@ def test_an_amount_stands_beside_the_training_median(collection):
     found = metadata_baseline(collection, "amount", "test", num_samples=50).numbers
     assert found["amount/mae"] < 1
     assert found["amount/mae_of_median"] == pytest.approx(20 / 3)
+
+
+def test_metadata_have_every_measure_that_scores_alone_give(collection):
+    numbers = metadata_baseline(collection, "amount", "test", num_samples=20).numbers
+    assert {"amount/rmse", "amount/pearson_r", "amount/icc", "amount/bias"} <= set(numbers)
+    assert numbers["amount/pearson_r"] > 0.9 and numbers["amount/rmse_ci_low"] <= numbers["amount/rmse"]
+    judged = Judged(specificities=(0.9,))
+    numbers = metadata_baseline(collection, "long", "test", judged, num_samples=20).numbers
+    assert numbers["long/brier"] < numbers["long/brier_of_prevalence"]
+    assert numbers["long/sensitivity_at_specificity_0.90"] == 1.0
+    assert "long/ece" in numbers and "long/ece_ci_low" not in numbers
+    assert "long/sensitivity" not in numbers  # without val nothing chooses a threshold
+    numbers = metadata_baseline(collection, "size", "test", num_samples=20).numbers
+    assert {"size/macro_auprc", "size/accuracy", "size/macro_f1"} <= set(numbers)
+    assert "size/weighted_kappa" not in numbers
+
+
+def test_metadata_decide_at_the_threshold_that_they_choose_on_val(tmp_path):
+    studies, splits = [], {}
+    for number in range(40):
+        record, payloads = study_with(
+            f"s{number}", [moving_film(number, 4 + number % 2)], schema.Encoding(), f"p{number}"
+        )
+        (clip,) = record.clips
+        clips = [clip.model_copy(update={"labels": {"long": float(number % 2)}})]
+        studies.append((record.model_copy(update={"clips": clips}), payloads))
+        splits[f"s{number}"] = ("train", "val", "test")[number % 3]
+    shards = Collection.open(Data(shards=write_folder(tmp_path, studies, splits=splits)))
+    numbers = metadata_baseline(shards, "long", "test", num_samples=20).numbers
+    assert numbers["long/sensitivity"] == numbers["long/ppv"] == numbers["long/specificity"] == 1.0
+
+
+def test_captions_are_compared_where_they_are_asked_for_and_hidden_cells_never():
+    config = load_run_config("demo/tiny_multitask", [])
+    names = {each.type: name for name, each in config.objectives.items()}
+    assert names.keys() == {"contrastive", "captioning", "masked_modeling"}
+    assert compared_objectives(config, captions=False) == [names["contrastive"]]
+    assert set(compared_objectives(config, captions=True)) == {names["contrastive"], names["captioning"]}
 
 
 def test_of_three_words_each_is_told_from_the_rest_and_two_named_ones_from_each_other(collection):

@@ -1,5 +1,7 @@
 """Change scores on studies whose changes are planted."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.stats import pearsonr
@@ -95,7 +97,55 @@ def test_what_is_missing_is_said():
     assert "nothing gives" in notes[0]
 
 
-def test_studies_without_change_have_no_auroc():
-    numbers, notes = Config(label="max_stenosis", min_change=90.0).build().measure(serial())
+SCORE = "probe/max_stenosis/prediction"
+
+
+@pytest.mark.parametrize(("min_change", "num_changed"), [(90.0, 0), (1e-3, 30)])
+def test_where_no_pair_or_every_pair_changed_there_is_no_auroc_but_a_correlation(min_change, num_changed):
+    evaluated = serial()
+    labels = dict(evaluated.labels) | {
+        "max_stenosis": [
+            value + 0.01 * (row % 4 < 2) for row, value in enumerate(evaluated.labels["max_stenosis"])
+        ]
+    }
+    metric = Config(label="max_stenosis", score=SCORE, min_change=min_change).build()
+    numbers, notes = metric.measure(replace(evaluated, labels=labels))
     assert "serial_change/distance/auroc" not in numbers
-    assert "0 of 30 pairs changed" in notes[0]
+    assert f"{num_changed} of 30 pairs changed" in notes[0]
+    assert numbers["serial_change/pearson"] > 0.9
+    assert numbers["serial_change/pearson_ci_low"] <= numbers["serial_change/pearson"]
+
+
+def test_a_split_without_a_pair_has_neither():
+    evaluated = serial()
+    numbers, _ = Config(label="max_stenosis", score=SCORE).build().measure(evaluated.only(np.arange(120) < 2))
+    assert numbers["serial_change/num"] == 0
+    assert "serial_change/pearson" not in numbers
+
+
+def test_each_pair_has_its_change_score_also_where_nobody_read_the_label():
+    evaluated = serial()
+    labels = dict(evaluated.labels) | {"max_stenosis": [None] * 2 + evaluated.labels["max_stenosis"][2:]}
+    metric = Config(label="max_stenosis", score=SCORE).build()
+    table = metric.tables(replace(evaluated, labels=labels))["serial_change"]
+    assert len(table) == NUM_PATIENTS
+    first, second = table[:2]
+    assert (first["patient"], first["earlier_study"], first["later_study"]) == ("p0", "0early", "0late")
+    assert first["later_label_max_stenosis"] is first["label_max_stenosis_change"] is None
+    assert first["earlier_label_max_stenosis"] == "40"
+    assert float(second["days_since_first_change"]) == 300
+    pairs = metric.pairs(evaluated)
+    assert [float(row["score_change"]) for row in table] == pytest.approx(pairs.score, abs=1e-3)
+    assert [float(row["distance"]) for row in table] == pytest.approx(pairs.distance, abs=1e-4)
+    assert float(second["label_max_stenosis_change"]) == pytest.approx(pairs.truth[1])
+
+
+def test_studies_that_no_time_orders_have_no_table():
+    assert Config(label="max_stenosis", time="days").build().tables(serial()) == {}
+
+
+def test_changes_that_are_all_alike_have_no_correlation():
+    evaluated = serial()
+    labels = dict(evaluated.labels) | {"max_stenosis": [40.0] * len(evaluated.clips)}
+    numbers, _ = Config(label="max_stenosis", score=SCORE).build().measure(replace(evaluated, labels=labels))
+    assert "serial_change/pearson" not in numbers

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from deepcoro.evaluate import open_run
+from deepcoro.lesion_pairs import read_lesion_pairs
 from deepcoro.numerals import decimals
 from deepcoro.report import read_inputs
 from deepcoro.report_explanations import read_explanations
@@ -52,14 +53,19 @@ def test_maps_of_named_studies_stand_in_the_report_and_not_in_its_twin(run_dir, 
     key = next(rows).read_text().splitlines()[1].split(",")[0]
     words = [str(run_dir), "--task", "cto", "--maps", "tokens", "attention", "pixels", "--clip", key]
     assert load_tool("explain").main(words) == 0
-    numbers = json.loads((run_dir / "explain" / "cto.json").read_text())
+    record = json.loads((run_dir / "explain" / "cto.json").read_text())
+    numbers = record["numbers"]
+    document = json.loads(next((run_dir / "results").glob("*_test.json")).read_text())
+    assert all(record[key] == document[key] for key in ("checkpoint", "split", "data_fingerprint"))
     assert {name.split("/")[2] for name in numbers} == {"tokens", "attention", "pixels"}
     (explanation,) = read_explanations(run_dir)
     assert explanation.title == key
     assert set(explanation.maps) == {"tokens", "attention", "pixels"}
     assert "Where the model looks" in (run_dir / "report.html").read_text()
     assert "Where the model looks" not in (run_dir / "report_aggregates.html").read_text()
-    assert "gain" in capsys.readouterr().out
+    assert "more than hiding as much at random" in (run_dir / "report.html").read_text()
+    out = capsys.readouterr().out
+    assert "gain" in out and "python tools/shortcuts.py RUN --split test" in out
 
 
 @pytest.mark.gpu
@@ -105,7 +111,11 @@ def test_scenes_with_and_without_a_lesion_are_scored(run_dir, tmp_path, capsys):
         "Cormorant",
     ]
     assert load_tool("counterfactuals").main([*words, "--split", "train"]) == 0
-    numbers = json.loads((run_dir / "counterfactuals.json").read_text())
+    (found,) = read_lesion_pairs(run_dir)
+    assert (found.split, found.min_stenosis_percent, found.recipe["seed"]) == ("train", 70, 3)
+    document = json.loads(next((run_dir / "results").glob("*_test.json")).read_text())
+    assert found.checkpoint == document["checkpoint"]
+    numbers = found.numbers
     assert numbers["cto/Aster/num_pairs"] == numbers["cto/Cormorant/num_pairs"] == 3
     assert 0 <= numbers["cto/Aster/visible/share_raised"] <= 1
     assert "share_raised" in capsys.readouterr().out
@@ -136,6 +146,10 @@ def test_less_to_see_is_measured_by_every_metric(run_dir, capsys):
     assert inputs.shortcuts_missing is None
     assert "Shown less" in (run_dir / "report.html").read_text()
     assert "R@5" in capsys.readouterr().out
+    words = [str(run_dir), "--task", "cto", "--check", "1", "--pictures", "1"]
+    assert load_tool("explain").main(words) == 0
+    told = capsys.readouterr().out
+    assert all(f"{measure}: taking away the clip" in told for measure in found.gaps)
 
 
 @pytest.fixture(scope="module")
@@ -150,13 +164,13 @@ def probe_dir(tiny_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 def test_a_head_that_reads_angles_is_told_those_of_the_scene(probe_dir, tmp_path):
     words = [str(write_recipe(tmp_path)), str(probe_dir), "--head", "cto", "--pairs", "2", "--split", "train"]
     assert load_tool("counterfactuals").main(words) == 0
-    assert json.loads((probe_dir / "counterfactuals.json").read_text())["cto/num_pairs"] == 2
+    assert read_lesion_pairs(probe_dir)[0].numbers["cto/num_pairs"] == 2
 
 
 def test_a_head_of_a_run_is_explained_as_a_sentence_is(probe_dir):
     words = [str(probe_dir), "--head", "max_stenosis", "--maps", "tokens", "pixels", "--check", "1"]
     assert load_tool("explain").main([*words, "--split", "val"]) == 0
-    numbers = json.loads((probe_dir / "explain" / "max_stenosis.json").read_text())
+    numbers = json.loads((probe_dir / "explain" / "max_stenosis.json").read_text())["numbers"]
     assert {name.split("/")[2] for name in numbers} == {"tokens", "pixels"}
     assert read_explanations(probe_dir)[0].maps["tokens"]
 
@@ -170,3 +184,6 @@ def test_numbers_of_heads_stand_beside_what_columns_without_films_say_of_the_sam
     apart, _, _ = found.paired["metadata"]["linear_probing/lvef/mae"]
     assert apart == pytest.approx(whole["linear_probing/lvef/mae"] - metadata["lvef/mae"])
     assert metadata["lvef/num"] == whole["linear_probing/lvef/num"]
+    for measure in ("rmse", "icc", "bias"):
+        assert found.metadata_of[f"linear_probing/lvef/{measure}"] == f"lvef/{measure}"
+        assert f"linear_probing/lvef/{measure}" in found.numbers["first_frame"]
