@@ -148,8 +148,8 @@ def _numbers(
 
 
 def _rows(shards: Collection, split: str, judged: Judged, values: np.ndarray, are_words: bool) -> _Rows:
-    """Training rows beyond _MOST_ROWS are drawn."""
-    units = shards.units(split, judged.multi_video, judged.num_videos)
+    """Training rows beyond _MOST_ROWS are drawn; none of a split that the data have not."""
+    units = shards.units(split, judged.multi_video, judged.num_videos) if split in shards.splits else ()
     chosen = np.arange(len(units))
     if split == "train" and len(chosen) > _MOST_ROWS:
         chosen = np.sort(np.random.default_rng(_SEED).choice(chosen, _MOST_ROWS, replace=False))

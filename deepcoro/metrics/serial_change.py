@@ -3,7 +3,7 @@
 `predictions/{data}_{split}_serial_change.csv` holds the change of each pair, also of those whose change nobody has read.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 

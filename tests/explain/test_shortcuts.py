@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from deepcoro.config import ConfigError
+from deepcoro.config import SHIPPED, ConfigError
 from deepcoro.data import manifest as schema
 from deepcoro.data.collection import Collection
 from deepcoro.data.config import Data
@@ -188,7 +188,7 @@ def test_metadata_decide_at_the_threshold_that_they_choose_on_val(tmp_path):
 
 
 def test_captions_are_compared_where_they_are_asked_for_and_hidden_cells_never():
-    config = load_run_config("demo/tiny_multitask", [])
+    config = load_run_config(SHIPPED / "demo" / "tiny_multitask.yaml", [])
     names = {each.type: name for name, each in config.objectives.items()}
     assert names.keys() == {"contrastive", "captioning", "masked_modeling"}
     assert compared_objectives(config, captions=False) == [names["contrastive"]]
