@@ -262,7 +262,7 @@ def test_a_view_is_nothing_at_first_and_an_unknown_angle_is_no_angle(views):
 def test_views_count_where_they_are_asked_for_and_have_to_be_there(tokens, views):
     pooler = build("mean of views")
     assert not torch.equal(pooler(features_of(tokens), views), pooler(features_of(tokens), views + 20))
-    with pytest.raises(ValueError, match="data.fields.view"):
+    with pytest.raises(ValueError, match="the field `view`, which comes with view_embedding"):
         pooler(features_of(tokens))
     assert pooler.views is not None and ALL["mean of views"].needed_fields() == {"view": {}}
     assert build("mean").views is None and mean.Config().needed_fields() == {}
