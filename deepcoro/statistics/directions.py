@@ -5,12 +5,12 @@ from typing import Literal
 
 _LOWER = (
     *("*mae", "mae_*", "*rmse", "rmse_*", "*mse", "mse_*", "*error*", "*loss*", "huber*", "nll*", "*entropy*", "perplexity*"),
-    *("brier*", "ece*", "aurc*", "interval_half_width", "rank", "median_rank*", "mean_rank*", "alignment*", "uniformity*"),
+    *("*brier*", "ece*", "*_ece", "aurc*", "interval_half_width", "rank", "median_rank*", "mean_rank*", "alignment*", "uniformity*"),
 )  # fmt: skip
 """Patterns of the last part of a name, in lower case."""
 _HIGHER = (
     *("*auroc*", "*auprc*", "auc", "auc_at_*", "r@*", "*accuracy*", "*f1", "f1_*", "*kappa*", "pearson*", "icc*", "c_index*"),
-    *("sensitivity*", "specificity*", "ppv*", "npv*", "recall*", "precision*", "cider*", "bleu*", "rouge*", "mrr*"),
+    *("sensitivity*", "specificity*", "ppv*", "npv*", "*recall", "recall*", "*precision", "precision*", "cider*", "bleu*", "rouge*", "mrr*"),
 )  # fmt: skip
 _LOWER_FAMILIES = ("wrong_side", "privacy")
 """Metrics all of whose rates count what should not be."""

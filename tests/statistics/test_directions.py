@@ -8,6 +8,7 @@ from deepcoro.statistics.directions import direction, known_direction
 @pytest.mark.parametrize(
     "metric",
     [
+        *("linear_probing/calcif/multiclass_brier", "linear_probing/calcif/top_label_ece"),
         *("linear_probing/lvef/mae", "linear_probing/macro/rmse", "prompt_sweep/max_stenosis/mae_ci_high"),
         *("linear_probing/cto/brier", "linear_probing/cto/ece_recalibrated", "by/sex=F/linear_probing/lvef/mae"),
         *("retrieval/text_to_video/median_rank", "masked_modeling/error_on_vessels", "my/huber_loss"),
@@ -24,6 +25,7 @@ def test_of_errors_the_lower_one_is_better(metric: str) -> None:
     [
         *("retrieval/text_to_video/R@5", "linear_probing/macro/auroc", "linear_probing/dominance/macro_auroc"),
         *("linear_probing/lvef/pearson_r", "captioning/cider_d", "survival/mace/c_index", "survival/mace/auc_at_365"),
+        *("linear_probing/calcif/macro_precision", "linear_probing/calcif/class=severe/recall"),
         *("linear_probing/cto/sensitivity_at_specificity_0.90", "clinical_findings/lesion/f1"),
     ],
 )  # fmt: skip
