@@ -102,14 +102,15 @@ class HeadFindings:
 
     def _with_interval(self, finding: Finding) -> Finding:
         """Also around the mean of several films: where all films of a patient lie within the half-width of their truths, so does their mean
-        of the mean truth.
+        of the mean truth. What lies outside of 0 to 100 % is cut off: no truth lies there.
         """
         fixed = self._intervals.get(finding.name)
         if fixed is None:
             return finding
-        return finding.model_copy(
-            update={"interval": fixed.around(finding.score), "interval_level": fixed.level}
-        )
+        ends = fixed.around(finding.score)
+        if finding.unit == "%":
+            ends = tuple(min(max(end, 0.0), 100.0) for end in ends)
+        return finding.model_copy(update={"interval": ends, "interval_level": fixed.level})
 
     def _called(self, finding: Finding, scores: Float[np.ndarray, "row"], fixed: Fixed | None) -> Finding:
         """Calls of what val fixed the threshold on and nothing else: films where a row is one, and then none of the mean over several, of

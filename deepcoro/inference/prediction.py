@@ -49,7 +49,8 @@ class Finding(Block):
     higher_means: str | None = None
     """Zero-shot: the class that a higher score speaks for, `LABEL = CLASS`."""
     interval: tuple[float, float] | None = None
-    """Of a head of numbers: the study's score less and more the half-width that val chose, in the label's unit; None where val chose none."""
+    """Of a head of numbers: the study's score less and more the half-width that val chose, in the label's unit, of a percentage the part from 0
+    to 100; None where val chose none."""
     interval_level: float | None = None
     """Least share of patients, exchangeable with those of val, whose numbers lie inside, on average (0.9); None as of `interval`."""
     word: str | None = None

@@ -179,6 +179,13 @@ def test_a_number_has_the_interval_that_val_fixed_also_around_the_mean_of_films(
         assert cells["probe_lvef_interval_level"] == 0.9
 
 
+def test_the_interval_of_a_percentage_ends_where_percentages_end() -> None:
+    width = FixedInterval(half_width=90, level=0.9, num_patients=40)
+    known = fixed(0.4).model_copy(update={"numbers": {"probe/lvef": width}})
+    lvef = HeadFindings(config(), known, None).of(numbers_of([0.9]), 1)[1]
+    assert lvef.unit == "%" and lvef.interval == (0, 100)
+
+
 def test_a_number_for_which_val_fixed_nothing_has_no_interval() -> None:
     for known in (None, fixed(0.4), fixed(0.4).model_copy(update={"numbers": {}})):
         lvef = HeadFindings(config(), known, None).of(numbers_of([0.9]), 1)[1]
