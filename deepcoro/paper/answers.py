@@ -1,6 +1,5 @@
 """What the record of a run answers to the items of a reporting checklist; None where it does not know."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,8 @@ from deepcoro.aggregates import FEWEST, shareable
 from deepcoro.checkpoint import Checkpoint
 from deepcoro.data.collection import Collection
 from deepcoro.judged import listed
+from deepcoro.lesion_pairs import FILE as LESION_PAIRS
+from deepcoro.lesion_pairs import read_lesion_pairs
 from deepcoro.objectives import linear_probing
 from deepcoro.paper.model_card import (
     data_facts,
@@ -30,8 +31,6 @@ from deepcoro.report_shortcuts import WORDS, read_shortcuts, shown_of
 from deepcoro.run_config import RunConfig
 from deepcoro.run_record import counts_of_split
 from deepcoro.small_cells import told, told_units
-
-COUNTERFACTUALS = "counterfactuals.json"
 
 
 @dataclass(frozen=True)
@@ -267,21 +266,11 @@ def _robustness(record: Record, measured: set[str]) -> Iterator[str]:
         less = ", ".join(WORDS[name] for name in shown_of(shown_less) if name != "whole")
         of = f" of {shown_less.checkpoint}" if shown_less.checkpoint else ""
         yield f"the {shown_less.split} split{of} with less to see ({less}): {SHORTCUTS}"
-    if (record.run_dir / COUNTERFACTUALS).is_file():
-        found = json.loads((record.run_dir / COUNTERFACTUALS).read_text())
-        of = "".join(f" of {each}" for each in _checkpoints_named(found))
-        yield f"generated scenes filmed with and without a lesion{of}: {COUNTERFACTUALS}"
+    if pairs := read_lesion_pairs(record.run_dir):
+        of = "; ".join(each.title() for each in pairs)
+        yield f"generated scenes filmed with and without a lesion ({of}): {LESION_PAIRS}"
     if explained := _num_explained(record.run_dir):
         yield f"films blurred where the model looks and at random, {explained} scores: explain/*.json"
-
-
-def _checkpoints_named(tree: object) -> list[str]:
-    """Checkpoints that measurements say they are of; files of earlier versions hold numbers alone."""
-    if not isinstance(tree, Mapping):
-        return []
-    below = [name for value in tree.values() for name in _checkpoints_named(value)]
-    own = [tree["checkpoint"]] if isinstance(tree.get("checkpoint"), str) else []
-    return list(dict.fromkeys([*own, *below]))
 
 
 def _num_explained(run_dir: Path) -> int:

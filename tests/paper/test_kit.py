@@ -12,6 +12,7 @@ from deepcoro.checkpoint import DIGESTS, WEIGHTS
 from deepcoro.config import DataError
 from deepcoro.data.collection import Collection
 from deepcoro.data.manifest import RefusedRow, read_refused, write_rejected
+from deepcoro.lesion_pairs import LesionPairs, add_lesion_pairs
 from deepcoro.paper.answers import answers
 from deepcoro.paper.checklists import CLAIM, TRIPOD_AI, Item, filled
 from deepcoro.paper.exclusion_flow import Flow, exclusion_flow, flow_sheet, steps_to
@@ -290,15 +291,14 @@ def test_checklists_cite_the_analyses_that_are_there(tmp_path, shards):
     (run_dir / "explain" / "cto.json").write_text("{}")
     found = Shortcuts(split="test", checkpoint="step 4 (ab)", numbers={"whole": {}, "first_frame": {}})
     (run_dir / "shortcuts.json").write_text(found.model_dump_json())
-    (run_dir / "counterfactuals.json").write_text('{"cto/pairs": 3.0}')
+    pairs = LesionPairs(
+        checkpoint="step 4 (ab)", split="test", recipe={"preset": "demo", "seed": 0}, min_stenosis_percent=70, numbers={"cto/num_pairs": 3}
+    )  # fmt: skip
+    add_lesion_pairs(run_dir, pairs)
     assert answers(record)["robustness"] == (
         "the test split of step 4 (ab) with less to see (first frame only): shortcuts.json; generated scenes filmed with and without a "
-        "lesion: counterfactuals.json; films blurred where the model looks and at random, 1 scores: explain/*.json"
+        "lesion (step 4 (ab), test of demo (seed 0), lesions of 70 % or more): counterfactuals.json; films blurred where the model looks and at random, 1 scores: explain/*.json"
     )
-    (run_dir / "counterfactuals.json").write_text(
-        '{"cto": {"checkpoint": "step 4 (ab)", "split": "test", "pairs": 3.0}}'
-    )
-    assert "with and without a lesion of step 4 (ab): counterfactuals.json" in answers(record)["robustness"]
     assert answers(record)["explanations"].startswith("explain/*.json")
 
 
