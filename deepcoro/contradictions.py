@@ -78,15 +78,8 @@ def _refuse_worst_as_best(config: Any) -> None:
 
 def _refuse_idle_patience(config: Any) -> None:
     evaluated = config.evaluate
-    if evaluated.early_stop_patience is None:
-        return
-    if evaluated.every_steps is None:
+    if evaluated.early_stop_patience is not None and evaluated.every_steps is None:
         raise ConfigError(
             f"evaluate.early_stop_patience={evaluated.early_stop_patience} counts evaluations, and evaluate.every_steps is unset: there is "
             "one, at the end; set evaluate.every_steps, or leave early_stop_patience out"
-        )
-    if not evaluated.metrics:
-        raise ConfigError(
-            "evaluate.early_stop_patience counts evaluations, and evaluate.metrics is empty: nothing is measured; name a metric, or leave "
-            "early_stop_patience out"
         )

@@ -288,7 +288,7 @@ def test_a_pattern_stands_for_heads_and_a_name_goes_before_it():
 
 BAD = {
     "head_weights names 'ctoo'; did you mean 'cto'": {"head_weights": {"ctoo": 1.0}},
-    "level names '*_cto'; did you mean 'cto'?; heads: ['cto']": {"level": {"*_cto": "clip"}},
+    "level names '*_cto'; did you mean 'cto'?; heads: cto": {"level": {"*_cto": "clip"}},
     "neither a task nor a loss": {"loss_structure": {}},
     "loss_structure.cto is 'ce', and binary_classification takes one of": {
         "loss_structure": {"cto": "ce"},
