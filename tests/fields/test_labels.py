@@ -1,7 +1,6 @@
 import math
 
 import numpy as np
-import pydantic
 import pytest
 
 from deepcoro.fields import labels
@@ -107,8 +106,3 @@ def test_a_word_without_a_map_and_a_value_outside_of_its_map_are_refused_by_name
         config.number("dominance", "both")
     with pytest.raises(ValueError, match="'severe' is a word"):
         config.number("grade", "severe")
-
-
-def test_a_field_without_a_column_is_refused() -> None:
-    with pytest.raises(pydantic.ValidationError, match="at least one column"):
-        labels.Config()
