@@ -47,7 +47,7 @@ def test_a_trained_run_is_exported_and_gives_the_numbers_of_its_evaluation_and_i
 
     answers = tmp_path / "answers"
     words = (tiny_shards, "--split", "test", "--checkpoint", folder, "--output", answers, "--device", "cpu")
-    bank = ("--bank", folder / "embeddings", "--workers", 1)
+    bank = ("--bank", folder / "embeddings")
     assert call_tool("predict", (*words, *bank), monkeypatch, capsys)[0] == 0
     assert len(list(answers.glob("*.json"))) == len({row["study"] for row in said.values()})
 
