@@ -1,7 +1,7 @@
 """From a run config to its parts: open shards, tokenizer, fields, model. The same for every verb."""
 
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,11 +88,11 @@ def build_parts(config: RunConfig, make_tokenizer: bool = False) -> Parts:
     if isinstance(report, TextsField):
         report.join(shards.films.batches(["clip", "study"]))
         shards.reads_beside(report.bank.sha256)
-    read = _splits_read(config, shards)
+    read = functools.cache(functools.partial(_splits_read, config, shards))
     if isinstance(fields.get("labels"), LabelsField):
-        _look_through_labels(config, shards, fields["labels"], read)
+        _look_through_labels(config, shards, fields["labels"], read())
     if config.pooler.view_embedding:
-        check_views(shards, read)
+        check_views(shards, read())
     _look_through_metrics(config, shards, read)
     if make_tokenizer:
         _describe_texts(config, shards, fields)
@@ -175,13 +175,16 @@ def _look_through_labels(
     labels.set_found(found.counts, found.conflicts)
 
 
-def _look_through_metrics(config: RunConfig, shards: Collection, splits: Mapping[str, Units]) -> None:
+def _look_through_metrics(
+    config: RunConfig, shards: Collection, read: Callable[[], Mapping[str, Units]]
+) -> None:
     """Columns that metrics read as numbers are checked in the split that this run evaluates; training evaluates val."""
     least: dict[str, float] = {}
     for metric in build_metrics(config):
         for column, number in metric.least_numbers().items():
             least[column] = max(number, least.get(column, number))
-    check_numbers(least, shards, {split: units for split, units in splits.items() if split != "train"})
+    if least:  # counting units takes a moment in a large folder
+        check_numbers(least, shards, {split: units for split, units in read().items() if split != "train"})
 
 
 def _describe_texts(config: RunConfig, shards: Collection, fields: dict[str, BuiltField]) -> None:

@@ -45,8 +45,7 @@ class Head:
 
     def class_names(self) -> list[str]:
         """The first word of each class, its number where it has none."""
-        names = {number: word for word, number in reversed(self.words.items()) if number is not None}
-        return [names.get(number, str(number)) for number in range(self.num_classes)]
+        return class_names(self.words, self.num_classes)
 
     def _number(self, value: object) -> float:
         word = label_word(value)
@@ -268,6 +267,12 @@ def _number_of(column: str, value: Any) -> float:
     except ValueError:
         told = f"label '{column}' is read as a number and holds '{value}'; correct it, an empty cell is not assessed"
         raise DataError(told, topic="labels") from None
+
+
+def class_names(words: Mapping[str, int | None], num_classes: int) -> list[str]:
+    """Of each class the first of the `words` that mean it; its number where there is none."""
+    names = {number: word for word, number in reversed(words.items()) if number is not None}
+    return [names.get(number, str(number)) for number in range(num_classes)]
 
 
 def label_word(value: object) -> str | None:

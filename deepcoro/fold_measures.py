@@ -26,7 +26,11 @@ from deepcoro.cross_validation import OutOfFold, notes_of_runs
 from deepcoro.judged import BINARY, REGRESSION, Family, families_of, with_means
 from deepcoro.numerals import decimals
 from deepcoro.scored import Answer
-from deepcoro.statistics.calibration import calibration_statistic, class_calibration_statistic
+from deepcoro.statistics.calibration import (
+    calibration_statistic,
+    class_calibration_statistic,
+    is_calibration_error,
+)
 from deepcoro.statistics.findings import BY_ORDER, class_part
 from deepcoro.statistics.ranking import stratified_auroc
 
@@ -91,8 +95,7 @@ def measure(data: OutOfFold, num_samples: int, seed: int) -> dict[str, Measure]:
         key: Measure(
             [_known(fold.get(key)) for fold in folds],
             value,
-            # noise of a resample adds to every bin's gap
-            None if key.endswith(("/ece", "/top_label_ece")) else _bounds(numbers, key),
+            None if is_calibration_error(key) else _bounds(numbers, key),
             numbers.get(f"{key}{_WITHIN}"),
             _bounds(numbers, f"{key}{_WITHIN}"),
         )

@@ -11,6 +11,7 @@ from deepcoro.judged import listed
 from deepcoro.numerals import decimals, is_missing, number, signed
 from deepcoro.report_groups import Cell, CellRow
 from deepcoro.report_tables import BASELINES, base_of
+from deepcoro.statistics.directions import direction
 
 FILE = "shortcuts.json"
 WORDS = {
@@ -183,7 +184,7 @@ def not_above_baselines(found: Shortcuts, results: Mapping[str, float]) -> Itera
 def _is_better(key: str, apart: Bounded) -> bool:
     """Of an error less is better."""
     _, low, high = apart
-    return high < 0 if key.endswith("/mae") else low > 0
+    return high < 0 if direction(key) == "min" else low > 0
 
 
 def clips_taken(found: Shortcuts | None, document: Mapping[str, object]) -> list[str]:

@@ -20,7 +20,7 @@ from deepcoro.data.collection import Collection
 from deepcoro.judged import CLASSES, REGRESSION
 from deepcoro.scored import Answer
 from deepcoro.statistics.agreement import agreement_statistic
-from deepcoro.statistics.calibration import calibration_statistic
+from deepcoro.statistics.calibration import calibration_statistic, without_intervals_of_errors
 from deepcoro.statistics.confusion import Rule, choose_threshold
 from deepcoro.statistics.findings import classes_statistic, finding_statistic
 
@@ -213,8 +213,7 @@ def _yes_or_no(
         calibration_statistic(expit(scores), positive, patients, num_patients, judged.num_bins),
     )
     numbers = with_intervals(statistic, num_patients, num_samples, _SEED)
-    # as in the metric: resamples of the calibration error lie above it
-    numbers = {key: value for key, value in numbers.items() if not key.startswith("ece_ci")}
+    numbers = without_intervals_of_errors(numbers)
     numbers |= {"num": float(len(positive)), "num_positive": float(positive.sum())}
     numbers |= patients_counted(patients, positive)
     answer = Answer(ZERO_SHOT, scores[:, None], held.values)

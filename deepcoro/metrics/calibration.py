@@ -13,6 +13,7 @@ from deepcoro.statistics.calibration import (
     calibration_statistic,
     class_calibration_statistic,
     recalibration_of,
+    without_intervals_of_errors,
 )
 
 
@@ -57,7 +58,7 @@ class Calibration(Measurement):
             if len(each.truth) and (each.head.task != BINARY or each.has_both)
         }
         numbers = with_intervals(joined(parts), num_patients, self.config.bootstrap_samples, self.config.seed)
-        return {key: value for key, value in numbers.items() if not _is_interval_of_error(key)}, []
+        return without_intervals_of_errors(numbers), []
 
     def _of_binary(self, each: Judged, num_patients: int, evaluated: Evaluated) -> Statistic:
         def of(probabilities: np.ndarray) -> Statistic:
@@ -75,8 +76,3 @@ class Calibration(Measurement):
             return said(weights) | {f"{key}_recalibrated": after[key] for key in ("brier", "ece")}
 
         return values
-
-
-def _is_interval_of_error(key: str) -> bool:
-    errors = ("ece", "ece_recalibrated", "top_label_ece")
-    return key.endswith(tuple(f"/{error}_ci_{end}" for error in errors for end in ("low", "high")))

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from deepcoro.assessed import LabelLoss
 from deepcoro.config import Block, ConfigError, DataError, nearest
+from deepcoro.evaluated import class_names
 from deepcoro.features import Features, Surroundings
 from deepcoro.fields.labels import with_words
 from deepcoro.heads import LinearHead, OrdinalHead, Task
@@ -265,8 +266,7 @@ class Config(Block):
 
     def class_words(self, head: str) -> list[str]:
         """Of each class of a head of several the word of `labels_map`, the first of those that mean it; its number where there is none."""
-        words = {number: word for word, number in reversed(self.labels_map.get(head, {}).items())}
-        return [words.get(number, str(number)) for number in range(self.num_classes(head))]
+        return class_names(self.labels_map.get(head, {}), self.num_classes(head))
 
     def alike(self) -> list[Alike]:
         """Heads by what is computed together, in the order in which the first of each group is named."""

@@ -4,6 +4,7 @@ TRIPOD+AI asks for slope, intercept and a plot. Slope 1 and intercept 0 are perf
 itself, an intercept above 0 that it says too little risk on the whole.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -125,6 +126,20 @@ def class_calibration_statistic(
         }
 
     return values
+
+
+def is_calibration_error(key: str) -> bool:
+    """Of a measure that has no interval: noise of a resample adds to every bin's gap, so that its resamples lie above it."""
+    return key.rpartition("/")[2] in ("ece", "ece_recalibrated", "top_label_ece")
+
+
+def without_intervals_of_errors(numbers: Mapping[str, float]) -> dict[str, float]:
+    """The numbers without `_ci_low` and `_ci_high` of calibration errors."""
+    return {
+        key: value
+        for key, value in numbers.items()
+        if not (key.endswith(("_ci_low", "_ci_high")) and is_calibration_error(key.rpartition("_ci_")[0]))
+    }
 
 
 def fit_recalibration(
