@@ -269,7 +269,7 @@ def _number_of(column: str, value: Any) -> float:
         raise DataError(told, topic="labels") from None
 
 
-def class_names(words: Mapping[str, int | None], num_classes: int) -> list[str]:
+def class_names(words: Mapping[str, int | float | None], num_classes: int) -> list[str]:
     """Of each class the first of the `words` that mean it; its number where there is none."""
     names = {number: word for word, number in reversed(words.items()) if number is not None}
     return [names.get(number, str(number)) for number in range(num_classes)]
