@@ -1,9 +1,24 @@
 """A DICOM Structured Report as another program would read it."""
 
+import shutil
+import subprocess
+from pathlib import Path
+
 import pydicom
+import pytest
 from pydicom.dataset import Dataset
 
 Value = float | str
+NEEDS_DCMTK = pytest.mark.skipif(shutil.which("dsrdump") is None, reason="dcmtk is not installed")
+
+
+def dumped(path: Path) -> str:
+    """The report as dcmtk prints it; what dcmtk complains of is an error."""
+    shown = subprocess.run(["dsrdump", path], capture_output=True, text=True, check=True)
+    # its one complaint is about itself
+    complaints = [line for line in shown.stderr.splitlines() if "VR checker does not support" not in line]
+    assert not complaints
+    return shown.stdout
 
 
 def said_in(report: pydicom.Dataset) -> dict[str, tuple[Value, dict[str, Value]]]:
