@@ -56,9 +56,11 @@ def middle_frame(model: nn.Module, batch: Batch) -> Batch:
 
 
 def shuffled_frames(model: nn.Module, batch: Batch) -> Batch:
-    """The frames in an order that makes no sense, the same for all films."""
+    """The frames in an order that makes no sense, the same for all films: none stays in its place."""
     draw = torch.Generator().manual_seed(_SEED)
-    order = torch.randperm(batch["video"].shape[2], generator=draw)
+    places = order = torch.arange(batch["video"].shape[2])
+    while len(places) > 1 and (order == places).any():
+        order = torch.randperm(len(places), generator=draw)
     return batch | {"video": batch["video"][:, :, order]}
 
 

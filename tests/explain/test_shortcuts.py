@@ -77,6 +77,18 @@ def test_shuffled_frames_are_the_same_frames_in_another_order():
     assert torch.equal(changed.sort(dim=2).values, batch["video"].sort(dim=2).values)
 
 
+@pytest.mark.parametrize("frames", [2, 3, 4, 8, 16])
+def test_no_shuffled_frame_stays_in_its_place_however_few_there_are(frames):
+    video = torch.arange(float(frames)).expand(2, 3, frames).clone()
+    changed = CHANGES["shuffled_frames"](NOBODY, {"video": video})["video"]
+    assert (changed != video).all() and torch.equal(changed.sort(dim=2).values, video)
+
+
+def test_a_film_of_one_frame_cannot_be_shuffled():
+    video = torch.ones(2, 3, 1)
+    assert torch.equal(CHANGES["shuffled_frames"](NOBODY, {"video": video})["video"], video)
+
+
 def test_the_clip_that_weighs_most_is_taken_and_the_last_one_of_a_study_stays():
     changed = without_top_clip(Looking(Brightest()), batch_of_studies())
     assert changed["clip_mask"].tolist() == [[True, True, False], [True, False, False], [True, False, False]]
